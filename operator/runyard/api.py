@@ -1,0 +1,233 @@
+"""The TrainingRun resource: its spec and status as pydantic models, and every name that the operator gives to things.
+
+The recipe half of the spec is `runyard_trainer.contract.Recipe`; this adds how to run it. `crd.py` makes the CRD from these
+models; nothing here has behaviour.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from runyard_trainer.contract import Model, Recipe
+from runyard_trainer.outcome import CommittedCheckpoint, DataSummary, Result
+
+GROUP = "runyard.dev"
+VERSION = "v1alpha1"
+KIND = "TrainingRun"
+PLURAL = "trainingruns"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+MAX_NAME_LENGTH = 45
+"""So that `<name>-a<attempt>-<index>` stays a DNS label of 63 characters."""
+
+LABEL_RUN_UID = "runyard.dev/run-uid"
+LABEL_RUN = "runyard.dev/run"
+LABEL_ROLE = "runyard.dev/role"
+LABEL_ATTEMPT = "runyard.dev/attempt"
+
+
+class Role(StrEnum):
+    """What a Job of a run is for: the value of `LABEL_ROLE`."""
+
+    PREPARE = "prepare"
+    TRAIN = "train"
+
+
+class Resources(Model):
+    """What each training pod asks for, besides GPUs; requests and limits alike."""
+
+    cpu: str | None = Field(default=None, max_length=20, pattern=r"^[0-9]+(\.[0-9]+)?m?$")
+    """CPUs, as Kubernetes writes them: "16" or "500m". Absent: the operator's default."""
+    memory: str | None = Field(default=None, max_length=20, pattern=r"^[0-9]+(\.[0-9]+)?(k|M|G|T|Ki|Mi|Gi|Ti)?$")
+    """Memory, as Kubernetes writes it: 256Gi. Absent: the operator's default."""
+
+
+class Compute(Model):
+    """The pods of one attempt."""
+
+    nodes: int = Field(default=1, ge=1, le=1024)
+    """Pods, each on its share of a node."""
+    gpus_per_node: int = Field(default=1, ge=0, le=64)
+    """GPUs of each pod. 0: train on CPUs."""
+    gpu_resource_name: str = Field(default="nvidia.com/gpu", min_length=1, max_length=253)
+    """What the cluster calls a GPU."""
+    processes_per_node: int | None = Field(default=None, ge=1, le=64)
+    """Ranks of each pod. Absent: one for each GPU, or one."""
+    image: str | None = Field(default=None, min_length=1, max_length=512)
+    """The trainer's image. Absent: the operator's default."""
+    resources: Resources = Resources()
+    """CPU and memory of each pod."""
+    shared_memory: str = Field(default="1Gi", max_length=20, pattern=r"^[0-9]+(\.[0-9]+)?(k|M|G|T|Ki|Mi|Gi|Ti)?$")
+    """Size of /dev/shm, counted as the pod's memory."""
+
+    @property
+    def processes(self) -> int:
+        """Ranks of each pod."""
+        return self.processes_per_node or max(1, self.gpus_per_node)
+
+
+class Recovery(Model):
+    """What happens when an attempt ends early."""
+
+    max_failures: int = Field(default=3, ge=0, le=1000)
+    """Attempts that may fail before the run does; counted anew whenever a newer checkpoint is committed."""
+    max_disruptions: int = Field(default=20, ge=0, le=10_000)
+    """Attempts that may end because their pods were evicted, deleted or interrupted."""
+    termination_grace_period_seconds: int = Field(default=120, ge=1, le=3600)
+    """Time that a pod has to save when it is told to stop."""
+
+
+class TrainingRunSpec(Recipe):
+    """What to learn (the recipe), and how to run it."""
+
+    compute: Compute
+    """The pods of one attempt."""
+    recovery: Recovery = Recovery()
+    """What happens when an attempt ends early."""
+    suspend: bool = False
+    """True: save a checkpoint and stop; false again: go on from there."""
+
+    def to_recipe(self) -> Recipe:
+        """The half that the trainer reads."""
+        return Recipe.model_validate(self.model_dump(include=set(Recipe.model_fields)))
+
+
+# --------------------------------------------------------------------------------------------------------------- status
+
+
+class Phase(StrEnum):
+    """For people; conditions are the truth, and no code reads this."""
+
+    PENDING = "Pending"
+    PREPARING = "Preparing"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    RECOVERING = "Recovering"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class Status(Model):
+    """Base of status models: written by the operator alone; a newer operator's fields are passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class ConditionType(StrEnum):
+    """kstatus reads Ready, Reconciling and Stalled; the rest are Runyard's own."""
+
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    PREPARED = "Prepared"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class Condition(Status):
+    """As metav1.Condition."""
+
+    type: Annotated[str, Field(max_length=316)]
+    """CamelCase name."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    observed_generation: int | None = None
+    """The metadata.generation that it was set for."""
+    last_transition_time: str
+    """When `status` last changed, RFC 3339 UTC."""
+    reason: Annotated[str, Field(min_length=1, max_length=1024)]
+    """CamelCase reason."""
+    message: Annotated[str, Field(max_length=32768)] = ""
+    """For people."""
+
+
+class Restarts(Status):
+    """Attempts that have ended early."""
+
+    failures: int = 0
+    """Because something broke; all of them."""
+    disruptions: int = 0
+    """Because pods were evicted, deleted or interrupted."""
+    failures_since_checkpoint: int = 0
+    """Failures since the committed checkpoint last advanced: what `recovery.maxFailures` is held against."""
+
+
+class RunProgress(Status):
+    """How far the run is."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    total_steps: int = 0
+    """Steps in the whole run."""
+    tokens: int = 0
+    """Tokens trained on."""
+    tokens_per_second: int | None = None
+    """All ranks together."""
+    loss: str | None = None
+    """Training loss of the last step, nats per token."""
+    eta_seconds: int | None = None
+    """Until the last step."""
+    eta: str | None = None
+    """The same for people: 1h 32m."""
+    last_heartbeat_time: str | None = None
+    """When the last step ended."""
+
+
+class LastFailure(Status):
+    """Why the last attempt that ended early did so."""
+
+    attempt: int | None = None
+    """Which attempt; absent for prepare."""
+    rank: int | None = None
+    """The first rank that failed."""
+    node: str | None = None
+    """Where it ran."""
+    exit_code: int | None = None
+    """Its exit code."""
+    reason: str
+    """SpecError, DataError, StorageError, OutputTaken, NonFinite, Interrupted, OOMKilled, Error..."""
+    message: str = ""
+    """What happened and what to do."""
+    log_tail: str = ""
+    """Its last lines."""
+    time: str | None = None
+    """When it was seen."""
+
+
+class TrainingRunStatus(Status):
+    """What the operator knows of the run."""
+
+    observed_generation: int | None = None
+    """The metadata.generation this status is about."""
+    mode: Literal["PreTraining", "ContinuedPreTraining"] | None = None
+    """Derived from the recipe."""
+    phase: Phase | None = None
+    """One word for people."""
+    conditions: Annotated[list[Condition], Field(max_length=32)] = []
+    """The truth about the run."""
+    attempt: int = 0
+    """The newest attempt; 0 before the first."""
+    gpus: int | None = None
+    """GPUs of an attempt, all pods together."""
+    restarts: Restarts = Restarts()
+    """Attempts that have ended early."""
+    next_attempt_time: str | None = None
+    """When the next attempt may start, while backing off."""
+    progress: RunProgress | None = None
+    """How far the run is."""
+    checkpoint: CommittedCheckpoint | None = None
+    """The newest commit."""
+    last_failure: LastFailure | None = None
+    """Why the last attempt that ended early did so."""
+    data: DataSummary | None = None
+    """What prepare found."""
+    resolved: dict[str, str] = {}
+    """Each value that was automatic."""
+    result: Result | None = None
+    """What the run has left."""

@@ -1,0 +1,110 @@
+"""The values that pass between the parts of the operator: what was observed, what is to be done. Frozen, no behaviour.
+
+    cluster.observe() -> Observed ─> plan(run, observed, now) -> Plan ─> cluster.apply(actions), then one status patch
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from runyard_trainer.outcome import Progress
+
+from runyard.api import TrainingRunSpec, TrainingRunStatus
+
+Manifest = dict[str, Any]
+"""A Kubernetes object as plain JSON."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the administrator decides, once, for all runs. Read from the environment by `main`."""
+
+    trainer_image: str
+    """Image of prepare and training pods where the run names none."""
+    storage_endpoint: str | None = None
+    storage_region: str = "us-east-1"
+    storage_addressing: str = "virtual"
+    storage_secret_name: str = "runyard-s3"
+    default_cpu: str = "1"
+    """CPU of a pod whose run asks for none."""
+    default_memory: str = "4Gi"
+    """Memory of a pod whose run asks for none."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A TrainingRun as read from the API server."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: str
+    spec: TrainingRunSpec | None
+    """None where the stored spec does not validate: `spec_error` says why."""
+    status: TrainingRunStatus
+    spec_error: str | None = None
+    deleting: bool = False
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything `plan` may look at, besides the run and the time."""
+
+    jobs: tuple[Manifest, ...] = ()
+    """Jobs that carry the run's UID label and are controlled by it."""
+    pods: tuple[Manifest, ...] = ()
+    """Pods that carry the run's UID label."""
+    services: frozenset[str] = frozenset()
+    """Names of this run's Services that exist."""
+    config_maps: frozenset[str] = frozenset()
+    """Names of this run's ConfigMaps that exist."""
+    conflicts: tuple[str, ...] = ()
+    """`Kind/name` of objects that hold a name this run needs but belong to someone else."""
+    progress: Progress | None = None
+    """What rank 0 of the live attempt last answered; None where there is none or it did not answer."""
+    apply_errors: tuple[str, ...] = ()
+    """What went wrong while the last plan was applied: a fact that reaches status."""
+
+
+@dataclass(frozen=True)
+class Create:
+    """Create an object. Its name is deterministic: creating it twice is one object."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete an object, and only the one that was seen: uid and resourceVersion are preconditions."""
+
+    kind: str
+    name: str
+    uid: str
+    resource_version: str
+
+
+Action = Create | Delete
+
+
+@dataclass(frozen=True)
+class Event:
+    """A Kubernetes Event to record after the status is written."""
+
+    type: str
+    """Normal or Warning."""
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done about a run now."""
+
+    status: TrainingRunStatus
+    actions: tuple[Action, ...] = ()
+    events: tuple[Event, ...] = ()
+    requeue_at: datetime | None = None
+    """When to look again even if nothing happens."""

@@ -1,0 +1,315 @@
+"""What the operator asks of the trainer: the recipe of a run. What comes back is in `outcome`.
+
+A `Recipe` says what to learn, from what, and where to leave it. It is the recipe half of a TrainingRun's spec (the
+operator adds compute, recovery and suspend), and a file that a person can run alone:
+`python -m runyard_trainer recipe.yaml`.
+
+This module knows no Kubernetes and no torch: it imports pydantic only, so the operator's image stays small.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+RECIPE_PATH = "/etc/runyard/recipe.json"
+"""Where a pod finds its recipe."""
+
+
+class Model(BaseModel):
+    """Base of everything here: camelCase outside, snake_case inside, unknown fields refused, values frozen."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+def _check_exactly_one(model: BaseModel, path: str, *names: str) -> None:
+    given = [to_camel(name) for name in names if getattr(model, name) is not None]
+    if len(given) != 1:
+        wanted = " or ".join(to_camel(name) for name in names)
+        found = f"found {' and '.join(given)}" if given else "found none"
+        raise ValueError(f"{path} needs exactly one of {wanted}: {found}")
+
+
+Uri = Annotated[str, Field(min_length=6, max_length=1024, pattern=r"^(s3|file)://.+$")]
+"""An s3://bucket/prefix (in a cluster) or file:///folder (alone). A trailing slash makes no difference."""
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+# ---------------------------------------------------------------------------------------------------------------- model
+
+
+class TokenizerTraining(Model):
+    """A tokenizer learned from the training text."""
+
+    type: Literal["bpe"] = "bpe"
+    """Byte-level BPE."""
+    vocab_size: int = Field(default=32000, ge=300, le=1_000_000)
+    """Size of the vocabulary, special tokens included. At least 300: 256 bytes and some merges."""
+
+
+class TokenizerSource(Model):
+    """Exactly one of a tokenizer to train and one that is there."""
+
+    train: TokenizerTraining | None = None
+    """Train one on `data.train`."""
+    uri: Uri | None = None
+    """A folder with tokenizer.json, as `save_pretrained` writes it."""
+
+    @model_validator(mode="after")
+    def _check_one_of(self) -> TokenizerSource:
+        _check_exactly_one(self, "scratch.tokenizer", "train", "uri")
+        return self
+
+
+class ScratchModel(Model):
+    """A model with random weights."""
+
+    config: dict[str, Any]
+    """A transformers configuration: `model_type` and its fields. `vocab_size` and the special token ids come from the
+    tokenizer."""
+    tokenizer: TokenizerSource
+    """The tokenizer to train or to read."""
+
+
+class ModelSource(Model):
+    """Where the weights come from. Exactly one of `uri` and `scratch`."""
+
+    uri: Uri | None = None
+    """A Hugging Face model folder with safetensors weights and a tokenizer."""
+    scratch: ScratchModel | None = None
+    """Pre-train from random weights."""
+
+    @model_validator(mode="after")
+    def _check_one_of(self) -> ModelSource:
+        _check_exactly_one(self, "model", "uri", "scratch")
+        return self
+
+
+# ----------------------------------------------------------------------------------------------------------------- data
+
+
+class Columns(Model):
+    """Which fields of a record hold what."""
+
+    text: str = Field(default="text", min_length=1, max_length=256)
+    """The field with the document's text."""
+
+
+class DataSource(Model):
+    """A file, or every file under a prefix, in order of name. `.gz` and `.zst` are decompressed."""
+
+    uri: Uri
+    """An object, or a prefix ending in `/`."""
+    format: Literal["auto", "text", "jsonl"] = "auto"
+    """`text`: one document a file. `jsonl`: one JSON object a line. `auto`: by the file's ending (.jsonl or .ndjson; else
+    text)."""
+    columns: Columns = Columns()
+    """The record's fields, for `jsonl`."""
+
+
+Sources = Annotated[list[DataSource], Field(min_length=1, max_length=64)]
+
+
+class Validation(Model):
+    """The held-out part of the domain."""
+
+    fraction: float = Field(default=0.02, ge=0, le=0.5)
+    """Share of the documents of `data.train`, chosen by a hash of their text, that is never trained on. 0: none."""
+
+
+class Replay(Model):
+    """Text of the kind that the model already knows, mixed in so that it forgets less."""
+
+    fraction: float = Field(gt=0, lt=1)
+    """Share of the sequences of every step (on average) that are replayed instead of trained from `data.train`."""
+    sources: Sources
+    """The text to replay."""
+
+
+class Data(Model):
+    """The text to learn from."""
+
+    train: Sources
+    """The domain's text."""
+    validation: Validation = Validation()
+    """The held-out part of it."""
+    replay: Replay | None = None
+    """Earlier text to keep mixing in."""
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+
+class Schedule(Model):
+    """The learning rate as a pure function of the step."""
+
+    type: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """After the warm-up: `cosine` or `linear` decay to the end, `constant`, or `wsd`: constant, then linear decay over the
+    last fifth."""
+    warmup: Fraction = 0.01
+    """Share of all steps in which the rate climbs linearly from 0 to its peak."""
+    min_ratio: Fraction = 0.1
+    """The last rate as a share of the peak."""
+
+
+class Optimizer(Model):
+    """AdamW."""
+
+    weight_decay: float = Field(default=0.1, ge=0, le=10)
+    """Decoupled weight decay, on matrices only (no norms, no biases)."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the second moment."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+
+
+class Training(Model):
+    """How long and how to train. Exactly one of `epochs`, `tokens` and `steps`; at most one of `batchTokens` and
+    `batchSequences`."""
+
+    epochs: float | None = Field(default=None, gt=0, le=10_000)
+    """Passes over `data.train`."""
+    tokens: int | None = Field(default=None, ge=1)
+    """Tokens to train on, replay included."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps."""
+    sequence_length: int = Field(default=2048, ge=8, le=1_048_576)
+    """Tokens in a packed sequence."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens in a step, over all ranks: a multiple of `sequenceLength`."""
+    batch_sequences: int | None = Field(default=None, ge=1)
+    """Sequences in a step, over all ranks. Absent, and `batchTokens` too: as near 524,288 tokens as they come."""
+    micro_batch: int | None = Field(default=None, ge=1, le=4096)
+    """Sequences that a rank holds in memory at once. Absent: chosen when the run starts, and shown in status."""
+    learning_rate: float | None = Field(default=None, gt=0, le=10)
+    """Peak learning rate. Absent: 3e-4 from scratch, 1e-5 continued."""
+    schedule: Schedule = Schedule()
+    """How the learning rate moves."""
+    optimizer: Optimizer = Optimizer()
+    """AdamW's settings."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the computation; weights and optimizer stay fp32. `auto`: bf16 on a GPU that has it, else fp32."""
+    activation_checkpointing: Literal["none", "full"] = "none"
+    """`full`: recompute each layer in the backward pass, to save memory."""
+    deterministic: bool = False
+    """On CUDA: only algorithms that give the same bits each time, at a price. On CPU it is always so."""
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Of initial weights, data order and dropout."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Training:
+        _check_exactly_one(self, "training", "epochs", "tokens", "steps")
+        if self.batch_tokens is not None and self.batch_sequences is not None:
+            raise ValueError("training.batchTokens and training.batchSequences are both set: keep one of them")
+        if self.batch_tokens is not None and self.batch_tokens % self.sequence_length:
+            raise ValueError(
+                f"training.batchTokens {self.batch_tokens} is not a multiple of "
+                f"training.sequenceLength {self.sequence_length}"
+            )
+        return self
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Sequences in one optimizer step over all ranks."""
+        if self.batch_sequences is not None:
+            return self.batch_sequences
+        return max(1, (self.batch_tokens or 524_288) // self.sequence_length)
+
+
+class Evaluation(Model):
+    """Measured on the same held-out text before the first step and after the last."""
+
+    before: bool = True
+    """Measure the model before it is trained, too."""
+    general: Annotated[list[DataSource], Field(max_length=64)] = []
+    """Held-out text of the general kind: what the model forgets shows here."""
+
+
+class Checkpoint(Model):
+    """How often progress is committed, and what is kept."""
+
+    every_steps: int = Field(default=500, ge=1)
+    """Steps between commits: what a failure can cost at most."""
+    keep_last: int = Field(default=2, ge=1, le=100)
+    """The newest ones to keep."""
+    keep_every_steps: int | None = Field(default=None, ge=1)
+    """Keep, besides, each one whose step is a multiple of this."""
+
+
+class Output(Model):
+    """Where everything the run leaves lies: model/, checkpoints/, report.html, metrics.csv, eval.json, lineage.json."""
+
+    uri: Uri
+    """A prefix that this run alone writes to."""
+    take_over: bool = False
+    """Continue from what another run has left there."""
+
+
+class Storage(Model):
+    """How to reach S3. What is absent comes from the operator's settings."""
+
+    endpoint: str | None = Field(default=None, max_length=1024, pattern=r"^https?://.+$")
+    """URL of an S3-compatible server. Absent everywhere: AWS."""
+    region: str | None = Field(default=None, min_length=1, max_length=64)
+    """Region name."""
+    addressing: Literal["path", "virtual"] | None = None
+    """Whether the bucket is in the path or in the host name."""
+    secret_name: str | None = Field(default=None, min_length=1, max_length=253)
+    """Secret in the run's namespace with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
+    fencing: Literal["conditional-writes", "none"] = "conditional-writes"
+    """`none`: for a store without If-Match; two attempts that overlap can then overwrite each other."""
+
+
+class Recipe(Model):
+    """What to learn, from what, and where to leave it."""
+
+    objective: Literal["causal-lm"] = "causal-lm"
+    """What the model is trained to do: predict the next token."""
+    model: ModelSource
+    """Where the weights come from."""
+    data: Data
+    """The text to learn from."""
+    training: Training = Training(epochs=1)
+    """How long and how to train. Absent: one epoch."""
+    evaluation: Evaluation = Evaluation()
+    """What is measured before and after."""
+    checkpoint: Checkpoint = Checkpoint()
+    """How often progress is committed."""
+    output: Output
+    """Where the result goes."""
+    storage: Storage = Storage()
+    """How to reach S3."""
+
+    @property
+    def mode(self) -> Literal["PreTraining", "ContinuedPreTraining"]:
+        """What this run is called: derived, never typed."""
+        return "PreTraining" if self.model.scratch is not None else "ContinuedPreTraining"
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate, default resolved: 3e-4 from scratch, 1e-5 continued."""
+        return self.training.learning_rate or (3e-4 if self.model.scratch is not None else 1e-5)
+
+    def to_json(self) -> str:
+        """Canonical JSON: what the ConfigMap holds and `digest` hashes."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=True)
+
+    @property
+    def digest(self) -> str:
+        """First 10 hex digits of the sha256 of `to_json`: names the ConfigMap."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:10]

@@ -1,0 +1,201 @@
+"""What the trainer tells the operator: how a pod ended, and how far the run is. What it was asked is in `contract`.
+
+    exit codes   what a pod's end means                                    `ExitCode`
+    PodReport    a pod's last words, in its termination message (at most 4 KiB)
+    Progress     what rank 0 serves on /progress while it trains
+
+Both sides ignore fields they do not know: an older operator reads a newer trainer. Imports pydantic only.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+PROGRESS_PORT = 8470
+"""Where rank 0 serves /progress and /metrics, on the pod's own address."""
+
+TERMINATION_LOG_PATH = "/dev/termination-log"
+"""Where a pod leaves its `PodReport`."""
+
+
+class ExitCode(IntEnum):
+    """What the end of a pod means. 64 to 78 other than 75 will not work again; any code not listed is worth a retry."""
+
+    OK = 0
+    """The whole run is finished and its export committed."""
+    FAILED = 1
+    """Something broke that may not break again; counted against the failure budget."""
+    SPEC_ERROR = 64
+    """The recipe cannot be trained as written."""
+    DATA_ERROR = 65
+    """The text, tokenizer or model read from storage is missing, broken or does not fit the recipe."""
+    STORAGE_ERROR = 66
+    """Storage refuses for good: no such bucket, wrong credentials, no right to write, no conditional writes."""
+    OUTPUT_TAKEN = 67
+    """Another run owns the output."""
+    NON_FINITE = 70
+    """The loss or gradient was not finite too many times in a row."""
+    INTERRUPTED = 75
+    """Asked to stop, or lost a peer or the lease on the output; run the next attempt."""
+
+    @property
+    def is_fatal(self) -> bool:
+        """True where another attempt would end the same way."""
+        return self in _REASONS and self is not ExitCode.INTERRUPTED
+
+    @property
+    def reason(self) -> str:
+        """The CamelCase reason that status and Events carry."""
+        return _REASONS.get(self, "Error")
+
+
+_REASONS = {
+    ExitCode.SPEC_ERROR: "SpecError",
+    ExitCode.DATA_ERROR: "DataError",
+    ExitCode.STORAGE_ERROR: "StorageError",
+    ExitCode.OUTPUT_TAKEN: "OutputTaken",
+    ExitCode.NON_FINITE: "NonFinite",
+    ExitCode.INTERRUPTED: "Interrupted",
+}
+
+
+class UserError(Exception):
+    """A mistake a person can mend: its message says what is wrong, where, and what to do; printed without a traceback."""
+
+    def __init__(self, message: str, code: ExitCode = ExitCode.SPEC_ERROR) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Interrupted(Exception):
+    """The attempt ends early but the run goes on: the process exits with `ExitCode.INTERRUPTED`."""
+
+
+def _trim(text: str) -> str:
+    """Keep the last 1,200 characters: with the rest it fits a termination message of 4 KiB."""
+    return text[-1200:]
+
+
+Tail = Annotated[str, AfterValidator(_trim)]
+
+
+
+class Report(BaseModel):
+    """Base of what comes out: camelCase outside, snake_case inside, values frozen, unknown fields passed over."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        frozen=True,
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        use_attribute_docstrings=True,
+    )
+
+    def to_json(self) -> str:
+        """JSON with the fields that are set."""
+        return self.model_dump_json(by_alias=True, exclude_none=True)
+
+
+class Losses(Report):
+    """Losses on the two held-out sets."""
+
+    domain_loss: float | None = None
+    """Nats per token on the held-out part of `data.train`."""
+    domain_bits_per_byte: float | None = None
+    """The same per byte of text: comparable across tokenizers."""
+    general_loss: float | None = None
+    """Nats per token on `evaluation.general`."""
+    general_bits_per_byte: float | None = None
+    """The same per byte of text."""
+
+
+class DataSummary(Report):
+    """What prepare found."""
+
+    manifest: str
+    """URI of dataset.json."""
+    documents: int
+    """Training documents, the held-out ones left out."""
+    tokens: int
+    """Tokens in them, end-of-document tokens included."""
+    validation_documents: int = 0
+    """Held-out documents."""
+
+
+class Result(Report):
+    """What a finished run has left."""
+
+    uri: str
+    """The model folder."""
+    report: str
+    """The report page."""
+    digest: str
+    """sha256 of the model's file list, `sha256:...`."""
+    before: Losses | None = None
+    """Before the first step."""
+    after: Losses | None = None
+    """After the last."""
+
+
+class PodReport(Report):
+    """A pod's termination message: why it ended and what there is to know."""
+
+    reason: str
+    """`ExitCode.reason`, `Completed`, or `Error`."""
+    message: str = ""
+    """One or two sentences for a person."""
+    exit_code: int = 0
+    """Of the first worker that failed."""
+    rank: int | None = None
+    """Which one that was."""
+    log_tail: Tail = ""
+    """Its last lines."""
+    resolved: dict[str, str] | None = None
+    """From prepare: each value that was automatic, as text."""
+    data: DataSummary | None = None
+    """From prepare."""
+    result: Result | None = None
+    """From rank 0 of a finished run."""
+
+
+class CommittedCheckpoint(Report):
+    """The newest commit."""
+
+    uri: str
+    """The checkpoint's folder."""
+    step: int
+    """Optimizer steps it holds."""
+    time: str
+    """When it was committed, RFC 3339 UTC."""
+
+
+class Progress(Report):
+    """What rank 0 serves as JSON on /progress."""
+
+    stage: Literal["starting", "evaluating", "training", "exporting", "finished"]
+    """What the run is doing."""
+    attempt: int
+    """Which attempt this is."""
+    step: int = 0
+    """Optimizer steps done."""
+    total_steps: int = 0
+    """Steps in the whole run."""
+    tokens: int = 0
+    """Tokens trained on so far, over all attempts."""
+    tokens_per_second: float | None = None
+    """Over the last steps, all ranks together."""
+    loss: float | None = None
+    """Training loss of the last step, nats per token."""
+    eta_seconds: int | None = None
+    """Until the last step."""
+    last_heartbeat_time: str
+    """When the last step ended, RFC 3339 UTC."""
+    checkpoint: CommittedCheckpoint | None = None
+    """The newest commit."""
+    resolved: dict[str, str] = {}
+    """Each value that was automatic, as text."""
