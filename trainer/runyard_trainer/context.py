@@ -1,0 +1,97 @@
+"""Where a process of a run stands: the frozen values of its environment, with defaults to run alone.
+
+`__main__` and `launch` read the real environment and pass it in; nothing else does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from runyard_trainer.contract import Recipe
+from runyard_trainer.outcome import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of how many ranks this process is. The defaults are a world of one."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Which rank of this node."""
+    local_size: int = 1
+    """Ranks of this node."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.rank < self.size and 0 <= self.local_rank < self.local_size):
+            raise ValueError(f"no such rank: {self}")
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a process knows of its run besides the recipe."""
+
+    run_uid: str
+    """UID of the TrainingRun; `alone-<recipe digest>` without one, so that a rerun goes on where the last one was."""
+    namespace: str
+    run_name: str
+    attempt: int
+    world: World
+    pod_ip: str
+    """Address that servers bind to."""
+    scratch_dir: Path
+    """Folder on the node's disk that all its ranks share."""
+    grace_s: float
+    """Seconds between SIGTERM and SIGKILL."""
+    master_addr: str
+    """Where rank 0's rendezvous listens."""
+    master_port: int
+    """Its port; 0 where none was given: a world of one needs none."""
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str], recipe: Recipe) -> RunContext:
+        """Read the variables of docs/architecture.md, and torchrun's. Creates the scratch folder.
+
+        Raises:
+            UserError: where a number is none, or the ranks make no world.
+        """
+        alone = f"alone-{recipe.digest}"
+        run_uid = env.get("RUNYARD_RUN_UID") or alone
+        temporary_dir = env.get("TMPDIR") or "/tmp"  # noqa: S108 - an emptyDir in a pod; alone, the folder in it is this user's
+        scratch_dir = Path(temporary_dir) / f"runyard-{os.getuid()}" / run_uid
+        scratch_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return cls(
+            run_uid=run_uid,
+            namespace=env.get("RUNYARD_NAMESPACE") or "alone",
+            run_name=env.get("RUNYARD_RUN_NAME") or alone,
+            attempt=_read_int(env, "RUNYARD_ATTEMPT", 1),
+            world=_read_world(env),
+            pod_ip=env.get("RUNYARD_POD_IP") or "127.0.0.1",
+            scratch_dir=scratch_dir,
+            grace_s=_read_int(env, "RUNYARD_GRACE_SECONDS", 120),
+            master_addr=env.get("MASTER_ADDR") or "127.0.0.1",
+            master_port=_read_int(env, "MASTER_PORT", 0),
+        )
+
+
+def _read_world(env: Mapping[str, str]) -> World:
+    try:
+        return World(
+            rank=_read_int(env, "RANK", 0),
+            size=_read_int(env, "WORLD_SIZE", 1),
+            local_rank=_read_int(env, "LOCAL_RANK", 0),
+            local_size=_read_int(env, "LOCAL_WORLD_SIZE", 1),
+        )
+    except ValueError as error:
+        raise UserError(f"RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE do not fit together: {error}") from error
+
+
+def _read_int(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name) or str(default)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UserError(f"environment variable {name} is {text!r}: expected a whole number") from error

@@ -1,0 +1,335 @@
+"""Token shards: how prepared text lies in storage, and how a rank reads sequences from it.
+
+    ShardWriter: documents ─> <stream>-<n>-<sha256>.bin  token ids, little-endian uint16 or uint32
+                              <stream>-<n>-<sha256>.idx  uint64 end of each document, counted from the shard's start
+    dataset.json: what there is, written last: a dataset without it does not exist
+
+    open_dataset ─> Dataset ─> stream(name) ─> sequence(i, length): a shard is downloaded once per node, when needed
+
+A document never spans two shards. A stream is its documents one after the other, cut every `length` tokens.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from runyard_trainer.outcome import ExitCode, Report, UserError
+from runyard_trainer.storage import Location
+
+IGNORED = -100
+"""A label that is not trained on: what transformers and torch skip."""
+
+_SHARD_BYTES = 64 << 20
+
+
+class ShardInfo(Report):
+    """One shard: two objects of this name, ending in .bin and .idx."""
+
+    name: str
+    sha256: str
+    """Of the tokens (.bin)."""
+    index_sha256: str
+    """Of the document ends (.idx)."""
+    tokens: int
+    documents: int
+
+
+class StreamInfo(Report):
+    """One stream of a dataset."""
+
+    documents: int = 0
+    tokens: int = 0
+    """End-of-document tokens included."""
+    bytes: int = 0
+    """UTF-8 bytes of the text: what bits per byte divide by."""
+    document_tokens: dict[str, int] = Field(default_factory=dict)
+    """Percentiles of the documents' lengths in tokens: p50, p90, p99, max."""
+    shards: list[ShardInfo] = Field(default_factory=list)
+
+
+class DatasetInfo(Report):
+    """dataset.json."""
+
+    dtype: str
+    """Of the token ids: uint16 or uint32."""
+    vocab_size: int
+    eos_token_id: int
+    """Ends each document, and pads."""
+    streams: dict[str, StreamInfo]
+    skipped_documents: int = 0
+    """Documents without any text."""
+
+
+class Resolved(Report):
+    """resolved.json: what prepare leaves for the attempts, beside the output."""
+
+    dataset: str
+    """URI of dataset.json."""
+    sha256: str
+    """Of its bytes."""
+    resolved: dict[str, str]
+    """Each value that was automatic, as text."""
+
+
+@dataclass(frozen=True)
+class PackedSequence:
+    """One sequence of `length` tokens; int64 arrays of shape [length]."""
+
+    input_ids: NDArray[np.int64]
+    position_ids: NDArray[np.int64]
+    """Restart at 0 at each document's start and at the padding's."""
+    labels: NDArray[np.int64]
+    """As input_ids (the loss shifts them), but IGNORED in the padding and at each document's first token here, which
+    nothing in this sequence comes before."""
+
+
+def token_dtype(vocab_size: int) -> str:
+    """The narrowest type that holds every token id."""
+    return "uint16" if vocab_size <= 1 << 16 else "uint32"
+
+
+def read_resolved(output: Location) -> Resolved:
+    """What prepare resolved for the run at this output.
+
+    Raises:
+        NotFound: prepare has not finished.
+    """
+    return Resolved.model_validate_json((output / "resolved.json").get().data)
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+
+
+class ShardWriter:
+    """Writes one stream; documents in, `StreamInfo` out. Holds no more than one document in memory."""
+
+    def __init__(
+        self, location: Location, stream: str, dtype: str, scratch_dir: Path, shard_bytes: int = _SHARD_BYTES
+    ) -> None:
+        self._location = location
+        self._stream = stream
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._path = scratch_dir / f"{stream}.bin.tmp"
+        self._shard_bytes = shard_bytes
+        self._shards: list[ShardInfo] = []
+        self._lengths: Counter[int] = Counter()
+        self._text_bytes = 0
+        self._open_shard()
+
+    def add(self, token_ids: list[int], text_bytes: int) -> None:
+        """Append a document: its tokens with the end-of-document token, and how many UTF-8 bytes its text had."""
+        data = np.asarray(token_ids, dtype=self._dtype).tobytes()
+        self._file.write(data)
+        self._sha256.update(data)
+        self._num_tokens += len(token_ids)
+        self._ends.append(self._num_tokens)
+        self._lengths[len(token_ids)] += 1
+        self._text_bytes += text_bytes
+        if self._num_tokens * self._dtype.itemsize >= self._shard_bytes:
+            self._upload_shard()
+            self._open_shard()
+
+    def finish(self) -> StreamInfo:
+        """Upload what is left."""
+        if self._ends:
+            self._upload_shard()
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+        return StreamInfo(
+            documents=self._lengths.total(),
+            tokens=sum(shard.tokens for shard in self._shards),
+            bytes=self._text_bytes,
+            document_tokens=_summarize(self._lengths),
+            shards=self._shards,
+        )
+
+    def _open_shard(self) -> None:
+        self._file = self._path.open("wb")
+        self._sha256 = hashlib.sha256()
+        self._ends: list[int] = []
+        self._num_tokens = 0
+
+    def _upload_shard(self) -> None:
+        self._file.close()
+        digest = self._sha256.hexdigest()
+        index = np.asarray(self._ends, dtype="<u8").tobytes()
+        shard = ShardInfo(
+            name=f"{self._stream}-{len(self._shards):05d}-{digest}",
+            sha256=digest,
+            index_sha256=hashlib.sha256(index).hexdigest(),
+            tokens=self._num_tokens,
+            documents=len(self._ends),
+        )
+        (self._location / f"{shard.name}.bin").upload_file(self._path)
+        (self._location / f"{shard.name}.idx").put(index)
+        self._shards.append(shard)
+
+
+def _summarize(lengths: Counter[int]) -> dict[str, int]:
+    if not lengths:
+        return {}
+    values = np.array(sorted(lengths))
+    ends = np.cumsum([lengths[value] for value in values.tolist()])
+    ranks = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+    return {name: int(values[np.searchsorted(ends, share * ends[-1])]) for name, share in ranks.items()}
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+def open_dataset(manifest: Location, cache_dir: Path, sha256: str | None = None) -> Dataset:
+    """The dataset that a dataset.json describes; shards are kept in `cache_dir`, which the ranks of a node share.
+
+    Raises:
+        NotFound: there is no such dataset.json.
+        UserError: DATA_ERROR where its bytes have not the given sha256.
+    """
+    data = manifest.get().data
+    _check_sha256(manifest, hashlib.sha256(data).hexdigest(), sha256)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    return Dataset(manifest.parent, DatasetInfo.model_validate_json(data), cache_dir)
+
+
+class Dataset:
+    """The streams of a dataset.json."""
+
+    def __init__(self, location: Location, info: DatasetInfo, cache_dir: Path) -> None:
+        self.location = location
+        self.info = info
+        self._cache_dir = cache_dir
+        self._streams: dict[str, Stream] = {}
+
+    def stream(self, name: str) -> Stream:
+        """`train`, `replay`, `validation` or `general`; one that was not prepared is empty."""
+        if name not in self._streams:
+            info = self.info.streams.get(name, StreamInfo())
+            shards = [_Shard(self.location, shard, self.info.dtype, self._cache_dir) for shard in info.shards]
+            self._streams[name] = Stream(info, shards, self.info.eos_token_id)
+        return self._streams[name]
+
+
+class Stream:
+    """Documents one after the other, as packed sequences."""
+
+    def __init__(self, info: StreamInfo, shards: list[_Shard], eos_token_id: int) -> None:
+        self.info = info
+        self._shards = shards
+        self._starts = np.cumsum([0] + [shard.info.tokens for shard in shards]).tolist()
+        self._eos_token_id = eos_token_id
+
+    def num_sequences(self, length: int, keep_tail: bool) -> int:
+        """Sequences of `length` tokens; with `keep_tail` the last one may be padded."""
+        full, tail = divmod(self.info.tokens, length)
+        return full + (1 if keep_tail and tail else 0)
+
+    def sequence(self, i: int, length: int) -> PackedSequence:
+        """The i-th one; what the stream does not fill is padding."""
+        start, stop = i * length, min((i + 1) * length, self.info.tokens)
+        if not 0 <= start < stop:
+            raise IndexError(f"sequence {i} of {length} tokens is not in a stream of {self.info.tokens}")
+        tokens, document_starts = self._read(start, stop)
+        return pack(tokens, document_starts, length, self._eos_token_id)
+
+    def _read(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens [start, stop) of the stream, and which of them, counted from `start`, begin a document."""
+        pieces: list[NDArray[np.int64]] = []
+        document_starts: list[NDArray[np.int64]] = []
+        while start < stop:
+            number = bisect_right(self._starts, start) - 1
+            shard, offset = self._shards[number], self._starts[number]
+            piece_stop = min(stop, self._starts[number + 1])
+            first, last = start - offset, piece_stop - offset
+            num_before = sum(len(piece) for piece in pieces)
+            pieces.append(shard.tokens[first:last].astype(np.int64))
+            document_starts.append(num_before - first + shard.document_starts(first, last))
+            start = piece_stop
+        return np.concatenate(pieces), np.concatenate(document_starts)
+
+
+def pack(
+    tokens: NDArray[np.int64], document_starts: NDArray[np.int64], length: int, eos_token_id: int
+) -> PackedSequence:
+    """Lay documents into one sequence: tokens [n], n <= length, and the indices of them that begin a document."""
+    input_ids = np.full(length, eos_token_id, dtype=np.int64)
+    input_ids[: len(tokens)] = tokens
+    is_start = np.zeros(length, dtype=bool)
+    is_start[[0, *document_starts.tolist()]] = True
+    if len(tokens) < length:
+        is_start[len(tokens)] = True
+    places = np.arange(length, dtype=np.int64)
+    position_ids = places - np.maximum.accumulate(np.where(is_start, places, 0))
+    labels = np.where(is_start | (places >= len(tokens)), IGNORED, input_ids)
+    return PackedSequence(input_ids, position_ids, labels)
+
+
+class _Shard:
+    """The two files of a shard, on this node's disk from when they are first read."""
+
+    def __init__(self, location: Location, info: ShardInfo, dtype: str, cache_dir: Path) -> None:
+        self.info = info
+        self._location = location
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._cache_dir = cache_dir
+
+    @cached_property
+    def tokens(self) -> NDArray[np.unsignedinteger]:
+        """Token ids, mapped from disk."""
+        return self._map(f"{self.info.name}.bin", self.info.sha256, self._dtype)
+
+    @cached_property
+    def _ends(self) -> NDArray[np.unsignedinteger]:
+        return self._map(f"{self.info.name}.idx", self.info.index_sha256, np.dtype("<u8"))
+
+    def document_starts(self, first: int, last: int) -> NDArray[np.int64]:
+        """Which tokens of [first, last) begin a document, counted from the shard's start."""
+        low, high = np.searchsorted(self._ends, np.array([first, last], dtype=np.uint64))
+        starts = self._ends[low:high].astype(np.int64)
+        return np.concatenate([[0], starts]) if first == 0 else starts
+
+    def _map(self, name: str, sha256: str, dtype: np.dtype[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+        path = self._cache_dir / name
+        with _locked(path.with_suffix(path.suffix + ".lock")):
+            if not path.exists():
+                _download(self._location / name, path, sha256)
+        return np.memmap(path, dtype=dtype, mode="r")
+
+
+def _download(source: Location, path: Path, sha256: str) -> None:
+    """A file that is there is whole and right: it gets its name when it has been checked."""
+    part = path.with_suffix(path.suffix + ".part")
+    source.download_file(part)
+    with part.open("rb") as file:
+        _check_sha256(source, hashlib.file_digest(file, "sha256").hexdigest(), sha256)
+    part.replace(path)
+
+
+def _check_sha256(location: Location, found: str, wanted: str | None) -> None:
+    if wanted is not None and found != wanted:
+        raise UserError(
+            f"{location} is damaged or was changed: its sha256 is {found}, expected {wanted}. "
+            f"Delete {location.parent}/ and prepare again",
+            ExitCode.DATA_ERROR,
+        )
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

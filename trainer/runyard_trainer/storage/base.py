@@ -1,0 +1,172 @@
+"""What the trainer asks of a store of objects, whichever it is."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class NotFound(Exception):  # noqa: N818 - the name of HTTP's 404
+    """No object has this key."""
+
+
+class PreconditionFailed(Exception):  # noqa: N818 - the name of HTTP's 412
+    """The object is not, or no longer, what `if_match` or `if_none_match` asked for: someone else has written it."""
+
+
+class StorageUnavailable(Exception):  # noqa: N818 - a condition, as HTTP's 503
+    """The store did not answer, or answered with an error of its own, after all retries: worth another attempt."""
+
+
+@dataclass(frozen=True)
+class Blob:
+    """An object, whole."""
+
+    data: bytes
+    etag: str
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What a listing says of an object. The etag changes when the object does."""
+
+    key: str
+    size_bytes: int
+    etag: str
+
+
+class ObjectStore(Protocol):
+    """A bucket, or a file system. Keys are /-separated and have no leading slash.
+
+    Every method raises `UserError(STORAGE_ERROR)` for what will not mend, `StorageUnavailable` for what may,
+    and `NotFound` for an object that is not there.
+    """
+
+    @property
+    def uri(self) -> str:
+        """What a key is appended to, to make its URI: ends in a slash."""
+
+    def get(self, key: str) -> Blob:
+        """Read a whole object."""
+
+    def get_range(self, key: str, start: int, num_bytes: int, if_match: str | None = None) -> bytes:
+        """Read up to `num_bytes` from `start`; PreconditionFailed where the object has changed."""
+
+    def head(self, key: str) -> ObjectInfo:
+        """Size and etag."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object whose key starts with the prefix, in order of key."""
+
+    def put(self, key: str, data: bytes, *, if_match: str | None = None, if_none_match: bool = False) -> str:
+        """Write an object at once; returns its etag.
+
+        Raises:
+            PreconditionFailed: `if_match`: its etag is another; `if_none_match`: it exists.
+        """
+
+    def upload_file(self, key: str, path: Path) -> None:
+        """Write a file of any size; the store checks what it received."""
+
+    def download_file(self, key: str, path: Path) -> None:
+        """Read an object of any size into a file."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; fine if there is none."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A key of a store: an object, or what lies below. `location / "name"` goes down."""
+
+    store: ObjectStore
+    prefix: str
+    """The key, without slashes at its ends; empty for a whole bucket."""
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(self.store, f"{self.prefix}/{name}".strip("/"))
+
+    @property
+    def parent(self) -> Location:
+        """One level up."""
+        return Location(self.store, self.prefix.rpartition("/")[0])
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.prefix.rpartition("/")[2]
+
+    @property
+    def uri(self) -> str:
+        """For people and for `open_store`."""
+        return self.store.uri + self.prefix
+
+    def __str__(self) -> str:
+        return self.uri
+
+    def get(self) -> Blob:
+        """As `ObjectStore.get`."""
+        return self.store.get(self.prefix)
+
+    def head(self) -> ObjectInfo:
+        """As `ObjectStore.head`."""
+        return self.store.head(self.prefix)
+
+    def exists(self) -> bool:
+        """Whether there is an object with this very key."""
+        try:
+            self.head()
+        except NotFound:
+            return False
+        return True
+
+    def list(self) -> Iterator[ObjectInfo]:
+        """The objects below, at any depth."""
+        return self.store.list(f"{self.prefix}/" if self.prefix else "")
+
+    def put(self, data: bytes, *, if_match: str | None = None, if_none_match: bool = False) -> str:
+        """As `ObjectStore.put`."""
+        return self.store.put(self.prefix, data, if_match=if_match, if_none_match=if_none_match)
+
+    def upload_file(self, path: Path) -> None:
+        """As `ObjectStore.upload_file`."""
+        self.store.upload_file(self.prefix, path)
+
+    def download_file(self, path: Path) -> None:
+        """As `ObjectStore.download_file`."""
+        self.store.download_file(self.prefix, path)
+
+    def delete(self) -> None:
+        """As `ObjectStore.delete`."""
+        self.store.delete(self.prefix)
+
+    def open(self) -> io.BufferedReader:
+        """A stream over the object as it is now; PreconditionFailed while reading if it changes meanwhile."""
+        return io.BufferedReader(_RangeReader(self.store, self.head()), buffer_size=_READ_BYTES)
+
+
+_READ_BYTES = 8 << 20
+
+
+class _RangeReader(io.RawIOBase):
+    """Reads by ranges: each is retried by itself, so that a long read outlives a dropped connection."""
+
+    def __init__(self, store: ObjectStore, info: ObjectInfo) -> None:
+        self._store = store
+        self._info = info
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed has no writable buffer to index
+        num_bytes = min(len(buffer), self._info.size_bytes - self._position)
+        if num_bytes <= 0:
+            return 0
+        data = self._store.get_range(self._info.key, self._position, num_bytes, if_match=self._info.etag)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)

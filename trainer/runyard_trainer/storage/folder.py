@@ -1,0 +1,148 @@
+"""Objects as files, for a run without S3. One machine only: conditional writes hold a lock of its kernel."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.storage.base import Blob, NotFound, ObjectInfo, PreconditionFailed, StorageUnavailable
+
+_TEMPORARY_PREFIX = ".runyard-tmp-"
+_HASHED_BYTES = 1 << 20
+_WILL_NOT_MEND = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL}
+
+
+class FolderStore:
+    """The file system, by absolute paths. Writes are atomic: a file is there whole or not at all."""
+
+    uri = "file:///"
+
+    def __init__(self, field: str) -> None:
+        self._field = field
+
+    def get(self, key: str) -> Blob:
+        """See `ObjectStore`."""
+        with self._explained(key):
+            data = self._path(key).read_bytes()
+            return Blob(data, _etag_of(data) if len(data) <= _HASHED_BYTES else self.head(key).etag)
+
+    def get_range(self, key: str, start: int, num_bytes: int, if_match: str | None = None) -> bytes:
+        """See `ObjectStore`."""
+        with self._explained(key):
+            if if_match is not None and self.head(key).etag != if_match:
+                raise PreconditionFailed(f"{self.uri}{key} has changed while it was read")
+            with self._path(key).open("rb") as file:
+                file.seek(start)
+                return file.read(num_bytes)
+
+    def head(self, key: str) -> ObjectInfo:
+        """See `ObjectStore`."""
+        with self._explained(key):
+            path = self._path(key)
+            stat = path.stat()
+            if path.is_dir():
+                raise NotFound(f"{self.uri}{key} is a folder")
+            if stat.st_size <= _HASHED_BYTES:
+                return ObjectInfo(key, stat.st_size, _etag_of(path.read_bytes()))
+            return ObjectInfo(key, stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}")
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See `ObjectStore`."""
+        top = self._path(prefix.rpartition("/")[0] or ".")
+        with self._explained(prefix):
+            paths = [Path(folder, name) for folder, _, names in os.walk(top) for name in names]
+        keys = (str(path).lstrip("/") for path in paths if not path.name.startswith(_TEMPORARY_PREFIX))
+        for key in sorted(key for key in keys if key.startswith(prefix)):
+            yield self.head(key)
+
+    def put(self, key: str, data: bytes, *, if_match: str | None = None, if_none_match: bool = False) -> str:
+        """See `ObjectStore`."""
+        with self._explained(key), self._replacing(key) as temporary:
+            temporary.write_bytes(data)
+            etag = _etag_of(data) if len(data) <= _HASHED_BYTES else ""
+            with _locked(temporary.parent):
+                self._check(key, if_match, if_none_match)
+                temporary.replace(self._path(key))
+                return etag or self.head(key).etag
+
+    def upload_file(self, key: str, path: Path) -> None:
+        """See `ObjectStore`."""
+        with self._explained(key), self._replacing(key) as temporary:
+            shutil.copyfile(path, temporary)
+            temporary.replace(self._path(key))
+
+    def download_file(self, key: str, path: Path) -> None:
+        """See `ObjectStore`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._explained(key):
+            shutil.copyfile(self._path(key), path)
+
+    def delete(self, key: str) -> None:
+        """See `ObjectStore`."""
+        with self._explained(key):
+            self._path(key).unlink(missing_ok=True)
+
+    def _check(self, key: str, if_match: str | None, if_none_match: bool) -> None:
+        if if_match is None and not if_none_match:
+            return
+        try:
+            current = self.head(key).etag
+        except NotFound:
+            current = None
+        if (if_none_match and current is not None) or (if_match is not None and current != if_match):
+            raise PreconditionFailed(f"{self.uri}{key} was written by someone else")
+
+    def _path(self, key: str) -> Path:
+        if "\0" in key or any(part == ".." for part in key.split("/")):
+            raise UserError(
+                f"{self._field}: {self.uri}{key} leads out of its folder: remove the '..'", ExitCode.STORAGE_ERROR
+            )
+        return Path("/", key)
+
+    @contextmanager
+    def _replacing(self, key: str) -> Iterator[Path]:
+        """A temporary file beside the one to write; removed if it was not moved there."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(_TEMPORARY_PREFIX + uuid.uuid4().hex)
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise NotFound(f"{self.uri}{key} does not exist") from error
+        except OSError as error:
+            if error.errno not in _WILL_NOT_MEND:
+                raise StorageUnavailable(f"{self._field}: {self.uri}{key}: {error.strerror}") from error
+            raise UserError(
+                f"{self._field}: {self.uri}{key}: {error.strerror}. Choose a folder that this user may read and write",
+                ExitCode.STORAGE_ERROR,
+            ) from error
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder itself, so that no lock file is left in it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _etag_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
