@@ -1,0 +1,12 @@
+"""`python -m runyard`: as `runyard`; `operator`, which runs in an image without the command line's packages, needs none."""
+
+import sys
+
+if sys.argv[1:] == ["operator"]:
+    from runyard.main import run
+
+    run()
+else:
+    from runyard.cli.main import app
+
+    app()

@@ -1,0 +1,44 @@
+"""`runyard`: the commands, and how a mistake is told without a traceback."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from runyard_trainer.outcome import UserError
+
+from runyard.cli.local import local
+
+_typer = typer.Typer(
+    name="runyard",
+    help="Adapt language models on your own GPUs, the Kubernetes way.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_typer.add_typer(local, name="local")
+
+
+@_typer.callback()
+def _root() -> None:
+    pass
+
+
+@_typer.command()
+def operator() -> None:
+    """Run the operator: in a cluster as its chart does, or against $KUBECONFIG."""
+    from runyard.main import run  # what the other commands need not install
+
+    run()
+
+
+def app() -> None:
+    """The console script: a user's mistake is one message on stderr and exit status 1."""
+    try:
+        _typer()
+    except UserError as error:
+        sys.stderr.write(f"runyard: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("runyard: interrupted; the same command goes on where it stopped\n")
+        sys.exit(130)

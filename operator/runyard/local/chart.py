@@ -1,0 +1,81 @@
+"""The operator of an instance, installed as its users install it: from the chart, under the chart's ServiceAccount and RBAC."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import yaml
+from runyard_trainer.outcome import UserError
+
+import runyard
+from runyard.local.instance import REGION, Instance
+from runyard.local.kubectl import Kubectl
+
+NAMESPACE = "runyard-system"
+DEPLOYMENT = "runyard-operator"
+SECRET = "runyard-s3"  # noqa: S105 - the name of a Secret, not one
+
+_AVAILABLE_DEADLINE_S = 90
+
+
+def find_chart() -> Path:
+    """The chart's folder, in the clone that this package is installed from.
+
+    Raises:
+        UserError: this package does not come from a clone.
+    """
+    clone = Path(runyard.__file__).resolve().parents[2]
+    chart = clone / "charts" / "runyard"
+    if not (chart / "Chart.yaml").is_file():
+        raise UserError(
+            f"the chart is not at {chart}: run from a clone of the repository (`pip install -e '.[operator,trainer,local]'`), "
+            "or bring up the control plane alone with --no-operator"
+        )
+    return chart
+
+
+def install_operator(instance: Instance, kubectl: Kubectl, helm: Path) -> None:
+    """Apply what the chart renders, and wait until the operator says that it is ready.
+
+    Raises:
+        UserError: the chart does not render, is not accepted, or the operator does not become ready.
+    """
+    kubectl.apply(yaml.safe_dump({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}))
+    kubectl.apply(render_chart(instance, helm))
+    try:
+        kubectl.run(
+            *("rollout", "status", "deployment", "--namespace", NAMESPACE, "--selector", "app.kubernetes.io/name=runyard"),
+            f"--timeout={_AVAILABLE_DEADLINE_S}s",
+        )
+    except UserError as error:
+        raise UserError(
+            f"the operator did not become ready: {error}; look with "
+            f"`kubectl --kubeconfig {instance.kubeconfig} --namespace {NAMESPACE} describe pods`"
+        ) from error
+
+
+def render_chart(instance: Instance, helm: Path) -> str:
+    """The chart's manifests for this instance, CRD included."""
+    values = instance.state / "values.yaml"
+    values.write_text(yaml.safe_dump(_build_values(instance)))
+    argv = [str(helm), "template", "runyard", str(find_chart()), "--include-crds"]
+    done = subprocess.run(
+        [*argv, "--namespace", NAMESPACE, "--values", str(values)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise UserError(f"the chart does not render: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _build_values(instance: Instance) -> dict[str, object]:
+    return {
+        "image": "runyard-operator:local",
+        "trainer": {"image": "runyard-trainer:local"},
+        "storage": {
+            "endpoint": instance.s3_endpoint,
+            "region": REGION,
+            "addressing": "path",
+            "secretName": SECRET,
+        },
+    }

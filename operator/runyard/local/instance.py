@@ -1,0 +1,160 @@
+"""One instance is one state directory: what was chosen for it, and where its files lie."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from runyard_trainer.outcome import UserError
+
+from runyard.local.process import ProcessTable
+
+REGION = "us-east-1"
+BUCKET = "runyard"
+
+_FIRST_PORT, _LAST_PORT = 10000, 19999
+"""Below what the kernel hands out to outgoing connections, and off the ports that pods use."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Loopback ports of the servers."""
+
+    apiserver: int
+    etcd: int
+    etcd_peer: int
+    s3: int
+
+    @classmethod
+    def choose(cls) -> Ports:
+        """Four ports that are free now."""
+        candidates = random.SystemRandom().sample(range(_FIRST_PORT, _LAST_PORT + 1), 200)
+        free = [port for port in candidates if is_port_free(port)]
+        return cls(*free[:4])
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What `instance.json` records. All paths are absolute."""
+
+    state: Path
+    ports: Ports
+    nodes: int
+    gpus_per_node: int
+
+    @classmethod
+    def load(cls, state: Path) -> Instance | None:
+        """The instance in this directory; None if there is none.
+
+        Raises:
+            UserError: instance.json cannot be read.
+        """
+        path = state / "instance.json"
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            return None
+        try:
+            record = json.loads(text)
+            return cls(state, Ports(**record["ports"]), record["nodes"], record["gpusPerNode"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is broken ({error}); start afresh with `runyard local down --delete`") from error
+
+    def save(self) -> None:
+        """Write instance.json, which also tells other programs where things are."""
+        record = {
+            "ports": asdict(self.ports),
+            "nodes": self.nodes,
+            "gpusPerNode": self.gpus_per_node,
+            "kubeconfig": str(self.kubeconfig),
+            "s3": {
+                "endpoint": self.s3_endpoint,
+                "region": REGION,
+                "bucket": BUCKET,
+                "addressing": "path",
+                "keys": str(self.s3_keys),
+            },
+        }
+        write_private(self.state / "instance.json", json.dumps(record, indent=2) + "\n")
+
+    @property
+    def processes(self) -> ProcessTable:
+        return ProcessTable(self.state / "run", self.state / "logs")
+
+    @property
+    def certs(self) -> Path:
+        return self.state / "certs"
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.state / "kubeconfig"
+
+    @property
+    def s3_keys(self) -> Path:
+        """JSON with accessKeyId and secretAccessKey."""
+        return self.state / "s3-keys.json"
+
+    @property
+    def apiserver_url(self) -> str:
+        return f"https://127.0.0.1:{self.ports.apiserver}"
+
+    @property
+    def s3_endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.ports.s3}"
+
+    @property
+    def node_names(self) -> list[str]:
+        return [f"node-{index}" for index in range(self.nodes)]
+
+
+def default_state_dir() -> Path:
+    """Where the instance lives unless --dir says otherwise."""
+    return Path(os.environ.get("RUNYARD_LOCAL_DIR") or "~/.runyard/local").expanduser()
+
+
+def is_port_free(port: int) -> bool:
+    """Whether a server could listen on it now."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, in one step."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+@contextmanager
+def lock_state(state: Path) -> Iterator[None]:
+    """Hold the directory, so that two commands do not change one instance at once.
+
+    Raises:
+        UserError: the directory cannot be made, or another command holds it.
+    """
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (state / "lock").open("a")
+    except OSError as error:
+        raise UserError(f"cannot use the directory {state}: {error.strerror}; choose another with --dir") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another `runyard local` command is at work on {state}; try again when it is done") from None
+        yield

@@ -1,0 +1,46 @@
+"""kubectl, for the few objects that `runyard local` itself reads and writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runyard_trainer.outcome import UserError
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """Runs as the instance's administrator."""
+
+    binary: Path
+    kubeconfig: Path
+
+    def run(self, *arguments: str, stdin: str | None = None) -> str:
+        """Its stdout.
+
+        Raises:
+            UserError: it failed; the message is its stderr.
+        """
+        done = self._call(arguments, stdin)
+        if done.returncode != 0:
+            raise UserError(f"kubectl {arguments[0]} failed: {done.stderr.strip()}")
+        return done.stdout
+
+    def get(self, *arguments: str) -> dict[str, Any] | None:
+        """An object or a list of them as JSON; None where there is none, or nobody answers."""
+        done = self._call(("get", *arguments, "-o", "json"), None)
+        if done.returncode != 0:
+            return None
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def apply(self, manifests: str) -> None:
+        """Server-side apply, so that what was applied before and is gone from `manifests` stays untouched."""
+        self.run("apply", "--server-side", "--force-conflicts", "--field-manager=runyard-local", "-f", "-", stdin=manifests)
+
+    def _call(self, arguments: tuple[str, ...], stdin: str | None) -> subprocess.CompletedProcess[str]:
+        argv = [str(self.binary), f"--kubeconfig={self.kubeconfig}", "--request-timeout=30s", *arguments]
+        return subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)

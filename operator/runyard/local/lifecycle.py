@@ -1,0 +1,234 @@
+"""Up, down and status of an instance.
+
+`bring_up` is level-based: it looks at what runs, stops what is out of date and starts what is missing, so the same call
+makes an instance, repairs a crashed one and leaves a healthy one alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+from runyard_trainer.outcome import UserError
+
+from runyard.local import controlplane, s3server
+from runyard.local.binaries import Binaries, find_or_build
+from runyard.local.certs import make_certs
+from runyard.local.chart import SECRET, find_chart, install_operator
+from runyard.local.console import show_step
+from runyard.local.instance import Instance, Ports, is_port_free, lock_state
+from runyard.local.kubectl import Kubectl
+from runyard.local.machine import check_machine
+from runyard.local.process import Command, read_last_lines
+from runyard.local.waiting import wait_until
+
+_READY_DEADLINE_S = 90.0
+_STOP_GRACE_S = {"kube-apiserver": 5.0, "etcd": 5.0}
+_NODE_GRACE_S = 20.0
+_DEFAULT_GRACE_S = 3.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What `up` was asked for; None: as it was, or the default."""
+
+    nodes: int | None = None
+    gpus_per_node: int | None = None
+    operator: bool = True
+
+
+def bring_up(state: Path, wanted: Wanted) -> bool:
+    """Bring the instance in `state` up, and wait until it can be used.
+
+    Returns:
+        False where everything ran already.
+
+    Raises:
+        UserError: the machine cannot run it, or a part of it did not start.
+    """
+    check_machine()
+    if wanted.operator:
+        find_chart()
+    binaries = find_or_build()
+    with lock_state(state):
+        instance = _prepare(state, wanted)
+        started = _run_servers(instance, binaries)
+        kubectl = Kubectl(binaries.kubectl, instance.kubeconfig)
+        started |= _run_nodes(instance, kubectl)
+        if started:
+            with show_step("Bucket, Secret and ServiceAccount"):
+                _apply_secret(instance, kubectl)
+        if wanted.operator and (started or kubectl.get("deployment", "--namespace", "runyard-system") is None):
+            with show_step("Operator"):
+                install_operator(instance, kubectl, binaries.helm)
+    return started
+
+
+def take_down(state: Path, *, delete: bool) -> None:
+    """Stop every process of the instance, and with `delete` remove its directory."""
+    if not state.exists():
+        return
+    with lock_state(state):
+        _stop_all(Instance(state, Ports(0, 0, 0, 0), 0, 0))
+        if delete:
+            shutil.rmtree(state)
+
+
+# ------------------------------------------------------------------------------------------------------------- servers
+
+
+def _prepare(state: Path, wanted: Wanted) -> Instance:
+    instance = Instance.load(state) or Instance(state, Ports.choose(), nodes=2, gpus_per_node=2)
+    instance = replace(
+        instance,
+        nodes=instance.nodes if wanted.nodes is None else wanted.nodes,
+        gpus_per_node=instance.gpus_per_node if wanted.gpus_per_node is None else wanted.gpus_per_node,
+    )
+    if not _ports_are_ours(instance):
+        _stop_all(instance)
+        instance = replace(instance, ports=Ports.choose())
+    instance.save()
+    make_certs(instance.certs)
+    controlplane.write_credentials(instance)
+    return instance
+
+
+def _ports_are_ours(instance: Instance) -> bool:
+    ports = instance.ports
+    owners = {"kube-apiserver": [ports.apiserver], "etcd": [ports.etcd, ports.etcd_peer], "versitygw": [ports.s3]}
+    stopped = [port for name, owned in owners.items() if instance.processes.find(name) is None for port in owned]
+    return all(is_port_free(port) for port in stopped)
+
+
+def _run_servers(instance: Instance, binaries: Binaries) -> bool:
+    started = False
+    stages: tuple[tuple[str, list[Command], Callable[[], bool]], ...] = (
+        (
+            "Storage and API server",
+            [
+                controlplane.build_etcd(instance, binaries.etcd),
+                controlplane.build_apiserver(instance, binaries.apiserver),
+                s3server.build_s3_server(instance, binaries.versitygw),
+            ],
+            lambda: controlplane.is_apiserver_ready(instance) and s3server.is_s3_ready(instance),
+        ),
+        (
+            "Controllers and scheduler",
+            [
+                controlplane.build_controller_manager(instance, binaries.controller_manager),
+                controlplane.build_scheduler(instance, binaries.scheduler),
+            ],
+            lambda: True,
+        ),
+    )
+    for title, commands, is_ready in stages:
+        if all(instance.processes.is_current(command) for command in commands):
+            continue
+        started = True
+        with show_step(title):
+            _run(instance, commands, is_ready)
+    return started
+
+
+def _run(instance: Instance, commands: list[Command], is_ready: Callable[[], bool]) -> None:
+    """Start those that do not run as they should, and wait until they are ready."""
+    for command in commands:
+        if not instance.processes.is_current(command):
+            instance.processes.stop(command.name, _grace_s(command.name))
+            instance.processes.start(command)
+
+    def is_settled() -> bool:
+        return _find_dead(instance, commands) is not None or is_ready()
+
+    settled = wait_until(is_settled, _READY_DEADLINE_S)
+    dead = _find_dead(instance, commands)
+    if settled and dead is None:
+        return
+    culprit = dead or commands[-1].name
+    log = instance.processes.log_path(culprit)
+    what = "ended" if dead else f"is not ready after {_READY_DEADLINE_S:.0f} s"
+    raise UserError("\n".join([f"{culprit} {what}; the end of {log}:", *read_last_lines(log, 15)]))
+
+
+def _find_dead(instance: Instance, commands: list[Command]) -> str | None:
+    return next((command.name for command in commands if not instance.processes.find(command.name)), None)
+
+
+# --------------------------------------------------------------------------------------------------------------- nodes
+
+
+def _run_nodes(instance: Instance, kubectl: Kubectl) -> bool:
+    commands = [_build_node(instance, index) for index in range(instance.nodes)]
+    surplus = [name for name in instance.processes.names() if name.startswith("node-")]
+    surplus = [name for name in surplus if name not in instance.node_names]
+    for name in surplus:
+        instance.processes.stop(name, _NODE_GRACE_S)
+        kubectl.run("delete", "node", name, "--ignore-not-found")
+    if not surplus and all(instance.processes.is_current(command) for command in commands):
+        return False
+    with show_step(f"{instance.nodes} nodes with {instance.gpus_per_node} simulated GPUs each"):
+        _run(instance, commands, lambda: are_nodes_ready(instance, kubectl))
+    return True
+
+
+def _build_node(instance: Instance, index: int) -> Command:
+    flags = {
+        "state": instance.state,
+        "name": instance.node_names[index],
+        "index": index,
+        "gpus": instance.gpus_per_node,
+        "kubeconfig": instance.kubeconfig,
+    }
+    argv = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+    return Command(instance.node_names[index], (sys.executable, "-m", "runyard.local.node", *argv))
+
+
+def are_nodes_ready(instance: Instance, kubectl: Kubectl) -> bool:
+    """Whether every node of the instance says Ready."""
+    found = kubectl.get("nodes")
+    ready = {node["metadata"]["name"] for node in (found or {"items": []})["items"] if is_node_ready(node)}
+    return ready >= set(instance.node_names)
+
+
+def is_node_ready(node: dict[str, object]) -> bool:
+    """Whether a Node object carries Ready=True."""
+    status = node.get("status")
+    conditions = status.get("conditions", []) if isinstance(status, dict) else []
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+# --------------------------------------------------------------------------------------------------------------- rest
+
+
+def _apply_secret(instance: Instance, kubectl: Kubectl) -> None:
+    keys = s3server.read_or_make_keys(instance)
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": SECRET, "namespace": "default"},
+        "stringData": {
+            "AWS_ACCESS_KEY_ID": keys.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
+        },
+    }
+    kubectl.apply(yaml.safe_dump(secret))
+    if not wait_until(lambda: kubectl.get("serviceaccount", "default") is not None, _READY_DEADLINE_S):
+        log = instance.processes.log_path("kube-controller-manager")
+        raise UserError(f"kube-controller-manager makes no ServiceAccounts; see {log}")
+
+
+def _stop_all(instance: Instance) -> None:
+    """Nodes first, so that pods are told; then those that write to the API, the API, and what it stores in."""
+    order = ("kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd", "versitygw")
+    names = instance.processes.names()
+    nodes = [name for name in names if name not in order]
+    for name in [*nodes, *(name for name in order if name in names)]:
+        instance.processes.stop(name, _grace_s(name))
+
+
+def _grace_s(name: str) -> float:
+    return _NODE_GRACE_S if name.startswith("node-") else _STOP_GRACE_S.get(name, _DEFAULT_GRACE_S)

@@ -1,0 +1,53 @@
+"""Whether this machine can run pods as processes: the node agent needs unprivileged user namespaces."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from runyard_trainer.outcome import UserError
+
+_SWITCHES = {
+    "kernel.apparmor_restrict_unprivileged_userns": "0",
+    "kernel.unprivileged_userns_clone": "1",
+}
+"""Kernel settings that switch user namespaces off, and the value that allows them."""
+
+
+def check_machine() -> None:
+    """Raises UserError with what is wrong and how to allow it."""
+    if sys.platform != "linux":
+        raise UserError("`runyard local` runs on Linux only: pods are processes in Linux namespaces")
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        raise UserError("`unshare` is not on PATH: install util-linux (`apt-get install util-linux`)")
+    attempt = subprocess.run([unshare, "-Urmu", "true"], capture_output=True, text=True, check=False)
+    if attempt.returncode != 0:
+        raise UserError(
+            f"this machine does not allow unprivileged user namespaces, in which pods run "
+            f"(`unshare -Urmu true`: {attempt.stderr.strip()}). {_explain_how_to_allow()}"
+        )
+
+
+def _explain_how_to_allow() -> str:
+    for name, wanted in _SWITCHES.items():
+        if _read_sysctl(name) not in (None, wanted):
+            return (
+                f"Allow them with `sudo sysctl {name}={wanted}`; to keep that over a reboot, put the line "
+                f"`{name} = {wanted}` into /etc/sysctl.d/60-runyard.conf"
+            )
+    if _read_sysctl("user.max_user_namespaces") == "0":
+        return "Allow them with `sudo sysctl user.max_user_namespaces=15000`"
+    return (
+        "Inside a container, its engine forbids them: start it with `--security-opt seccomp=unconfined "
+        "--security-opt apparmor=unconfined`, or run on the host"
+    )
+
+
+def _read_sysctl(name: str) -> str | None:
+    try:
+        return Path("/proc/sys", *name.split(".")).read_text().strip()
+    except OSError:
+        return None

@@ -1,0 +1,163 @@
+"""A detached process that outlives the command that started it, and is recognised again by a later one.
+
+Its record, `run/<name>.json`, holds the pid and what makes that pid unique: the machine's boot and the process's start
+time. A pid that was since given to another process is never signalled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from runyard.local.waiting import wait_until
+
+_KILL_DEADLINE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run. `env` is added to a minimal environment and holds what must not be seen in the argument list."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever the process would have to be started anew to be up to date."""
+        return hashlib.sha256(json.dumps([self.argv, sorted(self.env.items())]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One process among all that ever ran on this machine."""
+
+    pid: int
+    boot: str
+    start_ticks: int
+
+    @classmethod
+    def read(cls, pid: int) -> Identity | None:
+        """The process that has this pid now; None if there is none, or only a zombie."""
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        fields = stat.rpartition(")")[2].split()
+        if fields[0] in "ZX":
+            return None
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return cls(pid, boot, int(fields[19]))
+
+    def is_running(self) -> bool:
+        """Whether it is this very process that has the pid."""
+        return Identity.read(self.pid) == self
+
+    def send(self, signum: int) -> None:
+        """Signal it, if it is still there."""
+        if self.is_running():
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signum)
+
+    def descendants(self) -> list[Identity]:
+        """Its children, their children and so on, as far as they have not been orphaned."""
+        try:
+            children = psutil.Process(self.pid).children(recursive=True) if self.is_running() else []
+        except psutil.NoSuchProcess:
+            return []
+        return [identity for child in children if (identity := Identity.read(child.pid))]
+
+
+class ProcessTable:
+    """The processes of one instance: their records in `run/`, their output in `logs/`."""
+
+    def __init__(self, run_dir: Path, log_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._log_dir = log_dir
+
+    def names(self) -> list[str]:
+        """Every process that was started and not stopped, alive or not."""
+        return sorted(path.stem for path in self._run_dir.glob("*.json"))
+
+    def find(self, name: str) -> Identity | None:
+        """The process of that name, if it runs."""
+        record = self._read(name)
+        return record[0] if record and record[0].is_running() else None
+
+    def is_current(self, command: Command) -> bool:
+        """Whether it runs, and was started with this very command."""
+        record = self._read(command.name)
+        return record is not None and record[1] == command.digest and record[0].is_running()
+
+    def log_path(self, name: str) -> Path:
+        """Where its stdout and stderr go."""
+        return self._log_dir / f"{name}.log"
+
+    def start(self, command: Command) -> Identity:
+        """Start it detached from this process and its terminal."""
+        self._run_dir.mkdir(parents=True, exist_ok=True)
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        with self.log_path(command.name).open("ab") as log:
+            process = subprocess.Popen(
+                command.argv,
+                env={**_base_environment(), **command.env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._run_dir,
+                start_new_session=True,
+            )
+        identity = Identity.read(process.pid) or Identity(process.pid, "", 0)
+        record = {"pid": identity.pid, "boot": identity.boot, "startTicks": identity.start_ticks}
+        _write_atomically(self._record_path(command.name), json.dumps({**record, "digest": command.digest}))
+        return identity
+
+    def stop(self, name: str, grace_s: float) -> None:
+        """SIGTERM it, SIGKILL it and whatever it leaves behind after `grace_s`, and forget it."""
+        identity = self.find(name)
+        if identity is not None:
+            family = [identity, *identity.descendants()]
+            identity.send(signal.SIGTERM)
+            wait_until(lambda: not identity.is_running(), grace_s)
+            for member in family:
+                member.send(signal.SIGKILL)
+            wait_until(lambda: not any(member.is_running() for member in family), _KILL_DEADLINE_S)
+        self._record_path(name).unlink(missing_ok=True)
+
+    def _record_path(self, name: str) -> Path:
+        return self._run_dir / f"{name}.json"
+
+    def _read(self, name: str) -> tuple[Identity, str] | None:
+        try:
+            record = json.loads(self._record_path(name).read_text())
+            return Identity(record["pid"], record["boot"], record["startTicks"]), record["digest"]
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
+
+
+def read_last_lines(path: Path, count: int) -> Sequence[str]:
+    """The end of a log file; empty if there is none."""
+    try:
+        return path.read_text(errors="replace").splitlines()[-count:]
+    except FileNotFoundError:
+        return []
+
+
+def _base_environment() -> dict[str, str]:
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "RUNYARD_CACHE", "RUNYARD_BIN", "XDG_CACHE_HOME")
+    return {name: os.environ[name] for name in kept if name in os.environ}
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
