@@ -1,0 +1,64 @@
+"""What the trained model writes: a few held-out texts begun by a person and ended by the model, for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+MAX_PARAMETERS = 300_000_000
+"""A larger model is not asked: it would write on rank 0's CPU while every GPU waits."""
+
+NUM_SAMPLES = 3
+PROMPT_CHARACTERS = 120
+NEW_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt, and what the model wrote after it."""
+
+    prompt: str
+    continuation: str
+
+
+def choose_prompts(texts: Iterable[str]) -> list[str]:
+    """The beginnings of the first few texts that are long enough, cut at a word."""
+    long_enough = (text.strip() for text in texts if len(text.strip()) >= 2 * PROMPT_CHARACTERS)
+    return [_cut_at_word(text) for text in islice(long_enough, NUM_SAMPLES)]
+
+
+def write_samples(model_folder: Path, prompts: list[str]) -> list[Sample]:
+    """What the exported model writes after each prompt: greedy, on CPU, so the same each time."""
+    if not prompts:
+        return []
+    model: Any = AutoModelForCausalLM.from_pretrained(model_folder, local_files_only=True)
+    model.eval()
+    if model.num_parameters() > MAX_PARAMETERS:
+        return []
+    tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+    return [Sample(prompt, _continue(model, tokenizer, prompt)) for prompt in prompts]
+
+
+@torch.no_grad()
+def _continue(model: Any, tokenizer: Any, prompt: str) -> str:
+    prompt_ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    written = model.generate(
+        prompt_ids,
+        attention_mask=torch.ones_like(prompt_ids),
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    text: str = tokenizer.decode(written[0, prompt_ids.shape[1] :], skip_special_tokens=True)
+    return text
+
+
+def _cut_at_word(text: str) -> str:
+    head = text[:PROMPT_CHARACTERS]
+    return head[: max(head.rfind(" "), head.rfind("\n"), PROMPT_CHARACTERS // 2)]
