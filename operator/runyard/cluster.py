@@ -1,0 +1,232 @@
+"""A run in the cluster: read it and what belongs to it, apply a plan's actions, patch its status.
+
+Reads are consistent (no resourceVersion is named): a stale list could hide an attempt's Job and so lead to a second
+one. Every write is safe even if this process has lost the lease without knowing: creates have deterministic names,
+deletes name the uid and resourceVersion that were seen, status patches the resourceVersion that the plan rests on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from runyard.api import API_VERSION, LABEL_RUN_UID, PLURAL, TrainingRunSpec, TrainingRunStatus
+from runyard.kube import MERGE_PATCH, METADATA_ONLY, ApiError, Kube
+from runyard.world import Action, Create, Delete, Manifest, Observed, Run
+
+
+class Key(NamedTuple):
+    """Names a TrainingRun."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class NotLeaderError(Exception):
+    """This replica may not write: the lease has run out or is another's."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What came of a plan's actions: facts for the status."""
+
+    errors: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
+    """`Kind/name` of objects that hold a needed name but are not this run's."""
+
+    @property
+    def failed(self) -> bool:
+        """True where something is left undone."""
+        return bool(self.errors or self.conflicts)
+
+
+_COLLECTIONS = {
+    "Job": ("batch/v1", "jobs"),
+    "Pod": ("v1", "pods"),
+    "Service": ("v1", "services"),
+    "ConfigMap": ("v1", "configmaps"),
+}
+
+
+def collection_path(api_version: str, namespace: str, plural: str) -> str:
+    """API path of a namespace's objects of one kind."""
+    root = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
+    return f"{root}/namespaces/{namespace}/{plural}"
+
+
+class Cluster:
+    """The runs of a cluster, over `kube`; `is_leader` is asked before every write."""
+
+    def __init__(self, kube: Kube, is_leader: Callable[[], bool]) -> None:
+        self._kube = kube
+        self._is_leader = is_leader
+
+    async def read_run(self, key: Key) -> Run | None:
+        """The run as stored, or None where there is none. Raises ApiError."""
+        try:
+            return parse_run(await self._kube.get(f"{collection_path(API_VERSION, key.namespace, PLURAL)}/{key.name}"))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def observe(self, run: Run) -> Observed:
+        """What belongs to `run` now. Raises ApiError."""
+        jobs, pods, services, config_maps = await asyncio.gather(
+            self._list(run, "Job"),
+            self._list(run, "Pod"),
+            self._list(run, "Service", accept=METADATA_ONLY),
+            self._list(run, "ConfigMap", accept=METADATA_ONLY),
+        )
+        return Observed(
+            jobs=tuple(job for job in jobs if is_controlled_by(job, run.uid)),
+            pods=tuple(pods),
+            services=_names_of_own(services, run.uid),
+            config_maps=_names_of_own(config_maps, run.uid),
+        )
+
+    async def apply(self, run: Run, actions: Iterable[Action]) -> Applied:
+        """Do `actions` in order up to the first that fails: a later one may rest on it.
+
+        Raises ApiError 409 where a Delete's object has changed since it was observed (look again), and NotLeaderError.
+        """
+        for action in actions:
+            try:
+                match action:
+                    case Create(manifest):
+                        if await self._is_taken(run, manifest):
+                            return Applied(conflicts=(f"{manifest['kind']}/{manifest['metadata']['name']}",))
+                    case Delete():
+                        await self._delete(run, action)
+            except ApiError as error:
+                if error.reason == "Conflict" and isinstance(action, Delete):
+                    raise
+                return Applied(errors=(_describe(action, error),))
+        return Applied()
+
+    async def patch_status(self, run: Run, status: TrainingRunStatus) -> bool:
+        """Write what differs between the stored status and `status`; True where anything did.
+
+        Raises ApiError: 409 where the run has changed since it was read, 404 where it is gone.
+        """
+        stored = run.status.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+        patch = merge_patch(stored, status.model_dump(mode="json", by_alias=True, exclude_none=True))
+        if not patch:
+            return False
+        body = {"metadata": {"resourceVersion": run.resource_version}, "status": patch}
+        path = f"{collection_path(API_VERSION, run.namespace, PLURAL)}/{run.name}/status"
+        await self.write("PATCH", path, body, content_type=MERGE_PATCH)
+        return True
+
+    async def write(self, method: str, path: str, body: Manifest, content_type: str = "application/json") -> Manifest:
+        """Send a write, as long as this process leads. Raises NotLeaderError, ApiError."""
+        return await self._kube.request(
+            method, path, body=body, content_type=content_type, before_each=self._require_leadership
+        )
+
+    def _require_leadership(self) -> None:
+        if not self._is_leader():
+            raise NotLeaderError("not holding the lease any more")
+
+    async def _list(self, run: Run, kind: str, accept: str = "application/json") -> list[Manifest]:
+        path = collection_path(_COLLECTIONS[kind][0], run.namespace, _COLLECTIONS[kind][1])
+        answer = await self._kube.get(path, accept=accept, labelSelector=f"{LABEL_RUN_UID}={run.uid}")
+        items: list[Manifest] = answer["items"]
+        return items
+
+    async def _is_taken(self, run: Run, manifest: Manifest) -> bool:
+        """Create the object; True where its name is held by one that is not the run's."""
+        path = collection_path(manifest["apiVersion"], run.namespace, _COLLECTIONS[manifest["kind"]][1])
+        try:
+            await self.write("POST", path, manifest)
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            holder = await self._kube.get(f"{path}/{manifest['metadata']['name']}")
+            return not is_controlled_by(holder, run.uid)
+        return False
+
+    async def _delete(self, run: Run, action: Delete) -> None:
+        api_version, plural = _COLLECTIONS[action.kind]
+        path = f"{collection_path(api_version, run.namespace, plural)}/{action.name}"
+        options = {
+            "preconditions": {"uid": action.uid, "resourceVersion": action.resource_version},
+            "propagationPolicy": "Background",
+        }
+        try:
+            await self.write("DELETE", path, options)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+
+def is_controlled_by(manifest: Manifest, uid: str) -> bool:
+    """Whether the object's controller owner is the one with `uid`."""
+    owners = manifest["metadata"].get("ownerReferences", [])
+    return any(owner.get("controller") and owner["uid"] == uid for owner in owners)
+
+
+def parse_run(manifest: Manifest) -> Run:
+    """A stored TrainingRun; a spec that does not validate becomes `spec_error`, since a person has to hear of it."""
+    metadata = manifest["metadata"]
+    spec, spec_error = None, None
+    try:
+        spec = TrainingRunSpec.model_validate(manifest.get("spec", {}))
+    except ValidationError as error:
+        spec_error = describe_validation_error(error)
+    return Run(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        generation=metadata["generation"],
+        resource_version=metadata["resourceVersion"],
+        spec=spec,
+        status=TrainingRunStatus.model_validate(manifest.get("status", {})),
+        spec_error=spec_error,
+        deleting="deletionTimestamp" in metadata,
+    )
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """One line for each mistake, with the field's path: `spec.data.train[0].uri: ...`."""
+    return "; ".join(
+        f"{_field_path(mistake['loc'])}: {mistake['msg'].removeprefix('Value error, ')}" for mistake in error.errors()
+    )
+
+
+def _field_path(loc: tuple[int | str, ...]) -> str:
+    return "spec" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+
+
+def merge_patch(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The JSON merge patch (RFC 7396) that makes `old` into `new`: what is gone is null, lists are replaced whole."""
+    patch: dict[str, Any] = dict.fromkeys(old.keys() - new.keys())
+    for name, value in new.items():
+        before = old.get(name)
+        if name not in old:
+            patch[name] = value
+        elif isinstance(before, dict) and isinstance(value, dict):
+            if inner := merge_patch(before, value):
+                patch[name] = inner
+        elif before != value:
+            patch[name] = value
+    return patch
+
+
+def _names_of_own(manifests: Iterable[Manifest], uid: str) -> frozenset[str]:
+    return frozenset(manifest["metadata"]["name"] for manifest in manifests if is_controlled_by(manifest, uid))
+
+
+def _describe(action: Action, error: ApiError) -> str:
+    match action:
+        case Create(manifest):
+            return f"cannot create {manifest['kind']} {manifest['metadata']['name']}: {error}"
+        case Delete(kind, name):
+            return f"cannot delete {kind} {name}: {error}"

@@ -1,0 +1,187 @@
+"""The operator process: `python -m runyard operator`.
+
+    kopf (watches, writes nothing) ── namespace/name ──> Runtime's queue ──> Reconciler, while we hold the Lease
+
+Watch errors that kopf cannot mend end the process; Kubernetes starts it again, and nothing is lost, since nothing is
+kept here. Upon SIGTERM the workers stop first, then the lease is released, so that a successor begins at once.
+
+Settings are read from the environment, here alone:
+
+| variable | default | meaning |
+|---|---|---|
+| RUNYARD_TRAINER_IMAGE | (required) | image of pods whose run names none |
+| RUNYARD_STORAGE_ENDPOINT | AWS | URL of the S3 server |
+| RUNYARD_STORAGE_REGION | us-east-1 | |
+| RUNYARD_STORAGE_ADDRESSING | virtual | `path` or `virtual` |
+| RUNYARD_STORAGE_SECRET_NAME | runyard-s3 | Secret with the S3 keys, in each run's namespace |
+| RUNYARD_DEFAULT_CPU, RUNYARD_DEFAULT_MEMORY | 1, 4Gi | of pods whose run asks for none |
+| RUNYARD_NAMESPACES | all | namespaces to serve, separated by commas |
+| RUNYARD_PROGRESS_INTERVAL_SECONDS | 5 | how often a training run is asked how far it is |
+| RUNYARD_PROBE_PORT, RUNYARD_METRICS_PORT | 8081, 8080 | /healthz and /readyz; /metrics |
+| RUNYARD_LOG_FORMAT, RUNYARD_LOG_LEVEL | text, INFO | `text` or `json`, one line a record |
+| POD_NAME, POD_NAMESPACE | host name, default | holder and place of the Lease `runyard-operator` |
+| POD_IP | 127.0.0.1 | address that the two ports listen on |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import aiohttp
+from runyard_trainer.outcome import UserError
+
+from runyard.api import API_VERSION, PLURAL
+from runyard.cluster import Cluster, Key, NotLeaderError
+from runyard.kube import ApiError, Kube, connect
+from runyard.lease import Lease, LeaseKey
+from runyard.logs import configure_logging
+from runyard.probes import serve_metrics, serve_probes
+from runyard.progress import ProgressReader
+from runyard.reconcile import ApplyError, Reconciler
+from runyard.runtime import Runtime
+from runyard.telemetry import Telemetry
+from runyard.watch import Watch
+from runyard.world import Settings
+
+logger = logging.getLogger(__name__)
+
+LEASE_NAME = "runyard-operator"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The environment, parsed."""
+
+    settings: Settings
+    namespaces: tuple[str, ...]
+    """To serve; empty: all."""
+    lease: LeaseKey
+    address: str
+    probe_port: int
+    metrics_port: int
+    progress_interval_s: float
+
+
+def read_config(environment: Mapping[str, str]) -> Config:
+    """Parse the environment. Raises UserError that names the variable."""
+    settings = Settings(
+        trainer_image=_required(environment, "RUNYARD_TRAINER_IMAGE"),
+        storage_endpoint=environment.get("RUNYARD_STORAGE_ENDPOINT") or None,
+        storage_region=environment.get("RUNYARD_STORAGE_REGION", "us-east-1"),
+        storage_addressing=environment.get("RUNYARD_STORAGE_ADDRESSING", "virtual"),
+        storage_secret_name=environment.get("RUNYARD_STORAGE_SECRET_NAME", "runyard-s3"),
+        default_cpu=environment.get("RUNYARD_DEFAULT_CPU", "1"),
+        default_memory=environment.get("RUNYARD_DEFAULT_MEMORY", "4Gi"),
+    )
+    if settings.storage_addressing not in ("path", "virtual"):
+        raise UserError(f"RUNYARD_STORAGE_ADDRESSING is {settings.storage_addressing!r}: set it to path or virtual")
+    return Config(
+        settings=settings,
+        namespaces=tuple(filter(None, environment.get("RUNYARD_NAMESPACES", "").replace(" ", "").split(","))),
+        lease=LeaseKey(
+            namespace=environment.get("POD_NAMESPACE", "default"),
+            name=LEASE_NAME,
+            identity=environment.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
+        ),
+        address=environment.get("POD_IP", "127.0.0.1"),
+        probe_port=int(_number(environment, "RUNYARD_PROBE_PORT", 8081)),
+        metrics_port=int(_number(environment, "RUNYARD_METRICS_PORT", 8080)),
+        progress_interval_s=_number(environment, "RUNYARD_PROGRESS_INTERVAL_SECONDS", 5),
+    )
+
+
+def _required(environment: Mapping[str, str], name: str) -> str:
+    if value := environment.get(name):
+        return value
+    raise UserError(f"{name} is not set: see the table in runyard/main.py")
+
+
+def _number(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name, str(default))
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{name} is {text!r}: it must be a number") from None
+
+
+def run() -> None:
+    """Run the operator until SIGTERM or SIGINT; exit 1 where it cannot go on, so that Kubernetes starts it again."""
+    try:
+        configure_logging(os.environ.get("RUNYARD_LOG_FORMAT", "text"), os.environ.get("RUNYARD_LOG_LEVEL", "INFO"))
+        asyncio.run(operate(read_config(os.environ)))
+    except (UserError, ApiError) as error:
+        logger.error("%s", error)  # noqa: TRY400 - a person can mend it: a traceback would only hide the message
+        sys.exit(1)
+    except Exception:
+        logger.exception("the operator cannot go on")
+        sys.exit(1)
+
+
+async def operate(config: Config) -> None:
+    """Watch, lead and reconcile until a signal says stop. Raises what made it impossible to go on."""
+    telemetry = Telemetry()
+    async with AsyncExitStack() as stack:
+        kube = await stack.enter_async_context(connect(telemetry.request_tracer()))
+        pods = await stack.enter_async_context(aiohttp.ClientSession())
+        await require_crd(kube)
+        lease = Lease(kube, config.lease, on_change=telemetry.set_leader)
+        reconciler = Reconciler(
+            cluster=Cluster(kube, lease.is_leader),
+            progress=ProgressReader(pods, config.progress_interval_s, asyncio.get_running_loop().time),
+            telemetry=telemetry,
+            settings=config.settings,
+            instance=config.lease.identity,
+        )
+        runtime: Runtime[Key] = Runtime(
+            reconciler, gate=lease.wait_until_leader, expected_errors=(ApiError, ApplyError, NotLeaderError)
+        )
+        telemetry.watch_queue(lambda: len(runtime.queue))
+        watch = Watch(kube, runtime.queue.add, config.namespaces)
+        await stack.enter_async_context(serve_probes(config.address, config.probe_port, watch.is_ready))
+        await stack.enter_async_context(serve_metrics(config.address, config.metrics_port, telemetry.render))
+        await _run_until_signal(runtime, lease, watch)
+
+
+async def require_crd(kube: Kube) -> None:
+    """Raise UserError where the API server does not serve TrainingRuns: kopf would wait for ever in silence."""
+    try:
+        served = await kube.get(f"/apis/{API_VERSION}")
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        served = {"resources": []}
+    if PLURAL not in {resource["name"] for resource in served["resources"]}:
+        raise UserError(f"the cluster does not know {PLURAL}.{API_VERSION}: install the CRD (it is in the chart)")
+
+
+async def _run_until_signal(runtime: Runtime[Key], lease: Lease, watch: Watch) -> None:
+    """Workers stop before the lease is released, and the lease is released before the slow end of the watches."""
+    stop = asyncio.Event()
+    watching = await watch.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    working = asyncio.create_task(runtime.run(), name="workers")
+    electing = asyncio.create_task(lease.run(), name="lease")
+    stopping = asyncio.create_task(stop.wait(), name="stop signal")
+    try:
+        await asyncio.wait({watching, working, electing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (working, electing, stopping):
+            task.cancel()
+        ended = await asyncio.gather(working, electing, stopping, return_exceptions=True)
+        await lease.release()
+        watch.stop()
+        await watching
+    for outcome in ended:
+        if isinstance(outcome, Exception):
+            raise outcome
+    if not stop.is_set():
+        raise RuntimeError("the watches ended by themselves")

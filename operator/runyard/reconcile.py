@@ -1,0 +1,81 @@
+"""Bring one run forward: read, plan, apply, one status write, then Events.
+
+What goes wrong while applying is a fact like any other: the plan is made again with it, so that it reaches status in
+the same pass, and the pass then counts as failed, so that the queue backs off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from runyard.cluster import Cluster, Key
+from runyard.events import record_event
+from runyard.kube import ApiError
+from runyard.plan import plan
+from runyard.progress import ProgressReader
+from runyard.telemetry import Telemetry
+from runyard.world import Plan, Settings
+
+AFTER_CONFLICT_S = 0.2
+FOREVER_S = float("inf")
+
+
+class ApplyError(Exception):
+    """Some of a plan's actions failed; status says so."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Reconciler:
+    """What reconciling needs. `instance` names this process in Events."""
+
+    cluster: Cluster
+    progress: ProgressReader
+    telemetry: Telemetry
+    settings: Settings
+    instance: str
+    now: Callable[[], datetime] = _now
+
+    async def __call__(self, key: Key) -> float | None:
+        """Bring `key` forward; return in how many seconds to look again, or None where the run is gone or going.
+
+        Raises ApiError, ApplyError, NotLeaderError: the queue tries again later.
+        """
+        with self.telemetry.timed_reconcile():
+            try:
+                return await self._reconcile(key)
+            except ApiError as error:
+                if error.reason == "Conflict":  # someone else was quicker: nothing is wrong, but all must be read anew
+                    return AFTER_CONFLICT_S
+                raise
+
+    async def _reconcile(self, key: Key) -> float | None:
+        run = await self.cluster.read_run(key)
+        if run is None or run.deleting:
+            self.progress.forget(key)
+            self.telemetry.set_phase(key, None)
+            return None
+        observed = await self.cluster.observe(run)
+        observed = replace(observed, progress=await self.progress.read(key, observed.pods))
+        planned = plan(run, observed, self.settings, self.now())
+        applied = await self.cluster.apply(run, planned.actions)
+        if applied.failed:
+            observed = replace(observed, conflicts=applied.conflicts, apply_errors=applied.errors)
+            planned = plan(run, observed, self.settings, self.now())
+        await self.cluster.patch_status(run, planned.status)
+        self.telemetry.set_phase(key, planned.status.phase)
+        for event in planned.events:
+            await record_event(self.cluster, run, event, planned.status.attempt, self.instance, self.now())
+        if applied.failed:
+            raise ApplyError("; ".join(applied.errors + tuple(f"{name} is not ours" for name in applied.conflicts)))
+        return self._again_in_s(key, planned)
+
+    def _again_in_s(self, key: Key, planned: Plan) -> float:
+        progress_s = self.progress.due_in_s(key)
+        planned_s = (planned.requeue_at - self.now()).total_seconds() if planned.requeue_at else None
+        return min(seconds for seconds in (progress_s, planned_s, FOREVER_S) if seconds is not None)

@@ -1,0 +1,94 @@
+"""Watching with kopf, which here does nothing else: an event about a run, its Jobs or Pods becomes the run's key.
+
+Jobs and Pods are filtered by label on the server, so other people's are never sent here. kopf lists before it watches:
+what happened while nobody watched is not missed. Where it cannot go on it ends with an error, and so does the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import kopf
+
+from runyard.api import GROUP, LABEL_RUN, LABEL_RUN_UID, PLURAL, VERSION
+from runyard.cluster import Key
+from runyard.kube import Kube
+
+
+class Watch:
+    """The watches of an operator: `start`, then `stop`."""
+
+    def __init__(self, kube: Kube, on_key: Callable[[Key], None], namespaces: tuple[str, ...]) -> None:
+        """`on_key` is called in the event loop. No `namespaces` means all."""
+        self._kube = kube
+        self._on_key = on_key
+        self._namespaces = namespaces
+        self._ready = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    def is_ready(self) -> bool:
+        """True once kopf has logged in and begins to watch."""
+        return self._ready.is_set()
+
+    async def start(self) -> asyncio.Task[None]:
+        """Begin to watch; the task returned ends upon `stop`, or with the error that ended the watches.
+
+        kopf takes over SIGTERM and SIGINT here: whoever wants them has to take them back after this returns.
+        """
+        ours = asyncio.all_tasks()
+        tasks = await kopf.spawn_tasks(
+            registry=self._build_registry(),
+            settings=build_settings(),
+            standalone=True,
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+            ready_flag=self._ready,
+            stop_flag=self._stopping,
+        )
+        return asyncio.create_task(kopf.run_tasks(tasks, ignored=ours), name="watches")
+
+    def stop(self) -> None:
+        """End the watches."""
+        self._stopping.set()
+
+    def _build_registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+
+        async def log_in(**_: Any) -> kopf.ConnectionInfo:
+            credentials = await self._kube.credentials()
+            return kopf.ConnectionInfo(
+                server=credentials.server,
+                ca_path=credentials.ca_path,
+                insecure=credentials.insecure,
+                certificate_path=credentials.certificate_path,
+                private_key_path=credentials.private_key_path,
+                scheme="Bearer" if credentials.token else None,
+                token=credentials.token,
+            )
+
+        async def on_run(*, namespace: str | None, name: str, **_: Any) -> None:
+            self._on_key(Key(str(namespace), name))
+
+        async def on_owned(*, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+            if name := labels.get(LABEL_RUN):
+                self._on_key(Key(str(namespace), name))
+
+        kopf.on.login(registry=registry)(log_in)
+        kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(on_run)
+        kopf.on.event("batch", "v1", "jobs", labels={LABEL_RUN_UID: kopf.PRESENT}, registry=registry)(on_owned)
+        kopf.on.event("", "v1", "pods", labels={LABEL_RUN_UID: kopf.PRESENT}, registry=registry)(on_owned)
+        return registry
+
+
+def build_settings() -> kopf.OperatorSettings:
+    """kopf, told to watch and to write nothing: no Events, no peering, no discovery of CRDs and namespaces."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    settings.peering.mandatory = False
+    settings.scanning.disabled = True
+    settings.watching.label_selectors["batch", "v1", "jobs"] = LABEL_RUN_UID
+    settings.watching.label_selectors["", "v1", "pods"] = LABEL_RUN_UID
+    return settings
