@@ -1,4 +1,4 @@
-"""The operator of an instance, installed as its users install it: from the chart, under the chart's ServiceAccount and RBAC."""
+"""The operator of an instance, installed as its users install it: from the chart, under its ServiceAccount and RBAC."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from runyard.local.instance import REGION, Instance
 from runyard.local.kubectl import Kubectl
 
 NAMESPACE = "runyard-system"
-DEPLOYMENT = "runyard-operator"
 SECRET = "runyard-s3"  # noqa: S105 - the name of a Secret, not one
 
+_SELECTOR = "app.kubernetes.io/name=runyard"
 _AVAILABLE_DEADLINE_S = 90
 
 
@@ -29,23 +29,23 @@ def find_chart() -> Path:
     chart = clone / "charts" / "runyard"
     if not (chart / "Chart.yaml").is_file():
         raise UserError(
-            f"the chart is not at {chart}: run from a clone of the repository (`pip install -e '.[operator,trainer,local]'`), "
-            "or bring up the control plane alone with --no-operator"
+            f"the chart is not at {chart}: run from a clone of the repository, installed with "
+            "`pip install -e '.[operator,trainer,local]'`, or bring up the control plane alone with --no-operator"
         )
     return chart
 
 
-def install_operator(instance: Instance, kubectl: Kubectl, helm: Path) -> None:
+def install_operator(instance: Instance, kubectl: Kubectl) -> None:
     """Apply what the chart renders, and wait until the operator says that it is ready.
 
     Raises:
         UserError: the chart does not render, is not accepted, or the operator does not become ready.
     """
     kubectl.apply(yaml.safe_dump({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}))
-    kubectl.apply(render_chart(instance, helm))
+    kubectl.apply(render_chart(instance))
     try:
         kubectl.run(
-            *("rollout", "status", "deployment", "--namespace", NAMESPACE, "--selector", "app.kubernetes.io/name=runyard"),
+            *("rollout", "status", "deployment", "--namespace", NAMESPACE, "--selector", _SELECTOR),
             f"--timeout={_AVAILABLE_DEADLINE_S}s",
         )
     except UserError as error:
@@ -55,11 +55,17 @@ def install_operator(instance: Instance, kubectl: Kubectl, helm: Path) -> None:
         ) from error
 
 
-def render_chart(instance: Instance, helm: Path) -> str:
+def is_operator_available(kubectl: Kubectl) -> bool:
+    """Whether the operator's Deployment has a pod that is ready."""
+    found = kubectl.get("deployments", "--namespace", NAMESPACE, "--selector", _SELECTOR)
+    return any(item.get("status", {}).get("availableReplicas", 0) > 0 for item in (found or {"items": []})["items"])
+
+
+def render_chart(instance: Instance) -> str:
     """The chart's manifests for this instance, CRD included."""
     values = instance.state / "values.yaml"
     values.write_text(yaml.safe_dump(_build_values(instance)))
-    argv = [str(helm), "template", "runyard", str(find_chart()), "--include-crds"]
+    argv = [str(instance.helm), "template", "runyard", str(find_chart()), "--include-crds"]
     done = subprocess.run(
         [*argv, "--namespace", NAMESPACE, "--values", str(values)], capture_output=True, text=True, check=False
     )

@@ -1,8 +1,8 @@
 """etcd, kube-apiserver, kube-controller-manager and kube-scheduler: how each is started, and when it is ready.
 
-Everything listens on 127.0.0.1. etcd asks for a client certificate that only the API server has; the API server knows its
-users by random tokens. Endpoint controllers are off: they refuse the 127.x addresses of pods, so names are resolved from
-Pods by the node agent.
+Everything listens on 127.0.0.1. etcd asks for a client certificate that only the API server has; the API server knows
+its users by random tokens. Endpoint controllers are off: they refuse the 127.x addresses of pods, so names are resolved
+from Pods by the node agent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CONTROLLERS_OFF = ("endpoints-controller", "endpointslice-controller", "endpoin
 
 
 def build_etcd(instance: Instance, binary: Path) -> Command:
-    """Fsync is off: a crash of a process loses nothing, and a crash of the machine is not what a demonstration survives."""
+    """Without fsync: a process that crashes loses nothing, and that the machine does not crash is good enough here."""
     certs = instance.certs
     client_url = f"https://127.0.0.1:{instance.ports.etcd}"
     peer_url = f"https://127.0.0.1:{instance.ports.etcd_peer}"
@@ -107,9 +107,7 @@ def is_apiserver_ready(instance: Instance) -> bool:
     """Whether /readyz says ok."""
     context = ssl.create_default_context(cafile=str(instance.certs / "ca.crt"))
     # Loopback never goes through a proxy, whatever the environment says.
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
         with opener.open(f"{instance.apiserver_url}/readyz", timeout=2) as answer:
             return bool(answer.read() == b"ok")

@@ -102,6 +102,14 @@ class Instance:
         return self.state / "s3-keys.json"
 
     @property
+    def kubectl(self) -> Path:
+        return self.state / "bin" / "kubectl"
+
+    @property
+    def helm(self) -> Path:
+        return self.state / "bin" / "helm"
+
+    @property
     def apiserver_url(self) -> str:
         return f"https://127.0.0.1:{self.ports.apiserver}"
 
@@ -156,5 +164,15 @@ def lock_state(state: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another `runyard local` command is at work on {state}; try again when it is done") from None
+            raise UserError(f"another `runyard local` command is at work on {state}; wait until it is done") from None
+        _check_ours(state)
         yield
+
+
+def _check_ours(state: Path) -> None:
+    """So that `down --delete` never removes somebody's files."""
+    strangers = [path.name for path in state.iterdir() if path.name not in ("lock", "instance.json.tmp")]
+    if strangers and not (state / "instance.json").exists():
+        raise UserError(
+            f"{state} holds other files ({', '.join(sorted(strangers)[:3])}); choose a new directory with --dir"
+        )

@@ -38,8 +38,9 @@ class Kubectl:
         return found
 
     def apply(self, manifests: str) -> None:
-        """Server-side apply, so that what was applied before and is gone from `manifests` stays untouched."""
-        self.run("apply", "--server-side", "--force-conflicts", "--field-manager=runyard-local", "-f", "-", stdin=manifests)
+        """Server-side apply of YAML documents."""
+        flags = ("--server-side", "--force-conflicts", "--field-manager=runyard-local", "--filename=-")
+        self.run("apply", *flags, stdin=manifests)
 
     def _call(self, arguments: tuple[str, ...], stdin: str | None) -> subprocess.CompletedProcess[str]:
         argv = [str(self.binary), f"--kubeconfig={self.kubeconfig}", "--request-timeout=30s", *arguments]

@@ -56,15 +56,16 @@ def bring_up(state: Path, wanted: Wanted) -> bool:
     binaries = find_or_build()
     with lock_state(state):
         instance = _prepare(state, wanted)
+        _link_clients(instance, binaries)
         started = _run_servers(instance, binaries)
-        kubectl = Kubectl(binaries.kubectl, instance.kubeconfig)
+        kubectl = Kubectl(instance.kubectl, instance.kubeconfig)
         started |= _run_nodes(instance, kubectl)
         if started:
             with show_step("Bucket, Secret and ServiceAccount"):
                 _apply_secret(instance, kubectl)
-        if wanted.operator and (started or kubectl.get("deployment", "--namespace", "runyard-system") is None):
+        if wanted.operator:
             with show_step("Operator"):
-                install_operator(instance, kubectl, binaries.helm)
+                install_operator(instance, kubectl)
     return started
 
 
@@ -95,6 +96,14 @@ def _prepare(state: Path, wanted: Wanted) -> Instance:
     make_certs(instance.certs)
     controlplane.write_credentials(instance)
     return instance
+
+
+def _link_clients(instance: Instance, binaries: Binaries) -> None:
+    """`bin/` is what a person puts on PATH: the clients, and none of the servers."""
+    for link, binary in ((instance.kubectl, binaries.kubectl), (instance.helm, binaries.helm)):
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(binary)
 
 
 def _ports_are_ours(instance: Instance) -> bool:
