@@ -82,7 +82,8 @@ def _check_conditional_writes(target: Location) -> None:
     if not all(enforced):
         raise UserError(
             f"{target.store.uri}: this store does not keep conditional writes (If-Match, If-None-Match), so two "
-            "attempts that overlap could overwrite each other. Use a store that does, or accept the risk: storage.fencing: none",
+            "attempts that overlap could overwrite each other. Use a store that does, or accept the risk with "
+            "storage.fencing: none",
             ExitCode.STORAGE_ERROR,
         )
 

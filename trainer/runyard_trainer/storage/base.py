@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -143,9 +143,13 @@ class Location:
         """As `ObjectStore.delete`."""
         self.store.delete(self.prefix)
 
-    def open(self) -> io.BufferedReader:
-        """A stream over the object as it is now; PreconditionFailed while reading if it changes meanwhile."""
-        return io.BufferedReader(_RangeReader(self.store, self.head()), buffer_size=_READ_BYTES)
+    def open(self, on_read: Callable[[int], object] = lambda _: None) -> io.BufferedReader:
+        """A stream over the object as it is now; PreconditionFailed while reading if it changes meanwhile.
+
+        Args:
+            on_read: told how many bytes each request brought.
+        """
+        return io.BufferedReader(_RangeReader(self.store, self.head(), on_read), buffer_size=_READ_BYTES)
 
 
 _READ_BYTES = 8 << 20
@@ -154,9 +158,10 @@ _READ_BYTES = 8 << 20
 class _RangeReader(io.RawIOBase):
     """Reads by ranges: each is retried by itself, so that a long read outlives a dropped connection."""
 
-    def __init__(self, store: ObjectStore, info: ObjectInfo) -> None:
+    def __init__(self, store: ObjectStore, info: ObjectInfo, on_read: Callable[[int], object]) -> None:
         self._store = store
         self._info = info
+        self._on_read = on_read
         self._position = 0
 
     def readable(self) -> bool:
@@ -169,4 +174,5 @@ class _RangeReader(io.RawIOBase):
         data = self._store.get_range(self._info.key, self._position, num_bytes, if_match=self._info.etag)
         buffer[: len(data)] = data
         self._position += len(data)
+        self._on_read(len(data))
         return len(data)

@@ -39,7 +39,7 @@ _REMEDIES = {
     "NoSuchBucket": "there is no such bucket: create it, or mend {field}",
     "InvalidBucketName": "this is no name for a bucket: mend {field}",
     "InvalidAccessKeyId": f"the access key is unknown: check AWS_ACCESS_KEY_ID in {_NAMED_SECRET}",
-    "SignatureDoesNotMatch": f"the secret key is wrong: check AWS_NAMED_SECRET_ACCESS_KEY in {_NAMED_SECRET}",
+    "SignatureDoesNotMatch": f"the secret key is wrong: check AWS_SECRET_ACCESS_KEY in {_NAMED_SECRET}",
     "InvalidToken": f"the session token is not valid: renew {_NAMED_SECRET}",
     "ExpiredToken": f"the credentials have expired: renew {_NAMED_SECRET}",
     "AccessDenied": f"these credentials have no right to do that: grant it, or change {_NAMED_SECRET}",
@@ -155,7 +155,7 @@ class S3Store:
             yield
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise UserError(
-                f"{self._field}: no credentials for {self._endpoint}: give AWS_ACCESS_KEY_ID and AWS_NAMED_SECRET_ACCESS_KEY "
+                f"{self._field}: no credentials for {self._endpoint}: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
                 f"(in a cluster: in {_NAMED_SECRET})",
                 ExitCode.STORAGE_ERROR,
             ) from error

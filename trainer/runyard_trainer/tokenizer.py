@@ -1,0 +1,116 @@
+"""The tokenizer of a run: trained on its text, or read from a folder in storage.
+
+One end-of-document token, the tokenizer's eos, ends every document and fills what is padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.storage import Location
+
+END_OF_TEXT = "<|endoftext|>"
+"""The one special token of a tokenizer trained here: eos, bos and pad. Its id is 0."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+)
+"""What belongs to a tokenizer in a model folder. No code among it."""
+
+
+@dataclass(frozen=True)
+class DocumentTokenizer:
+    """Turns documents into token ids that end with the end-of-document token."""
+
+    folder: Path
+    """Its files, as AutoTokenizer opens them; and nothing else."""
+    backend: Tokenizer
+    vocab_size: int
+    """One more than the largest token id."""
+    eos_token_id: int
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without the special tokens that a tokenizer adds by itself, with the end-of-document token."""
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [[*encoding.ids, self.eos_token_id] for encoding in encodings]
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> DocumentTokenizer:
+    """Learn a byte-level BPE and save it: the same texts give the same tokenizer.
+
+    Args:
+        texts: read once, as a stream.
+        vocab_size: at most so many tokens: little text yields fewer.
+        folder: where to save it.
+    """
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=END_OF_TEXT, bos_token=END_OF_TEXT, pad_token=END_OF_TEXT
+    )
+    fast.save_pretrained(str(folder))
+    return _open(folder, "the tokenizer trained here")
+
+
+def load_tokenizer(source: Location, folder: Path, field: str) -> DocumentTokenizer:
+    """Read the tokenizer of a folder in storage; no code of it is run.
+
+    Args:
+        source: the folder, with tokenizer.json.
+        folder: where to put its files.
+        field: path of the recipe's field that names it, for messages.
+
+    Raises:
+        UserError: DATA_ERROR where it is missing, cannot be opened or has no eos token.
+    """
+    names = {info.key.rpartition("/")[2] for info in source.list()}
+    if "tokenizer.json" not in names:
+        raise UserError(
+            f"{field}: {source} has no tokenizer.json: save a fast tokenizer there with save_pretrained",
+            ExitCode.DATA_ERROR,
+        )
+    wanted = [name for name in TOKENIZER_FILES if name in names]
+    for name in wanted:
+        (source / name).download_file(folder / name)
+    return _open(folder, f"{field}: {source}")
+
+
+def _open(folder: Path, where: str) -> DocumentTokenizer:
+    """Open a folder as a user of the model will."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+    except Exception as error:  # noqa: BLE001 - transformers and tokenizers raise bare Exception for a broken file
+        raise UserError(f"{where}: the tokenizer cannot be opened: {error}", ExitCode.DATA_ERROR) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{where}: the tokenizer has no eos_token, which ends every document: name one in tokenizer_config.json",
+            ExitCode.DATA_ERROR,
+        )
+    vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+    return DocumentTokenizer(folder, backend, vocab_size, tokenizer.eos_token_id)
