@@ -1,0 +1,43 @@
+{{/* Name of everything in the release's namespace; of what is cluster-wide, with the namespace, so that two releases fit. */}}
+{{- define "runyard.name" -}}
+{{- if eq .Release.Name "runyard" -}}runyard-operator{{- else -}}{{ printf "%s-runyard-operator" .Release.Name | trunc 63 | trimSuffix "-" }}{{- end -}}
+{{- end -}}
+
+{{- define "runyard.clusterName" -}}
+{{ printf "%s:%s" .Release.Namespace (include "runyard.name" .) }}
+{{- end -}}
+
+{{- define "runyard.selectorLabels" -}}
+app.kubernetes.io/name: runyard
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
+{{- define "runyard.labels" -}}
+{{ include "runyard.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end -}}
+
+{{/* What the operator may do where runs live: exactly what it does. It reads no Secret, and deletes nothing but Jobs. */}}
+{{- define "runyard.rules" -}}
+- apiGroups: [runyard.dev]
+  resources: [trainingruns]
+  verbs: [get, list, watch]
+- apiGroups: [runyard.dev]
+  resources: [trainingruns/status]
+  verbs: [patch]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [services, configmaps]
+  verbs: [get, list, create]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- end -}}
