@@ -1,0 +1,86 @@
+"""How the ranks agree beside the training: over a process group of its own, so that nothing interleaves with its collectives."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Generic, TypeVar
+
+import torch.distributed as dist
+
+from runyard_trainer.outcome import Interrupted
+
+T = TypeVar("T")
+
+
+class Agreement:
+    """Values and failures that every rank learns of alike. Made by all ranks together; a world of one needs no process group."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.is_distributed = dist.is_initialized()
+        timeout = timedelta(seconds=timeout_s)
+        self.group = dist.new_group(backend="gloo", timeout=timeout) if self.is_distributed else None
+        self._rank = dist.get_rank() if self.is_distributed else 0
+        self._size = dist.get_world_size() if self.is_distributed else 1
+
+    def gather(self, work: Callable[[], T]) -> list[T]:
+        """Do `work` on every rank; all get the values of all, by rank.
+
+        Raises:
+            Exception: on every rank, where `work` failed on any; the lowest rank's.
+            Interrupted: a rank is gone, or was not heard of in time.
+        """
+        outcomes = self._exchange(_attempt(work))
+        for outcome in outcomes:
+            if outcome.error is not None:
+                raise outcome.error
+        return [outcome.value for outcome in outcomes]  # type: ignore[misc]  # there is a value where there is no error
+
+    def from_rank_0(self, work: Callable[[], T]) -> T:
+        """Do `work` on rank 0 alone; all get its value. Raises as `gather`."""
+        values = self.gather(work if self._rank == 0 else lambda: None)
+        return values[0]  # type: ignore[return-value]  # rank 0's is a T
+
+    def _exchange(self, own: _Outcome[T]) -> list[_Outcome[T]]:
+        outcomes = [own] * self._size
+        if self.is_distributed:
+            try:
+                dist.all_gather_object(outcomes, own, group=self.group)
+            except RuntimeError as error:
+                raise lost_a_peer(error) from error
+            outcomes[self._rank] = own
+        return outcomes
+
+
+def lost_a_peer(error: BaseException) -> Interrupted:
+    """What a failed collective means."""
+    return Interrupted(f"lost a peer: {str(error).partition(chr(10))[0]}")
+
+
+@dataclass
+class _Outcome(Generic[T]):
+    """What came of `work` on one rank."""
+
+    value: T | None = None
+    error: Exception | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"value": self.value, "error": self.error and _to_portable(self.error)}
+
+
+def _attempt(work: Callable[[], T]) -> _Outcome[T]:
+    try:
+        return _Outcome(work())
+    except Exception as error:  # noqa: BLE001: every rank learns of it and raises it
+        return _Outcome(error=error)
+
+
+def _to_portable(error: Exception) -> Exception:
+    """The same error if another process can be told it as it is, else its text."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301: just made here
+    except Exception:  # noqa: BLE001: whatever a foreign class does when it is copied
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

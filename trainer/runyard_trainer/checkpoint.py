@@ -1,0 +1,342 @@
+"""Saving a run while it goes on, and finding it again.
+
+    save      the state is copied to the CPU (training waits for that only); then, in a thread of its own:
+              DCP writes each rank's part to the node's disk ─> each rank uploads its files ─> ranks exchange lists of them
+              ─> rank 0 uploads the manifest, swaps the head, deletes what need not be kept ─> all ranks learn how it ended
+    restore   newest first, the checkpoints of the head: the manifest and every file that is needed are checked by sha256 before
+              anything is read into the model; one that is not whole is passed over for the next older one
+
+At most one save is under way. What goes wrong in the thread is raised by the next `save`, `check` or `wait`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch.distributed.checkpoint as dcp
+from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.stateful import Stateful
+
+from runyard_trainer.agreement import Agreement, lost_a_peer
+from runyard_trainer.checkpoint_files import (
+    CHECKPOINTS_NAME,
+    MANIFEST_NAME,
+    CheckpointFolder,
+    Corrupt,
+    FileEntry,
+    Manifest,
+    PlainLoadPlanner,
+    VerifiedReader,
+    folder_name,
+    read_manifest,
+    upload_file,
+)
+from runyard_trainer.context import World
+from runyard_trainer.head import CheckpointEntry, Head
+from runyard_trainer.outcome import CommittedCheckpoint, ExitCode, Interrupted, UserError
+from runyard_trainer.storage import Location, StorageUnavailable
+
+PEER_TIMEOUT_S = 1800.0
+"""How long a rank waits for the slowest one's upload. One that is dead is noticed at once."""
+
+STORE_TIMEOUT_S = 900.0
+"""How long a store that does not answer delays a save before it fails."""
+
+T = TypeVar("T")
+State = dict[str, Any]
+"""By name: tensors, plain values, nested dicts of them, or a `Stateful`. DTensors are saved by their parts; of anything else rank 0's
+value is what is saved. A list whose length changes must be one value (a string, say): DCP looks each element up by its place.
+"""
+
+_log = logging.getLogger(__name__)
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+
+
+def select_retained(
+    entries: tuple[CheckpointEntry, ...], keep_last: int, keep_every_steps: int | None
+) -> tuple[CheckpointEntry, ...]:
+    """Of checkpoints, newest first, those to keep: the first `keep_last` and each whose step is a multiple."""
+    return tuple(
+        entry
+        for place, entry in enumerate(entries)
+        if place < keep_last or (keep_every_steps and entry.step % keep_every_steps == 0)
+    )
+
+
+class Checkpointer:
+    """Saves and restores; every method but the properties is called by all ranks alike.
+
+    Args:
+        output: the run's output.
+        head: rank 0's claimed head; None on the others.
+        world: this rank.
+        scratch_dir: on the node's disk, shared by its ranks; room for this node's part of a checkpoint.
+        keep_last: newest checkpoints to keep, at least 1.
+        keep_every_steps: keep, besides, those whose step is a multiple.
+    """
+
+    def __init__(
+        self,
+        output: Location,
+        head: Head | None,
+        world: World,
+        scratch_dir: Path,
+        *,
+        keep_last: int = 2,
+        keep_every_steps: int | None = None,
+    ) -> None:
+        assert (head is not None) == (world.rank == 0)
+        self._output = output
+        self._head = head
+        self._world = world
+        self._scratch_dir = scratch_dir
+        self._keep_last = keep_last
+        self._keep_every_steps = keep_every_steps
+        self._agreement = Agreement(PEER_TIMEOUT_S)
+        self._stager = DefaultStager(StagingOptions(False, False, False, False))
+        self._epoch, self._entries = self._agreement.from_rank_0(self._read_head)
+        self._pending: Future[CheckpointEntry] | None = None
+        self._staging_dir = scratch_dir / f"staging-{world.rank}"
+        shutil.rmtree(self._staging_dir, ignore_errors=True)
+
+    # ------------------------------------------------------------------------------------------------------------- state
+
+    @property
+    def committed(self) -> CommittedCheckpoint | None:
+        """The newest commit that this rank knows of."""
+        if not self._entries:
+            return None
+        newest = self._entries[0]
+        return CommittedCheckpoint(uri=str((self._output / newest.manifest).parent), step=newest.step, time=newest.time)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a save is under way on this rank. Ranks may differ for a moment: to put a save off while the last one is
+        not through, they must agree first (a flag in a reduction they make anyway), or some would save and some not.
+        """
+        return self._pending is not None and not self._pending.done()
+
+    # -------------------------------------------------------------------------------------------------------------- save
+
+    def save(self, step: int, state: State, tokens: int) -> None:
+        """Begin to save; returns once the state is copied. Waits for the former save first, and raises what it raised.
+
+        A step that is committed already is not saved again.
+        """
+        self.wait()
+        if self._entries and self._entries[0].step == step:
+            return
+        staged = self._stager.stage(_to_state_dicts(state))
+        self._pending = _start(lambda: self._save(step, staged, tokens), name=f"checkpoint-{step}")
+
+    def check(self) -> None:
+        """Raise what went wrong with the last save, if it is through; never waits.
+
+        Raises:
+            Interrupted: a newer attempt has taken over, or a peer is gone.
+            StorageUnavailable: the store has not answered for too long.
+            UserError: the store refuses, or the node's disk is full.
+        """
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait for the save under way. Raises as `check`, and Interrupted after `timeout_s`."""
+        if self._pending is None:
+            return
+        try:
+            entry = self._pending.result(timeout_s)
+        except FutureTimeoutError:
+            raise Interrupted(f"the checkpoint was not uploaded within {timeout_s:.0f} s") from None
+        self._pending = None
+        self._entries = self._retained(entry)
+
+    def _save(self, step: int, staged: State, tokens: int) -> CheckpointEntry:
+        started = time.monotonic()
+        remote = self._output / CHECKPOINTS_NAME / folder_name(step, self._epoch)
+        try:
+            self._write_staged(staged)
+            files = self._agreement.gather(lambda: self._upload_staged(remote))
+        finally:
+            shutil.rmtree(self._staging_dir, ignore_errors=True)
+        manifest = Manifest(
+            step=step,
+            epoch=self._epoch,
+            world_size=self._world.size,
+            tokens=tokens,
+            files=tuple(entry for entries in files for entry in entries),
+        )
+        entry = self._agreement.from_rank_0(lambda: self._commit(manifest, remote))
+        num_bytes = sum(file.bytes for file in manifest.files)
+        _log.info(
+            "checkpoint of step %d: %.1f MB committed in %.1f s", step, num_bytes / 1e6, time.monotonic() - started
+        )
+        return entry
+
+    def _write_staged(self, staged: State) -> None:
+        writer = dcp.FileSystemWriter(self._staging_dir, sync_files=False, per_thread_copy_ahead=0)
+        # the lowest rank's value is kept of what all have: rank 0's metrics rows, not some rank's empty ones
+        planner = dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True)
+        with _dcp_errors():
+            dcp.save(
+                staged,
+                storage_writer=writer,
+                planner=planner,
+                process_group=self._agreement.group,
+                no_dist=not self._agreement.is_distributed,
+            )
+
+    def _upload_staged(self, remote: Location) -> list[FileEntry]:
+        return [_retrying(lambda p=path: upload_file(p, remote)) for path in sorted(self._staging_dir.iterdir())]
+
+    def _commit(self, manifest: Manifest, remote: Location) -> CheckpointEntry:
+        assert self._head is not None
+        data = manifest.to_json().encode()
+        location = remote / MANIFEST_NAME
+        _retrying(lambda: location.put(data))
+        entry = CheckpointEntry(
+            step=manifest.step,
+            manifest=f"{CHECKPOINTS_NAME}/{remote.name}/{MANIFEST_NAME}",
+            sha256=hashlib.sha256(data).hexdigest(),
+            time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        )
+        head = self._head
+        _retrying(lambda: head.commit(entry, self._retained(entry)[1:]))
+        self._delete_unreferenced()
+        return entry
+
+    def _retained(self, newest: CheckpointEntry) -> tuple[CheckpointEntry, ...]:
+        return select_retained((newest, *self._entries), self._keep_last, self._keep_every_steps)
+
+    def _delete_unreferenced(self) -> None:
+        """Delete what no commit points to: checkpoints that need not be kept, and what older attempts left half uploaded.
+
+        An older attempt that is still uploading can lose nothing: the head refuses its commit.
+        """
+        assert self._head is not None
+        kept = {entry.manifest.rpartition("/")[0] for entry in self._head.state.entries}
+        folders = self._output / CHECKPOINTS_NAME
+        try:
+            for found in folders.list():
+                name = found.key.removeprefix(f"{folders.prefix}/").partition("/")[0]
+                if f"{CHECKPOINTS_NAME}/{name}" not in kept:
+                    folders.store.delete(found.key)
+        except StorageUnavailable as error:
+            _log.warning("old checkpoints stay for now: %s", error)
+
+    # ----------------------------------------------------------------------------------------------------------- restore
+
+    def restore(self, state: State) -> int | None:
+        """Load the newest whole checkpoint into `state`, in place.
+
+        Returns:
+            The step it holds, the same on every rank; None where nothing was ever committed.
+
+        Raises:
+            UserError: DATA_ERROR: there are checkpoints, and none is whole.
+            StorageUnavailable: the store does not answer: whether they are whole is not known.
+        """
+        for place, entry in enumerate(self._entries):
+            try:
+                self._load(entry, state)
+            except Corrupt as reason:
+                _log.warning("the checkpoint of step %d is passed over: %s", entry.step, reason)
+                continue
+            _log.info("continuing from the checkpoint of step %d", entry.step)
+            self._entries = self._entries[place:]
+            self._agreement.from_rank_0(self._delete_unreferenced)
+            return entry.step
+        if self._entries:
+            raise UserError(
+                f"none of the {len(self._entries)} checkpoints of {self._output} is whole. Restore their files, or start over "
+                "with another output",
+                ExitCode.DATA_ERROR,
+            )
+        return None
+
+    def _load(self, entry: CheckpointEntry, state: State) -> None:
+        manifest = self._agreement.from_rank_0(lambda: _retrying(lambda: read_manifest(self._output, entry)))
+        remote = (self._output / entry.manifest).parent
+        folder = CheckpointFolder(remote, manifest, self._scratch_dir / "restore" / remote.name)
+        reader = VerifiedReader(folder)
+        try:
+            self._agreement.gather(reader.read_metadata)
+            with _dcp_errors():
+                dcp.load(
+                    state,
+                    storage_reader=reader,
+                    planner=PlainLoadPlanner(),
+                    process_group=self._agreement.group,
+                    no_dist=not self._agreement.is_distributed,
+                )
+        finally:
+            folder.remove_local()
+
+    def _read_head(self) -> tuple[int, tuple[CheckpointEntry, ...]]:
+        assert self._head is not None
+        return self._head.epoch, self._head.state.entries
+
+
+def _to_state_dicts(state: State) -> State:
+    return {name: part.state_dict() if isinstance(part, Stateful) else part for name, part in state.items()}
+
+
+def _start(work: Callable[[], T], name: str) -> Future[T]:
+    """Run in a thread that does not keep a process alive which is to end."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001: whoever waits for the future raises it
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
+
+
+def _retrying(work: Callable[[], T]) -> T:
+    return Retrying(
+        retry=retry_if_exception_type(StorageUnavailable),
+        wait=wait_random_exponential(multiplier=1, max=30),
+        stop=stop_after_delay(STORE_TIMEOUT_S),
+        before_sleep=before_sleep_log(_log, logging.WARNING),
+        reraise=True,
+    )(work)
+
+
+@contextmanager
+def _dcp_errors():
+    """DCP's own exceptions, as what they mean: the first failing rank's error, or a lost peer."""
+    try:
+        yield
+    except CheckpointException as failed:
+        rank, (error, _) = min(failed.failures.items())
+        raise _explain(error, rank) from None
+    except RuntimeError as error:
+        raise lost_a_peer(error) from error
+
+
+def _explain(error: BaseException, rank: int) -> BaseException:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return UserError(
+            f"rank {rank}: the node's disk is too full to stage a checkpoint ({error.filename}): give the pods more ephemeral "
+            "storage, or larger nodes",
+            ExitCode.FAILED,
+        )
+    return error
