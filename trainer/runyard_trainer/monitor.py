@@ -1,0 +1,264 @@
+"""What can be seen of a run while it trains, and how it is told to stop.
+
+Rank 0 serves /progress (JSON, `outcome.Progress`) and /metrics (Prometheus), read-only, on the pod's own address. The rows of metrics.csv
+are collected here and travel in the checkpoint, so that after a resume each step is there once.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import FrameType
+from typing import Any, Literal
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+
+from runyard_trainer.outcome import PROGRESS_PORT, CommittedCheckpoint, Progress
+
+METRICS_COLUMNS = ("step", "tokens", "loss", "learning_rate", "grad_norm", "tokens_per_second", "time")
+"""Of metrics.csv."""
+
+SPEED_WINDOW_STEPS = 50
+LOG_INTERVAL_S = 10.0
+
+Stage = Literal["starting", "evaluating", "training", "exporting", "finished"]
+
+_log = logging.getLogger(__name__)
+
+
+class StopRequest:
+    """Whether this process was told to stop: SIGTERM and SIGINT set it, and do nothing else.
+
+    Ranks get the signal at different moments, and one that left the loop alone would leave the others waiting. So `requested` goes as
+    a number into the reduction that every step makes anyway (the sum of loss and tokens); where the sum is above zero, all ranks see it
+    at the same step's end, save together, and end with `Interrupted`.
+    """
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def install(self) -> None:
+        """Handle the signals from now on; only in the main thread."""
+        signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGINT, self._handle)
+
+    @property
+    def requested(self) -> bool:
+        """Whether this rank was told to stop."""
+        return self._event.is_set()
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        self._event.set()
+
+
+class Monitor:
+    """Progress and metrics of a run. All ranks have one; rank 0's is served and logs.
+
+    Args:
+        attempt: the attempt's number.
+        total_steps: of the whole run.
+        is_rank_0: whether this one logs lines.
+        now: the time in seconds since the epoch.
+    """
+
+    def __init__(
+        self, attempt: int, total_steps: int, *, is_rank_0: bool = True, now: Callable[[], float] = time.time
+    ) -> None:
+        self._is_rank_0 = is_rank_0
+        self._now = now
+        self._lock = threading.Lock()
+        self._rows: list[str] = []
+        self._recent: deque[tuple[float, int]] = deque(maxlen=SPEED_WINDOW_STEPS + 1)
+        self._logged_at = float("-inf")
+        self._server: ThreadingHTTPServer | None = None
+        self._gauges = _Gauges()
+        self._progress = Progress(
+            stage="starting", attempt=attempt, total_steps=total_steps, last_heartbeat_time=_to_rfc3339(now())
+        )
+
+    @property
+    def progress(self) -> Progress:
+        """The newest."""
+        with self._lock:
+            return self._progress
+
+    def set_stage(self, stage: Stage) -> None:
+        """Say what the run is doing now."""
+        self._recent.clear()
+        self._update(stage=stage)
+        if self._is_rank_0:
+            _log.info("stage: %s", stage)
+
+    def set_resolved(self, resolved: dict[str, str]) -> None:
+        """Say what each automatic value was resolved to."""
+        self._update(resolved=resolved)
+
+    def set_checkpoint(self, checkpoint: CommittedCheckpoint | None) -> None:
+        """Say which commit is the newest."""
+        self._update(checkpoint=checkpoint)
+
+    def step_done(self, step: int, loss: float, tokens: int, learning_rate: float, grad_norm: float) -> None:
+        """Record a step.
+
+        Args:
+            step: optimizer steps done, this one included.
+            loss: nats per token of this step, over all ranks.
+            tokens: trained on so far, over all ranks and attempts.
+            learning_rate: of this step.
+            grad_norm: before clipping.
+        """
+        now = self._now()
+        speed, eta_s = self._measure(step, tokens, now)
+        self._rows.append(_to_row(step, tokens, loss, learning_rate, grad_norm, speed, now))
+        self._update(
+            step=step, tokens=tokens, loss=loss, tokens_per_second=speed, eta_seconds=None if eta_s is None else round(eta_s)
+        )
+        if self._is_rank_0 and (now - self._logged_at >= LOG_INTERVAL_S or step == self._progress.total_steps):
+            self._logged_at = now
+            _log.info("%s", describe(self.progress))
+
+    def metrics_csv(self) -> str:
+        """The content of metrics.csv: each step once."""
+        return ",".join(METRICS_COLUMNS) + "\n" + "".join(self._rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resumes: the rows, as one string (see `checkpoint.State`), and where they end."""
+        progress = self.progress
+        return {"rows": "".join(self._rows), "step": progress.step, "tokens": progress.tokens}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._rows = state["rows"].splitlines(keepends=True)
+        self._recent.clear()
+        self._update(step=state["step"], tokens=state["tokens"])
+
+    def serve(self, address: str, port: int = PROGRESS_PORT) -> int:
+        """Serve /progress and /metrics in a daemon thread until `close`.
+
+        Returns:
+            The port, which matters where `port` is 0.
+        """
+        self._server = ThreadingHTTPServer((address, port), _handler_of(self))
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, name="progress", daemon=True).start()
+        return int(self._server.server_address[1])
+
+    def close(self) -> None:
+        """Stop serving."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def metrics_text(self) -> bytes:
+        """Prometheus' text format."""
+        return self._gauges.render(self.progress)
+
+    def _measure(self, step: int, tokens: int, now: float) -> tuple[float | None, float | None]:
+        """Tokens per second over the last steps, and seconds until the last step at that pace."""
+        self._recent.append((now, tokens))
+        then, tokens_then = self._recent[0]
+        steps, elapsed_s = len(self._recent) - 1, now - then
+        if steps == 0 or elapsed_s <= 0:
+            return None, None
+        return (tokens - tokens_then) / elapsed_s, (self._progress.total_steps - step) * elapsed_s / steps
+
+    def _update(self, **fields: Any) -> None:
+        with self._lock:
+            heartbeat = _to_rfc3339(self._now())
+            self._progress = self._progress.model_copy(update={**fields, "last_heartbeat_time": heartbeat})
+
+
+class _Gauges:
+    """The Prometheus side of Progress."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._step = self._gauge("step", "Optimizer steps done")
+        self._total_steps = self._gauge("total_steps", "Steps in the whole run")
+        self._tokens = self._gauge("tokens", "Tokens trained on so far, over all attempts")
+        self._speed = self._gauge("tokens_per_second", "Tokens per second over the last steps, all ranks together")
+        self._loss = self._gauge("loss", "Training loss of the last step, nats per token")
+        self._checkpoint = self._gauge("checkpoint_step", "Step of the newest committed checkpoint")
+
+    def render(self, progress: Progress) -> bytes:
+        self._step.set(progress.step)
+        self._total_steps.set(progress.total_steps)
+        self._tokens.set(progress.tokens)
+        self._speed.set(_or_nan(progress.tokens_per_second))
+        self._loss.set(_or_nan(progress.loss))
+        self._checkpoint.set(progress.checkpoint.step if progress.checkpoint else 0)
+        return generate_latest(self._registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"runyard_trainer_{name}", text, registry=self._registry)
+
+
+def describe(progress: Progress) -> str:
+    """One line for people."""
+    parts = [f"step {progress.step}/{progress.total_steps}"]
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.tokens_per_second is not None:
+        parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    if progress.eta_seconds is not None:
+        parts.append(f"{format_duration(progress.eta_seconds)} left")
+    return ", ".join(parts)
+
+
+def format_duration(seconds: float) -> str:
+    """The two largest units: "1h 32m"."""
+    minutes, rest_s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    units = [(days, "d"), (hours, "h"), (minutes, "m"), (rest_s, "s")]
+    first = next((place for place, (count, _) in enumerate(units) if count), 3)
+    return " ".join(f"{count}{unit}" for count, unit in units[first : first + 2])
+
+
+def _handler_of(monitor: Monitor) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802 - the name that http.server looks for
+            if self.path == "/progress":
+                self._answer("application/json", monitor.progress.to_json().encode())
+            elif self.path == "/metrics":
+                self._answer(CONTENT_TYPE_LATEST, monitor.metrics_text())
+            else:
+                self.send_error(404)
+
+        def log_message(self, *_: Any) -> None:
+            """Polls are no news."""
+
+        def _answer(self, content_type: str, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    return Handler
+
+
+def _to_row(
+    step: int, tokens: int, loss: float, learning_rate: float, grad_norm: float, speed: float | None, now: float
+) -> str:
+    line = io.StringIO()
+    cells = (step, tokens, repr(loss), repr(learning_rate), repr(grad_norm), "" if speed is None else f"{speed:.1f}")
+    csv.writer(line, lineterminator="\n").writerow((*cells, _to_rfc3339(now)))
+    return line.getvalue()
+
+
+def _to_rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
