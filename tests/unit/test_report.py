@@ -1,0 +1,238 @@
+"""The report page and the model card, rendered from values alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+from runyard_trainer.chart import Curve, draw_curve, read_curve, smooth
+from runyard_trainer.contract import Recipe
+from runyard_trainer.outcome import Losses
+from runyard_trainer.report import (
+    RunSummary,
+    TrainedRun,
+    compare,
+    format_count,
+    format_number,
+    format_time,
+    render_card,
+    render_report,
+    verdict,
+)
+from runyard_trainer.samples import Sample, choose_prompts
+from runyard_trainer.shards import StreamInfo
+
+BEFORE = Losses(domain_loss=5.5, domain_bits_per_byte=2.6, general_loss=3.25, general_bits_per_byte=1.25)
+AFTER = Losses(domain_loss=3.25, domain_bits_per_byte=1.5, general_loss=3.5, general_bits_per_byte=1.375)
+
+
+def build_summary(before: Losses | None = BEFORE, after: Losses = AFTER) -> RunSummary:
+    recipe = Recipe.model_validate(
+        {
+            "model": {"uri": "s3://models/general/model"},
+            "data": {
+                "train": [{"uri": "s3://text/code/"}],
+                "replay": {"fraction": 0.05, "sources": [{"uri": "s3://text/general/"}]},
+            },
+            "training": {"steps": 300, "sequenceLength": 256, "batchSequences": 16, "learningRate": 1e-3},
+            "output": {"uri": "s3://models/code"},
+        }
+    )
+    steps = range(1, 301)
+    rows = [f"{i},{3 + 2.5 * math.exp(-i / 60) + 0.1 * math.sin(i * 7.3)},{1e-3 * (1 - i / 320)}" for i in steps]
+    lengths = {"p50": 900, "p90": 3000, "p99": 12_000, "max": 40_000}
+    return RunSummary(
+        name="code",
+        recipe=recipe,
+        trained=TrainedRun(
+            before=before,
+            after=after,
+            steps=300,
+            tokens=1_228_800,
+            train_s=95.4,
+            precision="fp32",
+            metrics_csv="\n".join(["step,loss,learning_rate", *rows]) + "\n",
+            resolved={"training.microBatch": "4", "training.learningRate": "0.001"},
+        ),
+        attempts=2,
+        processes=4,
+        accelerator=None,
+        num_parameters=1_385_000,
+        streams={
+            "train": StreamInfo(documents=412, tokens=1_800_000, bytes=6_000_000, document_tokens=lengths),
+            "replay": StreamInfo(documents=5000, tokens=900_000, bytes=3_900_000, document_tokens=lengths),
+            "validation": StreamInfo(documents=9, tokens=40_000, bytes=130_000, document_tokens=lengths),
+            "general": StreamInfo(documents=90, tokens=41_000, bytes=180_000, document_tokens=lengths),
+        },
+        samples=[Sample("def close(self):\n    <script>", '\n        """Close & flush."""\n        self._fp.close()')],
+        lineage={
+            "run": {"name": "code", "namespace": "default", "uid": "0b1d", "attempts": 2, "processes": 4},
+            "created": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).isoformat(),
+            "recipe": recipe.model_dump(mode="json", by_alias=True, exclude_none=True),
+            "dataset": {"uri": "s3://models/.runyard/default/prepared/ab/dataset.json", "sha256": "ab" * 32},
+            "source": {"uri": "s3://models/general/model", "lineage": {"run": {"name": "general"}}},
+            "versions": {"python": "3.11.2", "torch": "2.15.0"},
+        },
+        model_uri="s3://models/code/model",
+    )
+
+
+class _Page(HTMLParser):
+    """Which elements a page has, its links to elsewhere, and whether every element is closed in order."""
+
+    VOID = frozenset({"meta", "br", "img", "link", "path", "use"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.elements: set[str] = set()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.add(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+
+def test_the_page_is_well_formed_and_loads_and_runs_nothing() -> None:
+    html = render_report(build_summary())
+    page = _Page(html)
+    assert page.open == []
+    assert "svg" in page.elements
+    assert not page.elements & {"script", "link", "img", "iframe", "object"}
+    assert [link for link in page.links if not link.startswith("#")] == []
+    assert not re.search(r"@import|url\((?!#)", html)
+
+
+def test_the_page_escapes_what_comes_from_data() -> None:
+    html = render_report(build_summary())
+    assert "&lt;script&gt;" in html
+    assert "Close &amp; flush" in html
+
+
+def test_the_page_tells_better_and_worse_by_word_and_not_by_colour_alone() -> None:
+    html = render_report(build_summary())
+    assert '<span class="better">−2.250</span> <span class="word better">better</span>' in html
+    assert '<span class="worse">+0.250</span> <span class="word worse">worse</span>' in html
+
+
+def test_the_same_run_gives_the_same_page() -> None:
+    assert render_report(build_summary()) == render_report(build_summary())
+
+
+@pytest.mark.parametrize("before", [None, BEFORE], ids=["not measured before", "measured before"])
+def test_the_page_and_card_render_without(before: Losses | None) -> None:
+    bare = build_summary(before=before)
+    trained = dataclasses.replace(
+        bare.trained, metrics_csv="step,loss\n", train_s=None, after=Losses(domain_loss=2.0, domain_bits_per_byte=1.0)
+    )
+    summary = dataclasses.replace(bare, trained=trained, samples=[], lineage={**bare.lineage, "source": None})
+    html, card = render_report(summary), render_card(summary)
+    assert "<svg" not in html
+    assert "random weights" in html
+    assert "General" not in html
+    assert "GPU-hours" not in html
+    assert "| Domain | loss, nats per token |" in card
+
+
+def test_gpu_hours_are_gpus_times_training_time() -> None:
+    summary = dataclasses.replace(build_summary(), accelerator="NVIDIA H100", processes=16)
+    assert summary.gpu_hours == pytest.approx(16 * 95.4 / 3600)
+    assert "GPU-hours" in render_report(summary)
+
+
+def test_the_card_has_front_matter_a_table_and_how_to_load() -> None:
+    card = render_card(build_summary())
+    _, front_matter, body = card.split("---\n", 2)
+    assert yaml.safe_load(front_matter) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["runyard", "continued-pre-training"],
+    }
+    assert "| Domain | loss, nats per token | 5.500 | 3.250 | −2.250 |" in body
+    assert "AutoModelForCausalLM.from_pretrained" in body
+    assert "`s3://text/general/` (replay; 5 % of the sequences, all replay together)" in body
+    assert "| learning rate | 0.001, cosine, warm-up 1 % |" in body
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "want"),
+    [
+        (
+            BEFORE,
+            AFTER,
+            "The domain loss fell by 2.25 to 3.25 nats per token, "
+            "and the general loss rose by 0.25 to 3.50 nats per token.",
+        ),
+        (None, Losses(domain_loss=2.0), "The domain loss is 2.00 nats per token."),
+        (Losses(general_loss=2.001), Losses(general_loss=2.0), "The general loss stayed at 2.00 nats per token."),
+        (None, Losses(), "Nothing was held out, so nothing was measured."),
+    ],
+    ids=["both sets", "not measured before", "no change", "nothing held out"],
+)
+def test_the_verdict_says_in_words_what_the_table_shows(before: Losses | None, after: Losses, want: str) -> None:
+    assert verdict(before, after) == want
+
+
+def test_the_comparison_has_loss_perplexity_and_bits_for_each_measured_set() -> None:
+    rows = compare(BEFORE, AFTER)
+    assert [(row.held_out, row.measure, row.word) for row in rows] == [
+        ("Domain", "loss, nats per token", "better"),
+        ("Domain", "perplexity", "better"),
+        ("Domain", "bits per byte", "better"),
+        ("General", "loss, nats per token", "worse"),
+        ("General", "perplexity", "worse"),
+        ("General", "bits per byte", "worse"),
+    ]
+    assert rows[1].after == pytest.approx(math.exp(3.25))
+
+
+def test_smoothing_keeps_the_ends_and_averages_within() -> None:
+    assert smooth([0, 3, 6, 3, 0], 3) == pytest.approx([0, 3, 4, 3, 0])
+    assert smooth([1, 2, 3], 1) == pytest.approx([1, 2, 3])
+
+
+def test_a_curve_skips_rows_without_a_loss_and_needs_two_points() -> None:
+    curve = read_curve("step,loss,learning_rate\n1,2.5,0.1\n2,,0.1\n3,2.25,0.05\n")
+    assert curve == Curve(steps=[1, 3], losses=[2.5, 2.25], learning_rates=[0.1, 0.05])
+    assert draw_curve(Curve([1], [2.0], [])) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        (format_count(12_345), "12,345"),
+        (format_count(1_385_000), "1.39 million"),
+        (format_time(0.4), "0 s"),
+        (format_time(245), "4 min 5 s"),
+        (format_time(5580), "1 h 33 min"),
+        (format_time(86_400), "1 d"),
+        (format_number(-2.25, sign=True), "−2.250"),
+        (format_number(244.69), "244.7"),
+        (format_number(None), "–"),
+    ],
+)
+def test_numbers_read_as_people_write_them(text: str, want: str) -> None:
+    assert text == want
+
+
+def test_prompts_are_the_beginnings_of_the_first_long_texts_cut_at_a_word() -> None:
+    texts = ["too short", *[f"text {i} " + "word " * 100 for i in range(5)]]
+    prompts = choose_prompts(texts)
+    assert [prompt[:6] for prompt in prompts] == ["text 0", "text 1", "text 2"]
+    assert all(prompt.endswith("word") and len(prompt) <= 120 for prompt in prompts)

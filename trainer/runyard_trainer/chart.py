@@ -1,0 +1,117 @@
+"""The training curve as an inline SVG whose colours are the page's own: right in light, in dark and in print."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+_CSS_COLOURS = {
+    "#010101": "var(--ink)",
+    "#020202": "var(--quiet)",
+    "#030303": "var(--accent)",
+    "#040404": "var(--faint)",
+    "#050505": "var(--second)",
+}
+"""matplotlib draws in these stand-ins; the page says what they look like."""
+_INK, _QUIET, _ACCENT, _FAINT, _SECOND = _CSS_COLOURS
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "runyard",
+    "font.size": 12,
+    "font.family": "sans-serif",
+    "text.color": _INK,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": _QUIET,
+    "ytick.color": _QUIET,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The columns of metrics.csv that are drawn; arrays of one length."""
+
+    steps: Sequence[float]
+    losses: Sequence[float]
+    learning_rates: Sequence[float]
+    """Empty where there is no such column."""
+
+
+def read_curve(metrics_csv: str) -> Curve:
+    """The curve in metrics.csv; rows without a number for the loss are passed over."""
+    rows = [row for row in csv.DictReader(io.StringIO(metrics_csv)) if row.get("loss")]
+    has_rates = bool(rows) and all(row.get("learning_rate") for row in rows)
+    return Curve(
+        steps=[float(row["step"]) for row in rows],
+        losses=[float(row["loss"]) for row in rows],
+        learning_rates=[float(row["learning_rate"]) for row in rows] if has_rates else [],
+    )
+
+
+def smooth(values: Sequence[float], window: int) -> list[float]:
+    """Centred moving average of an odd window that narrows at both ends, where it would reach past the values."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    reach = np.minimum(np.minimum(places, places[::-1]), window // 2)
+    averages: list[float] = ((sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)).tolist()
+    return averages
+
+
+def draw_curve(curve: Curve) -> str:
+    """Loss over steps, as measured and smoothed, above the learning rate; empty text where there are not two points."""
+    if len(curve.steps) < 2:
+        return ""
+    heights = [3, 1] if curve.learning_rates else [1]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 4.6 if curve.learning_rates else 3.4), layout="constrained")
+        panels: Any = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+        _draw_loss(panels[0], curve)
+        if curve.learning_rates:
+            _draw_learning_rate(panels[1], curve)
+        panels[-1].set_xlabel("step")
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _for_page(buffer.getvalue())
+
+
+def _draw_loss(panel: Any, curve: Curve) -> None:
+    window = max(1, len(curve.losses) // 25) | 1
+    panel.plot(curve.steps, curve.losses, color=_ACCENT, alpha=0.3, linewidth=1, label="each step")
+    panel.plot(
+        curve.steps, smooth(curve.losses, window), color=_ACCENT, linewidth=2.2, label=f"average of {window} steps"
+    )
+    panel.set_ylabel("training loss, nats per token")
+    panel.legend(loc="upper right")
+
+
+def _draw_learning_rate(panel: Any, curve: Curve) -> None:
+    panel.plot(curve.steps, curve.learning_rates, color=_SECOND, linewidth=1.8)
+    panel.set_ylabel("learning rate")
+    panel.set_ylim(bottom=0)
+    panel.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+
+
+def _for_page(svg: str) -> str:
+    """The svg element alone, coloured by the page and as wide as its place."""
+    svg = svg[svg.index("<svg") :]
+    for stand_in, colour in _CSS_COLOURS.items():
+        svg = svg.replace(stand_in, colour)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    return svg.replace("<svg ", '<svg role="img" aria-label="Training loss and learning rate over steps" ', 1)
