@@ -12,7 +12,7 @@ from torch import Tensor
 
 from runyard_trainer.context import World
 from runyard_trainer.order import Order, Sample
-from runyard_trainer.shards import Dataset, PackedSequence, pack
+from runyard_trainer.shards import IGNORED, Dataset, PackedSequence, pack
 
 _STEPS_AHEAD = 2
 
@@ -91,8 +91,8 @@ class Batches:
 
 
 def count_trained_tokens(labels: Tensor) -> int:
-    """How many tokens a [micro_batch, length] tensor of labels has the model predict, shifted as the loss shifts them."""
-    return int((labels[:, 1:] != -100).sum())
+    """How many tokens labels of shape [micro_batch, length] have the model predict, shifted as the loss does."""
+    return int((labels[:, 1:] != IGNORED).sum())
 
 
 def _build_filler(length: int, eos_token_id: int) -> PackedSequence:

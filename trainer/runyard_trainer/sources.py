@@ -2,8 +2,8 @@
 
     DataSource (object or prefix) ─> SourceFile (one object, with its etag) ─> bytes ─(gz, zst)─> Document
 
-Everything streams: at most one document is in memory. What is wrong is gathered while reading and raised at the end, so that a
-person sees all of it at once; no document is handed on after the first one that is wrong.
+Everything streams: at most one document is in memory. What is wrong is gathered while reading and raised at the end, so
+that a person sees all of it at once; no document is handed on after the first one that is wrong.
 """
 
 from __future__ import annotations

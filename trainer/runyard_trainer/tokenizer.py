@@ -45,7 +45,7 @@ class DocumentTokenizer:
     eos_token_id: int
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without the special tokens that a tokenizer adds by itself, with the end-of-document token."""
+        """Token ids of each text and the end-of-document token; no other special tokens."""
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [[*encoding.ids, self.eos_token_id] for encoding in encodings]
 
@@ -68,7 +68,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> Docu
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         tokenizer_object=backend, eos_token=END_OF_TEXT, bos_token=END_OF_TEXT, pad_token=END_OF_TEXT
     )
     fast.save_pretrained(str(folder))
@@ -105,7 +105,7 @@ def _open(folder: Path, where: str) -> DocumentTokenizer:
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
-    except Exception as error:  # noqa: BLE001 - transformers and tokenizers raise bare Exception for a broken file
+    except Exception as error:  # the libraries raise no narrower one for a broken file
         raise UserError(f"{where}: the tokenizer cannot be opened: {error}", ExitCode.DATA_ERROR) from error
     if tokenizer.eos_token_id is None:
         raise UserError(

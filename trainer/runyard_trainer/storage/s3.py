@@ -17,6 +17,8 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 _TRANSFER = TransferConfig(multipart_threshold=32 << 20, multipart_chunksize=32 << 20, max_concurrency=4)
 _CONFLICT_ATTEMPTS = 5
+_BODY_ATTEMPTS = 3
 
 _NAMED_SECRET = "the Secret that storage.secretName names"  # noqa: S105 - it names no secret
 _REMEDIES = {
@@ -68,15 +71,14 @@ class S3Store:
     def get(self, key: str) -> Blob:
         """See `ObjectStore`."""
         with self._explained("read", key):
-            answer = self._client.get_object(Bucket=self._bucket, Key=key)
-            return Blob(answer["Body"].read(), answer["ETag"])
+            return self._read_object(Key=key)
 
     def get_range(self, key: str, start: int, num_bytes: int, if_match: str | None = None) -> bytes:
         """See `ObjectStore`."""
         condition: Any = {"IfMatch": if_match} if if_match else {}
         with self._explained("read", key):
             span = f"bytes={start}-{start + num_bytes - 1}"
-            return self._client.get_object(Bucket=self._bucket, Key=key, Range=span, **condition)["Body"].read()
+            return self._read_object(Key=key, Range=span, **condition).data
 
     def head(self, key: str) -> ObjectInfo:
         """See `ObjectStore`."""
@@ -140,6 +142,17 @@ class S3Store:
         """See `ObjectStore`."""
         with self._explained("delete", key):
             self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    def _read_object(self, **request: Any) -> Blob:
+        """GetObject; boto retries the request, and this the body."""
+        for attempt in range(1, _BODY_ATTEMPTS + 1):
+            answer = self._client.get_object(Bucket=self._bucket, **request)
+            try:
+                return Blob(answer["Body"].read(), answer["ETag"])
+            except (HTTPClientError, IncompleteReadError):
+                if attempt == _BODY_ATTEMPTS:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
     def _etag_if_ours(self, key: str, data: bytes, refused: PreconditionFailed) -> str:
         """After a retry: the first try may have written and its answer been lost; then the condition met ourselves."""
