@@ -138,7 +138,7 @@ class Cluster:
     async def _list(self, run: Run, kind: str, accept: str = "application/json") -> list[Manifest]:
         path = collection_path(_COLLECTIONS[kind][0], run.namespace, _COLLECTIONS[kind][1])
         answer = await self._kube.get(path, accept=accept, labelSelector=f"{LABEL_RUN_UID}={run.uid}")
-        items: list[Manifest] = answer["items"]
+        items: list[Manifest] = answer["items"] or []  # null in an empty list of metadata
         return items
 
     async def _is_taken(self, run: Run, manifest: Manifest) -> bool:

@@ -19,6 +19,8 @@ from runyard.telemetry import Telemetry
 from runyard.world import Plan, Settings
 
 AFTER_CONFLICT_S = 0.2
+AFTER_ACTIONS_S = 1.0
+"""Not everything that an action makes is watched."""
 FOREVER_S = float("inf")
 
 
@@ -78,4 +80,5 @@ class Reconciler:
     def _again_in_s(self, key: Key, planned: Plan) -> float:
         progress_s = self.progress.due_in_s(key)
         planned_s = (planned.requeue_at - self.now()).total_seconds() if planned.requeue_at else None
-        return min(seconds for seconds in (progress_s, planned_s, FOREVER_S) if seconds is not None)
+        actions_s = AFTER_ACTIONS_S if planned.actions else None
+        return min(seconds for seconds in (progress_s, planned_s, actions_s, FOREVER_S) if seconds is not None)
