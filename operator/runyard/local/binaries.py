@@ -1,15 +1,70 @@
-"""The pinned programs of the control plane: found, or built into the cache."""
+"""The programs that an instance is made of, each in one pinned version: found, or else built into the cache.
+
+A program is taken from $RUNYARD_BIN (the user vouches for its version), from the cache, or from PATH if it says that
+it is the pinned version. What is missing is built from source by `gobuild`, pinned by the go.sum in `gomods/`; programs
+reach the cache one by one, each in one step, so an interrupted build goes on where it stopped.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from runyard.local.cache import cache_dir, lock_folder, make_scratch
+from runyard.local.console import CONSOLE
+from runyard.local.gobuild import Build, build_programs
+
+_KUBERNETES_FLAGS = tuple(
+    f"-X k8s.io/component-base/version.{name}={value}"
+    for name, value in (("gitVersion", "v1.37.2"), ("gitMajor", "1"), ("gitMinor", "37"), ("gitTreeState", "clean"))
+)
+
+
+@dataclass(frozen=True)
+class Module:
+    """A Go module of `gomods/` and the programs that are built from it."""
+
+    name: str
+    version: str
+    packages: Mapping[str, str]
+    """Import path by program."""
+    linker_flags: tuple[str, ...] = ()
+
+
+MODULES = (
+    Module("etcd", "3.7.3", {"etcd": "."}),
+    Module(
+        "versitygw", "1.8.0", {"versitygw": "github.com/versity/versitygw/cmd/versitygw"}, ("-X main.Version=1.8.0",)
+    ),
+    Module(
+        "helm",
+        "3.22.0",
+        {"helm": "helm.sh/helm/v3/cmd/helm"},
+        ("-X helm.sh/helm/v3/internal/version.version=v3.22.0",),
+    ),
+    Module(
+        "kubernetes",
+        "1.37.2",
+        {
+            name: f"k8s.io/kubernetes/cmd/{name}"
+            for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+        },
+        _KUBERNETES_FLAGS,
+    ),
+)
+
+_VERSION_ARGUMENTS = {"kubectl": ("version", "--client"), "helm": ("version",)}
+"""With what a program prints its version, where that is not --version."""
 
 
 @dataclass(frozen=True)
 class Binaries:
-    """Paths of the programs."""
+    """Where each program is."""
 
     etcd: Path
     apiserver: Path
@@ -21,19 +76,68 @@ class Binaries:
 
 
 def find_or_build() -> Binaries:
-    """Every program."""
-    cache = Path("~/.cache/runyard/bin").expanduser()
-    named = os.environ.get("RUNYARD_BIN")
+    """Every program, after building those that are missing.
 
-    def find(module: str, name: str) -> Path:
-        return Path(named, name) if named else cache / module / name
-
+    Raises:
+        UserError: one could not be built.
+    """
+    found = {program: path for module in MODULES for program, path in find_or_build_module(module).items()}
     return Binaries(
-        find("etcd-3.7.3", "etcd"),
-        find("kubernetes-1.37.2", "kube-apiserver"),
-        find("kubernetes-1.37.2", "kube-controller-manager"),
-        find("kubernetes-1.37.2", "kube-scheduler"),
-        find("kubernetes-1.37.2", "kubectl"),
-        find("versitygw-1.8.0", "versitygw"),
-        find("helm-3.22.0", "helm"),
+        etcd=found["etcd"],
+        apiserver=found["kube-apiserver"],
+        controller_manager=found["kube-controller-manager"],
+        scheduler=found["kube-scheduler"],
+        kubectl=found["kubectl"],
+        versitygw=found["versitygw"],
+        helm=found["helm"],
     )
+
+
+def find_or_build_module(module: Module) -> dict[str, Path]:
+    """Each program of the module.
+
+    Raises:
+        UserError: one could not be built.
+    """
+    found = {program: _find(module, program) for program in module.packages}
+    missing = [program for program, path in found.items() if path is None]
+    built = _build(module, missing) if missing else {}
+    return {program: path or built[program] for program, path in found.items()}
+
+
+def _find(module: Module, program: str) -> Path | None:
+    named = os.environ.get("RUNYARD_BIN")
+    own = [Path(named).expanduser().absolute() / program] if named else []
+    for path in (*own, _cached(module, program)):
+        if path.is_file() and os.access(path, os.X_OK):
+            return path
+    on_path = shutil.which(program)
+    return Path(on_path) if on_path and _prints_version(module.version, program, on_path) else None
+
+
+def _cached(module: Module, program: str) -> Path:
+    return cache_dir() / "bin" / f"{module.name}-{module.version}" / program
+
+
+def _prints_version(version: str, program: str, path: str) -> bool:
+    argv = [path, *_VERSION_ARGUMENTS.get(program, ("--version",))]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return re.search(rf"(?<![\d.]){re.escape(version)}(?![\w.+-])", done.stdout) is not None
+
+
+def _build(module: Module, programs: list[str]) -> dict[str, Path]:
+    folder = cache_dir() / "bin" / f"{module.name}-{module.version}"
+    with lock_folder(folder):
+        missing = [program for program in programs if not _cached(module, program).exists()]
+        if missing:
+            CONSOLE.print(f"Building {', '.join(missing)} {module.version}: once, then it is kept in {folder}")
+            with make_scratch(folder) as scratch:
+                packages = [module.packages[program] for program in missing]
+                build_programs(Build(module.name, packages, module.linker_flags, scratch))
+                folder.mkdir(exist_ok=True)
+                for program in missing:
+                    (scratch / program).replace(folder / program)
+    return {program: folder / program for program in programs}

@@ -157,6 +157,7 @@ def lock_state(state: Path) -> Iterator[None]:
     """
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check_ours(state)
         lock = (state / "lock").open("a")
     except OSError as error:
         raise UserError(f"cannot use the directory {state}: {error.strerror}; choose another with --dir") from error
@@ -165,7 +166,6 @@ def lock_state(state: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another `runyard local` command is at work on {state}; wait until it is done") from None
-        _check_ours(state)
         yield
 
 
