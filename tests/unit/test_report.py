@@ -44,7 +44,10 @@ def build_summary(before: Losses | None = BEFORE, after: Losses = AFTER) -> RunS
         }
     )
     steps = range(1, 301)
-    rows = [f"{i},{3 + 2.5 * math.exp(-i / 60) + 0.1 * math.sin(i * 7.3)},{1e-3 * (1 - i / 320)}" for i in steps]
+    rows = [
+        f"{i},{3 + 2.5 * math.exp(-i / 60) + 0.1 * math.sin(i * 7.3)},{1e-3 * (1 - i / 320)},{1e9 + i * 0.5}"
+        for i in steps
+    ]
     lengths = {"p50": 900, "p90": 3000, "p99": 12_000, "max": 40_000}
     return RunSummary(
         name="code",
@@ -54,9 +57,8 @@ def build_summary(before: Losses | None = BEFORE, after: Losses = AFTER) -> RunS
             after=after,
             steps=300,
             tokens=1_228_800,
-            train_s=95.4,
             precision="fp32",
-            metrics_csv="\n".join(["step,loss,learning_rate", *rows]) + "\n",
+            metrics_csv="\n".join(["step,loss,learning_rate,time", *rows]) + "\n",
             resolved={"training.microBatch": "4", "training.learningRate": "0.001"},
         ),
         attempts=2,
@@ -139,7 +141,7 @@ def test_the_same_run_gives_the_same_page() -> None:
 def test_the_page_and_card_render_without(before: Losses | None) -> None:
     bare = build_summary(before=before)
     trained = dataclasses.replace(
-        bare.trained, metrics_csv="step,loss\n", train_s=None, after=Losses(domain_loss=2.0, domain_bits_per_byte=1.0)
+        bare.trained, metrics_csv="step,loss\n", after=Losses(domain_loss=2.0, domain_bits_per_byte=1.0)
     )
     summary = dataclasses.replace(bare, trained=trained, samples=[], lineage={**bare.lineage, "source": None})
     html, card = render_report(summary), render_card(summary)
@@ -152,7 +154,7 @@ def test_the_page_and_card_render_without(before: Losses | None) -> None:
 
 def test_gpu_hours_are_gpus_times_training_time() -> None:
     summary = dataclasses.replace(build_summary(), accelerator="NVIDIA H100", processes=16)
-    assert summary.gpu_hours == pytest.approx(16 * 95.4 / 3600)
+    assert summary.gpu_hours(450.0) == pytest.approx(2.0)
     assert "GPU-hours" in render_report(summary)
 
 
@@ -207,10 +209,16 @@ def test_smoothing_keeps_the_ends_and_averages_within() -> None:
     assert smooth([1, 2, 3], 1) == pytest.approx([1, 2, 3])
 
 
+def test_training_time_leaves_out_the_pause_between_two_attempts() -> None:
+    times = [10.0, 12.0, 14.0, 500.0, 502.0]
+    assert Curve([1, 2, 3, 4, 5], [1.0] * 5, [], times).training_s == pytest.approx(8.0)
+    assert Curve([1], [1.0], [], [10.0]).training_s is None
+
+
 def test_a_curve_skips_rows_without_a_loss_and_needs_two_points() -> None:
     curve = read_curve("step,loss,learning_rate\n1,2.5,0.1\n2,,0.1\n3,2.25,0.05\n")
-    assert curve == Curve(steps=[1, 3], losses=[2.5, 2.25], learning_rates=[0.1, 0.05])
-    assert draw_curve(Curve([1], [2.0], [])) == ""
+    assert curve == Curve(steps=[1, 3], losses=[2.5, 2.25], learning_rates=[0.1, 0.05], times=[])
+    assert draw_curve(Curve([1], [2.0], [], [])) == ""
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,9 @@ _CSS_COLOURS = {
 """matplotlib draws in these stand-ins; the page says what they look like."""
 _INK, _QUIET, _ACCENT, _FAINT, _SECOND = _CSS_COLOURS
 
+PAUSE_STEPS = 50
+"""What takes as long as this many steps is no step but the time between two attempts."""
+
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "runyard",
@@ -50,17 +53,32 @@ class Curve:
     losses: Sequence[float]
     learning_rates: Sequence[float]
     """Empty where there is no such column."""
+    times: Sequence[float]
+    """When each step ended, seconds; empty where there is no such column."""
+
+    @property
+    def training_s(self) -> float | None:
+        """Time in training: the sum of the steps' times, without the pauses between attempts. None with few steps."""
+        if len(self.times) < 3:
+            return None
+        steps_s = np.diff(self.times)
+        typical_s = float(np.median(steps_s))
+        return float(steps_s[steps_s < PAUSE_STEPS * typical_s].sum()) + typical_s
 
 
 def read_curve(metrics_csv: str) -> Curve:
     """The curve in metrics.csv; rows without a number for the loss are passed over."""
     rows = [row for row in csv.DictReader(io.StringIO(metrics_csv)) if row.get("loss")]
-    has_rates = bool(rows) and all(row.get("learning_rate") for row in rows)
     return Curve(
         steps=[float(row["step"]) for row in rows],
         losses=[float(row["loss"]) for row in rows],
-        learning_rates=[float(row["learning_rate"]) for row in rows] if has_rates else [],
+        learning_rates=_column(rows, "learning_rate"),
+        times=_column(rows, "time"),
     )
+
+
+def _column(rows: list[dict[str, str]], name: str) -> list[float]:
+    return [float(row[name]) for row in rows] if rows and all(row.get(name) for row in rows) else []
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from runyard_trainer.context import World
+from runyard_trainer.distributed import sum_over_ranks
 from runyard_trainer.outcome import Losses
 from runyard_trainer.shards import IGNORED, Dataset, Stream
 
@@ -36,7 +36,7 @@ class Measured:
     loss: float
     """Nats per predicted token."""
     bits_per_byte: float
-    predicted_tokens: int
+    num_predicted: int
     """How many predictions the mean is over."""
 
 
@@ -73,16 +73,16 @@ def measure(
     module: nn.Module, stream: Stream, world: World, length: int, micro_batch: int, device: torch.device
 ) -> Measured | None:
     """The mean loss over all windows of one stream; None where it holds nothing to predict."""
-    sums = torch.zeros(2, dtype=torch.float64)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
     for input_ids, position_ids, labels in _batches(stream, world, length, micro_batch):
-        loss_sum = module(input_ids.to(device), position_ids.to(device), labels.to(device))
-        sums += torch.stack([loss_sum.double().cpu(), (labels != IGNORED).sum().double()])
-    sums = _add_over_ranks(sums, world, device)
-    loss_sum_nats, predicted = float(sums[0]), int(sums[1])
-    if not predicted:
+        labels = labels.to(device)
+        loss_sum = module(input_ids.to(device), position_ids.to(device), labels)
+        sums += torch.stack([loss_sum.double(), (labels != IGNORED).sum().double()])
+    loss_sum_nats, num_predicted = sum_over_ranks(sums.tolist(), world)
+    if not num_predicted:
         return None
-    loss = loss_sum_nats / predicted
-    return Measured(loss, bits_per_byte(loss, stream.info.tokens, stream.info.bytes), predicted)
+    loss = loss_sum_nats / num_predicted
+    return Measured(loss, bits_per_byte(loss, stream.info.tokens, stream.info.bytes), int(num_predicted))
 
 
 def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:
@@ -108,11 +108,3 @@ def _batches(stream: Stream, world: World, length: int, micro_batch: int) -> Ite
             torch.from_numpy(np.stack([window.position_ids for window in windows])),
             labels,
         )
-
-
-def _add_over_ranks(sums: Tensor, world: World, device: torch.device) -> Tensor:
-    if world.size == 1:
-        return sums
-    on_device = sums.to(device)
-    dist.all_reduce(on_device)
-    return on_device.cpu()

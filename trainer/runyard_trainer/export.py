@@ -20,12 +20,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import PreTrainedModel
 
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe
+from runyard_trainer.distributed import run_on_rank_0
 from runyard_trainer.lineage import build_lineage, read_source_lineage
 from runyard_trainer.outcome import Result
 from runyard_trainer.report import RunSummary, TrainedRun, render_card, render_report
@@ -51,7 +51,6 @@ def export_run(
     context: RunContext,
     dataset: Dataset,
     output: Location,
-    device: torch.device,
 ) -> Result:
     """Write everything a run leaves under `output`; all ranks call this together and get the same Result.
 
@@ -62,19 +61,17 @@ def export_run(
         context: whose run this is, and the world.
         dataset: the prepared data it trained on.
         output: where `output.uri` lies.
-        device: where collectives run.
     """
     weights = gather_weights(model)
-    results = [""]
-    if context.world.rank == 0:
+
+    def write() -> Result:
         with TemporaryDirectory(prefix="runyard-export-", dir=context.scratch_dir) as scratch:
             folder = Path(scratch)
             model.save_pretrained(folder, state_dict=weights, max_shard_size=MAX_SHARD_SIZE)
             num_parameters = sum(tensor.numel() for tensor in weights.values())
-            results = [_leave(folder, num_parameters, trained, recipe, context, dataset, output).to_json()]
-    if context.world.size > 1:
-        dist.broadcast_object_list(results, src=0, device=device)
-    return Result.model_validate_json(results[0])
+            return _leave(folder, num_parameters, trained, recipe, context, dataset, output)
+
+    return run_on_rank_0(write, context.world)
 
 
 def gather_weights(model: PreTrainedModel) -> dict[str, Any]:

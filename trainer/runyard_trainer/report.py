@@ -32,12 +32,10 @@ class TrainedRun:
     steps: int
     tokens: int
     """Trained on, over all attempts."""
-    train_s: float | None
-    """Time spent in training steps, over all attempts; None where it is not known."""
     precision: str
     """Of the computation: bf16 or fp32."""
     metrics_csv: str
-    """The whole run's rows, header first; step, loss and learning_rate are among the columns."""
+    """The whole run's rows, header first; step, loss, learning_rate and time are among the columns."""
     resolved: Mapping[str, str]
     """Each value that was automatic."""
 
@@ -64,12 +62,9 @@ class RunSummary:
         """What this run is called, as words."""
         return "Pre-training" if self.recipe.mode == "PreTraining" else "Continued pre-training"
 
-    @property
-    def gpu_hours(self) -> float | None:
-        """GPUs times the time in training steps; None on CPU or where the time is not known."""
-        if self.accelerator is None or self.trained.train_s is None:
-            return None
-        return self.processes * self.trained.train_s / 3600
+    def gpu_hours(self, training_s: float | None) -> float | None:
+        """GPUs times the time in training; None on CPU or where the time is not known."""
+        return None if self.accelerator is None or training_s is None else self.processes * training_s / 3600
 
 
 @dataclass(frozen=True)
@@ -139,8 +134,14 @@ def _tell(name: str, before: float | None, after: float) -> str:
 
 def render_report(summary: RunSummary) -> str:
     """The page, as HTML."""
-    chart = Markup(draw_curve(read_curve(summary.trained.metrics_csv)))  # noqa: S704 drawn by us from numbers alone
-    return _render("report.html.j2", summary, chart=chart)
+    curve = read_curve(summary.trained.metrics_csv)
+    return _render(
+        "report.html.j2",
+        summary,
+        chart=Markup(draw_curve(curve)),  # noqa: S704 drawn by us from numbers alone
+        training_s=curve.training_s,
+        gpu_hours=summary.gpu_hours(curve.training_s),
+    )
 
 
 def render_card(summary: RunSummary) -> str:
