@@ -30,7 +30,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def make_scratch(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, whose finished files are to be renamed. What a killed build left is removed."""
+    """A temporary folder beside `folder`, to rename finished files from. Those that killed builds left are removed."""
     prefix = f".{folder.name}-"
     for leftover in folder.parent.glob(f"{prefix}*"):
         shutil.rmtree(leftover, ignore_errors=True)

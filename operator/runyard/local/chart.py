@@ -77,7 +77,9 @@ def render_chart(instance: Instance) -> str:
 def _build_values(instance: Instance) -> dict[str, object]:
     return {
         "image": "runyard-operator:local",
-        "trainer": {"image": "runyard-trainer:local"},
+        "replicaCount": 1,
+        "progressIntervalSeconds": 1,
+        "trainer": {"image": "runyard-trainer:local", "cpu": "250m", "memory": "512Mi"},
         "storage": {
             "endpoint": instance.s3_endpoint,
             "region": REGION,
