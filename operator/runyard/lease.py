@@ -73,25 +73,14 @@ class Lease:
         """Acquire and renew, for ever. Errors are logged; leadership then runs out by itself."""
         while True:
             try:
-                await asyncio.wait_for(self._acquire_or_renew(), RENEW_DEADLINE_S - RETRY_PERIOD_S)
+                await asyncio.wait_for(self.try_once(), RENEW_DEADLINE_S - RETRY_PERIOD_S)
             except (ApiError, TimeoutError) as error:
                 logger.warning("the lease %s could not be renewed: %s", self.key.name, error or "timed out")
             self._tell()
             await asyncio.sleep(RETRY_PERIOD_S * random.uniform(0.8, 1.2))  # noqa: S311 - jitter is no secret
 
-    async def release(self) -> None:
-        """Give the lease up, so that a successor begins at once; call when nothing writes any more."""
-        if not self.is_leader():
-            return
-        self._leading_until_s = float("-inf")
-        self._tell()
-        try:
-            await self._put(holder="")
-            logger.info("released the lease %s", self.key.name)
-        except ApiError as error:
-            logger.warning("the lease %s could not be released: %s", self.key.name, error)
-
-    async def _acquire_or_renew(self) -> None:
+    async def try_once(self) -> None:
+        """Take the lease if it may be taken, renew it if it is ours. Raises ApiError."""
         sent_s = self.clock()
         self._look_at(await self._read())
         if not self._may_take():
@@ -105,6 +94,18 @@ class Lease:
             self._leading_until_s = float("-inf")
         else:
             self._leading_until_s = sent_s + RENEW_DEADLINE_S
+
+    async def release(self) -> None:
+        """Give the lease up, so that a successor begins at once; call when nothing writes any more."""
+        if not self.is_leader():
+            return
+        self._leading_until_s = float("-inf")
+        self._tell()
+        try:
+            await self._put(holder="")
+            logger.info("released the lease %s", self.key.name)
+        except ApiError as error:
+            logger.warning("the lease %s could not be released: %s", self.key.name, error)
 
     def _look_at(self, lease: Manifest) -> None:
         if lease != self._seen:
