@@ -71,6 +71,15 @@ def down(
 
 
 @local.command()
+def build() -> None:
+    """Build the programs that `up` needs and nobody has built yet, and start nothing."""
+    from runyard.local.binaries import find_or_build
+
+    for path in asdict(find_or_build()).values():
+        typer.echo(path)
+
+
+@local.command()
 def status(
     directory: StateDir = None,
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print.")] = Output.TABLE,
