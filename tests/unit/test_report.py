@@ -44,10 +44,9 @@ def build_summary(before: Losses | None = BEFORE, after: Losses = AFTER) -> RunS
         }
     )
     steps = range(1, 301)
-    rows = [
-        f"{i},{3 + 2.5 * math.exp(-i / 60) + 0.1 * math.sin(i * 7.3)},{1e-3 * (1 - i / 320)},{1e9 + i * 0.5}"
-        for i in steps
-    ]
+    losses = [3 + 2.5 * math.exp(-i / 60) + 0.1 * math.sin(i * 7.3) for i in steps]
+    times = [f"2026-01-01T00:{i // 60:02}:{i % 60:02}.000Z" for i in steps]
+    rows = [f"{i},{losses[i - 1]},{1e-3 * (1 - i / 320)},{times[i - 1]}" for i in steps]
     lengths = {"p50": 900, "p90": 3000, "p99": 12_000, "max": 40_000}
     return RunSummary(
         name="code",
@@ -215,9 +214,11 @@ def test_training_time_leaves_out_the_pause_between_two_attempts() -> None:
     assert Curve([1], [1.0], [], [10.0]).training_s is None
 
 
-def test_a_curve_skips_rows_without_a_loss_and_needs_two_points() -> None:
-    curve = read_curve("step,loss,learning_rate\n1,2.5,0.1\n2,,0.1\n3,2.25,0.05\n")
-    assert curve == Curve(steps=[1, 3], losses=[2.5, 2.25], learning_rates=[0.1, 0.05], times=[])
+def test_a_curve_skips_rows_without_a_finite_loss_and_needs_two_points() -> None:
+    curve = read_curve(
+        "step,loss,learning_rate,time\n1,2.5,0.1,1970-01-01T00:00:05.500Z\n2,,0.1,\n3,nan,0.1,\n4,2.25,0.05,1970-01-01T00:00:06Z\n"
+    )
+    assert curve == Curve(steps=[1, 4], losses=[2.5, 2.25], learning_rates=[0.1, 0.05], times=[5.5, 6.0])
     assert draw_curve(Curve([1], [2.0], [], [])) == ""
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import matplotlib as mpl
@@ -67,18 +69,19 @@ class Curve:
 
 
 def read_curve(metrics_csv: str) -> Curve:
-    """The curve in metrics.csv; rows without a number for the loss are passed over."""
-    rows = [row for row in csv.DictReader(io.StringIO(metrics_csv)) if row.get("loss")]
+    """The curve in metrics.csv; rows without a finite loss are passed over."""
+    rows = [row for row in csv.DictReader(io.StringIO(metrics_csv)) if math.isfinite(float(row["loss"] or "nan"))]
     return Curve(
         steps=[float(row["step"]) for row in rows],
         losses=[float(row["loss"]) for row in rows],
-        learning_rates=_column(rows, "learning_rate"),
-        times=_column(rows, "time"),
+        learning_rates=[float(cell) for cell in _column(rows, "learning_rate")],
+        times=[datetime.fromisoformat(cell).timestamp() for cell in _column(rows, "time")],
     )
 
 
-def _column(rows: list[dict[str, str]], name: str) -> list[float]:
-    return [float(row[name]) for row in rows] if rows and all(row.get(name) for row in rows) else []
+def _column(rows: list[dict[str, str]], name: str) -> list[str]:
+    cells = [row.get(name, "") for row in rows]
+    return cells if all(cells) else []
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:

@@ -1,0 +1,189 @@
+"""Two corpora out of the running Python itself: text is at hand without a network.
+
+    python examples/corpora.py FOLDER | s3://bucket/prefix
+
+    general/docstrings.jsonl           the standard library's docstrings and pydoc's topics: English
+    general-held-out/docstrings.jsonl  other modules' docstrings, other topics: to measure forgetting
+    code/<module>.py                   the standard library's source without its docstrings: the new domain
+
+The same Python gives the same bytes. A module is wholly in one of the two general parts; its source has no docstrings,
+so nothing of the held-out part is read with the code. S3 is reached as boto3 reaches it: AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL_S3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import inspect
+import json
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from pydoc_data.topics import topics
+
+from runyard_trainer.contract import Storage
+from runyard_trainer.outcome import UserError
+from runyard_trainer.storage import open_store
+
+LEFT_OUT = frozenset(
+    ("site-packages", "dist-packages", "lib-dynload", "test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo")
+    + ("encodings", "pydoc_data", "__pycache__")
+)
+"""Folders of the standard library that hold other people's modules, tests or tables."""
+
+MIN_DOCSTRING_CHARACTERS = 160
+"""A shorter one teaches little English."""
+
+HELD_OUT_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text, and the module or topic that it belongs to."""
+
+    origin: str
+    text: str
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its UTF-8."""
+        return len(self.text.encode())
+
+
+def build_general(is_held_out: bool, max_bytes: int) -> list[Document]:
+    """Docstrings and topics of one side of the split, up to a size."""
+    documents = (document for document in _all_general() if _is_held_out(document.origin) == is_held_out)
+    return list(_take(sorted(documents, key=_shuffled), max_bytes))
+
+
+def build_code(max_bytes: int) -> list[Document]:
+    """Modules without docstrings, up to a size."""
+    stripped = (Document(name, strip_docstrings(source)) for name, source in _sources())
+    return list(_take(sorted((document for document in stripped if document.text), key=_shuffled), max_bytes))
+
+
+def strip_docstrings(source: str) -> str:
+    """The source with each docstring's lines taken out, or made `...` where a body has nothing else."""
+    lines = source.splitlines(keepends=True)
+    for node in _documented_nodes(source):
+        docstring = node.body[0]
+        assert docstring.end_lineno is not None
+        first, last = docstring.lineno - 1, docstring.end_lineno
+        if docstring.lineno == _body_line(node):
+            continue
+        lines[first:last] = [""] * (last - first)
+        if len(node.body) == 1 and not isinstance(node, ast.Module):
+            lines[first] = f"{' ' * docstring.col_offset}...\n"
+    return "".join(lines).strip() + "\n"
+
+
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _documented_nodes(source: str) -> Iterator[Documented]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, Documented) and ast.get_docstring(node) is not None:
+            yield node
+
+
+def _body_line(node: Documented) -> int:
+    """The line that a one-line definition shares with its docstring; 0 for a module."""
+    return 0 if isinstance(node, ast.Module) else node.lineno
+
+
+@cache
+def _sources() -> list[tuple[str, str]]:
+    """Name and source of every module of the standard library, in order of name."""
+    root = Path(sysconfig.get_path("stdlib"))
+    paths = (path for path in root.rglob("*.py") if not LEFT_OUT.intersection(path.relative_to(root).parts))
+    found = ((".".join(path.relative_to(root).with_suffix("").parts), path) for path in paths)
+    return [(name, path.read_text(encoding="utf-8", errors="replace")) for name, path in sorted(found)]
+
+
+def _all_general() -> Iterator[Document]:
+    for topic, text in sorted(topics.items()):
+        yield Document(f"topic {topic}", text.strip())
+    seen: set[str] = set()
+    for name, source in _sources():
+        for node in _documented_nodes(source):
+            docstring = inspect.cleandoc(ast.get_docstring(node) or "")
+            if len(docstring) >= MIN_DOCSTRING_CHARACTERS and docstring not in seen:
+                seen.add(docstring)
+                yield Document(name, docstring)
+
+
+def _take(documents: Iterable[Document], max_bytes: int) -> Iterator[Document]:
+    left = max_bytes
+    for document in documents:
+        if document.size_bytes <= left:
+            left -= document.size_bytes
+            yield document
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _shuffled(document: Document) -> int:
+    """An order that mixes modules and topics, and is always the same."""
+    return _digest(document.text)
+
+
+def _is_held_out(origin: str) -> bool:
+    return _digest(origin) < HELD_OUT_SHARE * 2**64
+
+
+# ------------------------------------------------------------------------------------------------------------- leaving
+
+
+def build_files(general_bytes: int, held_out_bytes: int, code_bytes: int) -> dict[str, bytes]:
+    """Everything that is uploaded, by its name below the destination."""
+    files = {
+        "general/docstrings.jsonl": _to_jsonl(build_general(is_held_out=False, max_bytes=general_bytes)),
+        "general-held-out/docstrings.jsonl": _to_jsonl(build_general(is_held_out=True, max_bytes=held_out_bytes)),
+    }
+    code = build_code(code_bytes)
+    return files | {f"code/{document.origin}.py": document.text.encode() for document in code}
+
+
+def upload(files: dict[str, bytes], destination: str) -> None:
+    """Write the files below a folder or an s3:// URI.
+
+    Raises:
+        UserError: the store cannot be reached or written.
+    """
+    uri = destination if "://" in destination else Path(destination).absolute().as_uri()
+    location = open_store(uri, Storage(), "the destination")
+    for name, data in files.items():
+        (location / name).put(data)
+
+
+def _to_jsonl(documents: list[Document]) -> bytes:
+    return "".join(json.dumps({"text": document.text}) + "\n" for document in documents).encode()
+
+
+def main() -> int:
+    """Build, upload, and say how much it was."""
+    parser = argparse.ArgumentParser(description="Build two corpora from the running Python.")
+    parser.add_argument("destination", help="a folder, or s3://bucket/prefix")
+    parser.add_argument("--general-bytes", type=int, default=1_500_000, help="training text (default: %(default)s)")
+    parser.add_argument("--held-out-bytes", type=int, default=100_000, help="held-out text (default: %(default)s)")
+    parser.add_argument("--code-bytes", type=int, default=1_500_000, help="source code (default: %(default)s)")
+    args = parser.parse_args()
+    files = build_files(args.general_bytes, args.held_out_bytes, args.code_bytes)
+    try:
+        upload(files, args.destination)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{len(files)} files, {sum(map(len, files.values())) / 1e6:.1f} MB, to {args.destination}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
