@@ -1,0 +1,187 @@
+"""`python -m runyard_trainer`: alone with a recipe, or as a part of a run in a cluster.
+
+    python -m runyard_trainer recipe.yaml          prepare and train, here (`torchrun -m runyard_trainer recipe.yaml`: on several ranks)
+    python -m runyard_trainer prepare [recipe]     prepare only
+    python -m runyard_trainer train [recipe]       one rank of an attempt
+
+In a pod the recipe is a mounted file. The exit code says how it ended (`outcome.ExitCode`); what a person can mend is one line on
+stderr, without a traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from runyard_trainer.context import RunContext
+from runyard_trainer.contract import RECIPE_PATH, Recipe
+from runyard_trainer.outcome import TERMINATION_LOG_PATH, ExitCode, Interrupted, PodReport, UserError
+
+USAGE = "usage: python -m runyard_trainer recipe.yaml | prepare [recipe.yaml] | train [recipe.yaml]"
+
+
+def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
+    """Do what the arguments say; returns the exit code, with the report where Kubernetes or the launcher looks for it."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        command, path = parse_arguments(arguments)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.code
+    report = run_reported(lambda: COMMANDS[command](path, env))
+    write_report(report, report_path(command, env))
+    return report.exit_code
+
+
+def parse_arguments(arguments: Sequence[str]) -> tuple[str, Path]:
+    """Command and recipe.
+
+    Raises:
+        UserError: how to call it.
+    """
+    match arguments:
+        case ["prepare" | "train" as command]:
+            return command, Path(RECIPE_PATH)
+        case ["prepare" | "train" as command, path]:
+            return command, Path(path)
+        case [path] if not path.startswith("-"):
+            return "alone", Path(path)
+    raise UserError(USAGE)
+
+
+def run_reported(work: Callable[[], PodReport]) -> PodReport:
+    """Do it, and put how it ended into words, on stderr too."""
+    try:
+        return work()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return PodReport(reason=error.code.reason, message=str(error), exit_code=error.code)
+    except Interrupted as error:
+        print(f"interrupted: {error}", file=sys.stderr, flush=True)
+        code = ExitCode.INTERRUPTED
+        return PodReport(reason=code.reason, message=str(error), exit_code=code)
+    except Exception as error:  # noqa: BLE001 - the last one to see it: it becomes traceback, report and exit code
+        traceback.print_exc()
+        message = f"{type(error).__name__}: {error}"
+        return PodReport(
+            reason=ExitCode.FAILED.reason,
+            message=message[:1000],
+            exit_code=ExitCode.FAILED,
+            log_tail=traceback.format_exc(),
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------- commands
+
+
+def prepare_command(path: Path, env: Mapping[str, str]) -> PodReport:
+    """Prepare the data of a run."""
+    from runyard_trainer.prepare import (
+        prepare,
+    )  # deferred: a mistake in the recipe shows at once, without loading torch
+
+    recipe = read_recipe(path)
+    return prepare(recipe, RunContext.from_environment(env, recipe))
+
+
+def train_command(path: Path, env: Mapping[str, str]) -> PodReport:
+    """Be one rank of an attempt."""
+    recipe = read_recipe(path)
+    context = RunContext.from_environment(env, recipe)
+    if recipe.training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+
+    from runyard_trainer.train import train  # deferred, as above
+
+    return PodReport(reason="Completed", result=train(recipe, context))
+
+
+def alone_command(path: Path, env: Mapping[str, str]) -> PodReport:
+    """Prepare and train here. Rank 0 prepares; the others wait for it where they join."""
+    if env.get("RANK", "0") == "0":
+        prepare_command(path, env)
+    report = train_command(path, env)
+    if env.get("RANK", "0") == "0" and report.result is not None:
+        print(f"model:  {report.result.uri}\nreport: {report.result.report}", flush=True)
+    return report
+
+
+COMMANDS = {"alone": alone_command, "prepare": prepare_command, "train": train_command}
+
+
+# --------------------------------------------------------------------------------------------------------------- recipe
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read YAML or JSON.
+
+    Raises:
+        UserError: it cannot be read, or is no recipe: a line for each field that is wrong.
+    """
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_RecipeLoader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        raise UserError(f"{path} is no recipe:\n" + "\n".join(describe_errors(error))) from error
+
+
+def describe_errors(error: ValidationError) -> list[str]:
+    """A line for each mistake: where it is, and what it is."""
+    return [f"  {_field_path(each['loc'])}{each['msg'].removeprefix('Value error, ')}" for each in error.errors()]
+
+
+def _field_path(location: tuple[int | str, ...]) -> str:
+    """Such as `data.train[0].uri: `; empty for the whole."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return f"{text.lstrip('.')}: " if text else ""
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """Reads 5e-5 as the number that it is, as YAML 1.2 does and PyYAML does not."""
+
+
+_RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+# --------------------------------------------------------------------------------------------------------------- report
+
+
+def report_path(command: str, env: Mapping[str, str]) -> Path | None:
+    """Where the report goes: a rank's to its launcher, prepare's into the pod's termination message; None alone."""
+    if command == "train" and (report_dir := env.get("RUNYARD_REPORT_DIR")):
+        return Path(report_dir) / f"{env.get('RANK', '0')}.json"
+    if command == "prepare":
+        return Path(env.get("RUNYARD_TERMINATION_LOG", TERMINATION_LOG_PATH))
+    return None
+
+
+def write_report(report: PodReport, path: Path | None) -> None:
+    """Leave it where it is looked for; outside of a pod there is no such place."""
+    if path is None or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        return
+    path.write_text(report.to_json())
+
+
+def run_as_process(arguments: Sequence[str], env: Mapping[str, str]) -> Any:
+    """`main`, and the end of the process."""
+    sys.exit(main(arguments, env))
+
+
+if __name__ == "__main__":
+    run_as_process(sys.argv[1:], os.environ)

@@ -1,0 +1,188 @@
+"""From the recipe to the sharded model.
+
+    rank 0: the full model on CPU  ── random weights from the seed, or a folder of safetensors
+      │  its configuration and traits, to every rank
+      v
+    all ranks: the same model without weights ── fully_shard ── each weight scattered from rank 0, one at a time
+
+So a run starts from the same weights whatever its world's size, and no rank but 0 ever holds more than its shard.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from runyard_trainer.checks import check_model, check_vocabulary
+from runyard_trainer.context import RunContext
+from runyard_trainer.contract import Recipe, Training
+from runyard_trainer.distributed import run_on_rank_0
+from runyard_trainer.objectives.causal_lm import CausalLM, Traits, probe
+from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.shards import DatasetInfo
+from runyard_trainer.storage import open_store
+
+Precision = Literal["bf16", "fp32"]
+
+
+def load_model(recipe: Recipe, data: DatasetInfo, context: RunContext, device: torch.device) -> CausalLM:
+    """The objective around its model, sharded over all ranks, with its first weights. All ranks call it together.
+
+    Raises:
+        UserError: the configuration or the folder cannot be trained as the recipe says.
+    """
+    full: list[PreTrainedModel] = []
+
+    def load_on_rank_0() -> tuple[dict[str, Any], Traits]:
+        model = _build_full_model(recipe, data, context)
+        full.append(model)
+        return model.config.to_dict(), probe(model)
+
+    config, traits = run_on_rank_0(load_on_rank_0, context.world)
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(_to_config(config), dtype=torch.float32)
+    model.tie_weights()
+    module = CausalLM(model, traits)
+    shard_model(module, recipe.training, device, resolve_precision(recipe.training, device))
+    scatter_weights(model, full[0].state_dict() if full else None, device)
+    return module
+
+
+def resolve_precision(training: Training, device: torch.device) -> Precision:
+    """What `auto` means on this device."""
+    if training.precision != "auto":
+        return training.precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+# ----------------------------------------------------------------------------------------------------- the full model
+
+
+def _build_full_model(recipe: Recipe, data: DatasetInfo, context: RunContext) -> PreTrainedModel:
+    config = check_model(recipe)
+    check_vocabulary(config, data.vocab_size, recipe)
+    if recipe.model.scratch is not None:
+        return initialize_model(fit_to_tokenizer(config, data), recipe.training.seed)
+    folder = context.scratch_dir / "source-model"
+    try:
+        return _read_folder(_download_model(recipe, folder), recipe)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def fit_to_tokenizer(config: PreTrainedConfig, data: DatasetInfo) -> PreTrainedConfig:
+    """The configuration with the tokenizer's vocabulary and end-of-document token.
+
+    No padding token is set: it would be the end-of-document token here, and a padding token's embedding is never trained.
+    """
+    config.vocab_size = data.vocab_size
+    config.bos_token_id = config.eos_token_id = data.eos_token_id
+    config.pad_token_id = None
+    return config
+
+
+def initialize_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """Random weights, fp32: a function of the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def _download_model(recipe: Recipe, folder: Path) -> Path:
+    assert recipe.model.uri is not None, "the contract holds exactly one of uri and scratch"
+    source = open_store(recipe.model.uri, recipe.storage, "model.uri")
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in source.list():
+        name = entry.key.removeprefix(source.prefix).lstrip("/")
+        if name.endswith((".safetensors", ".json")) and "/" not in name:
+            (source / name).download_file(folder / name)
+    return folder
+
+
+def _read_folder(folder: Path, recipe: Recipe) -> PreTrainedModel:
+    """Read safetensors and nothing that could run.
+
+    Raises:
+        UserError: DATA_ERROR where that is not a whole model.
+    """
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).replace(str(folder), "the folder")
+        raise UserError(
+            f"model.uri: {recipe.model.uri} is no causal language model: {reason}", ExitCode.DATA_ERROR
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(
+            f"model.uri: the safetensors files of {recipe.model.uri} lack {len(missing)} weights, among them {missing[0]}",
+            ExitCode.DATA_ERROR,
+        )
+    return model  # type: ignore[no-any-return]  # transformers declares a pair as well
+
+
+def _to_config(fields: dict[str, Any]) -> PreTrainedConfig:
+    return AutoConfig.for_model(**fields)
+
+
+# ---------------------------------------------------------------------------------------------------------- sharding
+
+
+def shard_model(module: CausalLM, training: Training, device: torch.device, precision: Precision) -> None:
+    """Shard parameters, gradients and optimizer state over all ranks, layer by layer; in place.
+
+    Weights stay fp32; with bf16 the layers compute in bf16 and gradients are summed in fp32.
+    """
+    if training.activation_checkpointing == "full":
+        _checkpoint_activations(module.model)
+    mesh = _world_mesh(device)
+    policy = MixedPrecisionPolicy()
+    if precision == "bf16":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for layer in decoder_layers(module.model):
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(module, mesh=mesh, mp_policy=policy)
+
+
+def decoder_layers(model: PreTrainedModel) -> Iterator[nn.Module]:
+    """The blocks that the architecture says belong on one device."""
+    names = set(model._no_split_modules or ())
+    return (module for module in model.modules() if type(module).__name__ in names)
+
+
+def scatter_weights(model: PreTrainedModel, weights: dict[str, torch.Tensor] | None, device: torch.device) -> None:
+    """Give a sharded model its memory and the weights that rank 0 has, one at a time; other ranks pass None."""
+    model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            assert isinstance(parameter, DTensor), name
+            full = torch.empty(parameter.shape) if weights is None else weights[name]
+            shard = distribute_tensor(full.to(device), parameter.device_mesh, parameter.placements)
+            parameter.copy_(shard)
+
+
+def _checkpoint_activations(model: PreTrainedModel) -> None:
+    """Recompute each layer in the backward pass. transformers renames the method from one release to the next."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def _world_mesh(device: torch.device) -> DeviceMesh:
+    return init_device_mesh(device.type, (torch.distributed.get_world_size(),))

@@ -1,0 +1,81 @@
+"""AdamW, and the learning rate as a pure function of the step: nothing of a schedule is ever saved."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from runyard_trainer.contract import Optimizer, Schedule
+
+WSD_DECAY_SHARE = 0.2
+"""Share of all steps in which `wsd` decays."""
+
+
+def build_optimizer(module: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters, in two groups: matrices (embeddings too) decay, vectors do not.
+
+    Vectors are norms and biases. The rate is 0 until `set_learning_rate`.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=0.0,
+        betas=(settings.beta1, settings.beta2),
+        fused=True,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """What the next step uses."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def learning_rate(step: int, total_steps: int, peak: float, schedule: Schedule) -> float:
+    """The rate of a step (from 0). Steps, warm-up and decay are counted as transformers' schedules count them."""
+    warmup_steps = math.ceil(schedule.warmup * total_steps)
+    if step < warmup_steps:
+        return peak * step / warmup_steps
+    shape = _SHAPES[schedule.type](step, warmup_steps, total_steps)
+    return peak * (schedule.min_ratio + (1 - schedule.min_ratio) * shape)
+
+
+def _cosine(step: int, warmup_steps: int, total_steps: int) -> float:
+    return 0.5 * (1 + math.cos(math.pi * _progress(step, warmup_steps, total_steps)))
+
+
+def _linear(step: int, warmup_steps: int, total_steps: int) -> float:
+    return 1 - _progress(step, warmup_steps, total_steps)
+
+
+def _constant(_step: int, _warmup_steps: int, _total_steps: int) -> float:
+    return 1.0
+
+
+def _wsd(step: int, warmup_steps: int, total_steps: int) -> float:
+    decay_start = max(warmup_steps, total_steps - math.ceil(WSD_DECAY_SHARE * total_steps))
+    return 1.0 if step < decay_start else 1 - _progress(step, decay_start, total_steps)
+
+
+def _progress(step: int, start: int, end: int) -> float:
+    return (step - start) / max(1, end - start)
+
+
+_SHAPES = {"cosine": _cosine, "linear": _linear, "constant": _constant, "wsd": _wsd}
+"""From 1 after the warm-up to 0 at the end."""
+
+
+def clip_gradients(module: nn.Module, max_norm: float) -> float:
+    """Scale all gradients so that their norm over all ranks is at most `max_norm`; returns the norm they had."""
+    norm = nn.utils.clip_grad_norm_(module.parameters(), max_norm)
+    return float(_whole(norm))
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

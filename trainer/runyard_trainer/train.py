@@ -1,0 +1,353 @@
+"""A run from top to bottom: what one rank does from its start to the finished export.
+
+    join the others ─> claim the head ─> load and shard the model ─> restore, or measure it as it came
+      ─> every step: read, forward and backward, clip, AdamW, report; every so many: checkpoint
+      ─> last checkpoint ─> measure again ─> export ─> finish the head
+
+Everything that must outlive an attempt is in `TrainState`, the weights, the optimizer and the metrics; the order of the samples, the
+learning rate and dropout are functions of the step. All ranks go through here alike: what one decides by itself is what all
+would decide, or comes out of a sum over all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from runyard_trainer.batches import Batches, StepBatches
+from runyard_trainer.checkpoint import Checkpointer
+from runyard_trainer.context import RunContext, World
+from runyard_trainer.contract import Recipe
+from runyard_trainer.distributed import joined_ranks, run_on_rank_0, select_device, sum_over_ranks
+from runyard_trainer.evaluate import evaluate_model
+from runyard_trainer.export import export_run
+from runyard_trainer.head import Head
+from runyard_trainer.model import load_model, resolve_precision
+from runyard_trainer.monitor import Monitor, StopRequest
+from runyard_trainer.objectives.causal_lm import CausalLM
+from runyard_trainer.optimizer import build_optimizer, clip_gradients, learning_rate, set_learning_rate
+from runyard_trainer.order import Order, count_steps, rank_starts
+from runyard_trainer.outcome import ExitCode, Interrupted, Losses, Result, UserError
+from runyard_trainer.report import TrainedRun
+from runyard_trainer.shards import open_dataset, read_resolved
+from runyard_trainer.storage import Location, open_store
+
+MAX_NON_FINITE_STEPS = 5
+"""So many steps in a row without a finite loss and gradient end the run."""
+
+CPU_MICRO_BATCH = 8
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainState:
+    """All that resumes besides weights, optimizer and metrics."""
+
+    step: int = 0
+    """Optimizer steps done, skipped ones included."""
+    tokens: int = 0
+    """Trained on."""
+    non_finite_steps: int = 0
+    """Skipped, one after the other, up to now."""
+    before: dict[str, float | None] | None = None
+    """`Losses` of the model as it came."""
+    micro_batch: int = 0
+    """Sequences in a forward pass, as it was resolved for `world_size`; 0 until then."""
+    world_size: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: one value, whatever it holds."""
+        return {"json": json.dumps(asdict(self))}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over all values."""
+        self.__dict__.update(json.loads(state["json"]))
+
+
+@dataclass
+class ShardedState:
+    """Weights and optimizer, as checkpoints take them."""
+
+    module: CausalLM
+    optimizer: torch.optim.Optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's parts, by name."""
+        weights, optimizer = get_state_dict(self.module, self.optimizer)
+        return {"weights": weights, "optimizer": optimizer}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over this rank's parts."""
+        set_state_dict(
+            self.module, self.optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"]
+        )
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step was like, the same on every rank."""
+
+    loss: float
+    """Nats per token."""
+    tokens: int
+    """Predicted."""
+    grad_norm: float
+    """Before clipping."""
+    is_stop_requested: bool
+    """By a signal to any rank."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether its gradient may be used."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+def train(recipe: Recipe, context: RunContext) -> Result:
+    """Train what is prepared at the recipe's output, from where the last attempt has left it.
+
+    Raises:
+        Interrupted: stopped by a signal, by a lost peer or by a newer attempt.
+        UserError: for all that a person can mend.
+        StorageUnavailable: the store does not answer.
+    """
+    training, world = recipe.training, context.world
+    output = open_store(recipe.output.uri, recipe.storage, "output.uri")
+    device = select_device(world)
+    torch.use_deterministic_algorithms(training.deterministic and device.type == "cuda")
+    stop = StopRequest()
+    stop.install()
+    with ExitStack() as stack:
+        stack.enter_context(joined_ranks(context, device))
+        head, result = claim_head(output, recipe, context)
+        if result is not None:
+            log.info("the run is finished already: %s", result.uri)
+            return result
+
+        resolved = run_on_rank_0(lambda: read_resolved(output), world)
+        dataset = open_dataset(
+            open_store(resolved.dataset, recipe.storage, "output.uri"), context.scratch_dir / "shards", resolved.sha256
+        )
+        length = training.sequence_length
+        num_train = dataset.stream("train").num_sequences(length, keep_tail=False)
+        order = Order(
+            num_train=num_train,
+            num_replay=dataset.stream("replay").num_sequences(length, keep_tail=False),
+            replay_fraction=recipe.data.replay.fraction if recipe.data.replay else 0.0,
+            batch=training.sequences_per_step,
+            seed=training.seed,
+        )
+        total_steps = count_steps(training, num_train)
+        monitor = Monitor(context.attempt, total_steps, is_rank_0=world.rank == 0)
+        stack.callback(monitor.close)
+        if world.rank == 0:
+            serve_progress(monitor, context)
+
+        module = load_model(recipe, dataset.info, context, device)
+        optimizer = build_optimizer(module, training.optimizer)
+        state = TrainState()
+        everything = {"sharded": ShardedState(module, optimizer), "train": state, "monitor": monitor}
+        checkpointer = Checkpointer(
+            output,
+            head,
+            world,
+            context.scratch_dir,
+            keep_last=recipe.checkpoint.keep_last,
+            keep_every_steps=recipe.checkpoint.keep_every_steps,
+        )
+        checkpointer.restore(everything)
+        monitor.set_checkpoint(checkpointer.committed)
+        resolve_micro_batch(state, recipe, world, module.traits.stochastic)
+        precision = resolve_precision(training, device)
+        settings = {
+            **resolved.resolved,
+            "precision": precision,
+            "microBatch": str(state.micro_batch),
+            "learningRate": f"{recipe.learning_rate:g}",
+            "world": f"{world.size} x {device.type}",
+        }
+        monitor.set_resolved(settings)
+
+        if recipe.evaluation.before and state.step == 0:
+            monitor.set_stage("evaluating")
+            state.before = evaluate_model(module, dataset, world, length, state.micro_batch, device).model_dump()
+
+        monitor.set_stage("training")
+        module.train()
+        batches = stack.enter_context(Batches(dataset, order, world, state.micro_batch, length))
+        while state.step < total_steps:
+            rate = learning_rate(state.step, total_steps, recipe.learning_rate, training.schedule)
+            set_learning_rate(optimizer, rate)
+            done = take_step(module, optimizer, batches.step(state.step), state, recipe, world, device, stop)
+            state.step += 1
+            state.tokens += done.tokens
+            count_non_finite(state, done)
+            monitor.step_done(state.step, done.loss, state.tokens, rate, done.grad_norm)
+            is_stopping = done.is_stop_requested and state.step < total_steps
+            if is_stopping or state.step == total_steps or state.step % recipe.checkpoint.every_steps == 0:
+                checkpointer.save(state.step, everything, state.tokens)
+            checkpointer.check()
+            monitor.set_checkpoint(checkpointer.committed)
+            if is_stopping:
+                checkpointer.wait(context.grace_s)
+                raise Interrupted(f"stopped by a signal; step {state.step} is saved")
+        checkpointer.wait()
+        monitor.set_checkpoint(checkpointer.committed)
+
+        monitor.set_stage("evaluating")
+        after = evaluate_model(module, dataset, world, length, state.micro_batch, device)
+        monitor.set_stage("exporting")
+        trained = TrainedRun(
+            before=Losses(**state.before) if state.before else None,
+            after=after,
+            steps=state.step,
+            tokens=state.tokens,
+            precision=precision,
+            metrics_csv=monitor.metrics_csv(),
+            resolved=settings,
+        )
+        result = export_run(module.model, trained, recipe, context, dataset, output)
+        finish_head(head, result, world)
+        monitor.set_stage("finished")
+        return result
+
+
+# ------------------------------------------------------------------------------------------------------------ one step
+
+
+def take_step(
+    module: CausalLM,
+    optimizer: torch.optim.Optimizer,
+    batches: StepBatches,
+    state: TrainState,
+    recipe: Recipe,
+    world: World,
+    device: torch.device,
+    stop: StopRequest,
+) -> StepResult:
+    """Train on one step's sequences; where loss or gradient is not finite, change nothing."""
+    num_tokens = int(sum_over_ranks([batches.trained_tokens], world)[0])
+    loss_sum = accumulate_gradients(module, batches, num_tokens, state.step, recipe, world, device)
+    grad_norm = clip_gradients(module, recipe.training.optimizer.max_grad_norm)
+    loss_sum_all, stops = sum_over_ranks([loss_sum, stop.requested], world)
+    result = StepResult(loss_sum_all / max(num_tokens, 1), num_tokens, grad_norm, stops > 0)
+    if result.is_finite:
+        optimizer.step()
+    optimizer.zero_grad()
+    return result
+
+
+def accumulate_gradients(
+    module: CausalLM,
+    batches: StepBatches,
+    num_tokens: int,
+    step: int,
+    recipe: Recipe,
+    world: World,
+    device: torch.device,
+) -> float:
+    """Forward and backward of this rank's micro-batches; returns the sum of their losses in nats.
+
+    Ranks add up their gradients in the last one only. FSDP divides that sum by the number of ranks, which is undone here.
+    """
+    training = recipe.training
+    scale = world.size / max(num_tokens, 1)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    micro_batch = batches.micro_batches[0].input_ids.shape[0]
+    places = rank_starts(training.sequences_per_step, world, micro_batch)
+    for place, batch in zip(places, batches.micro_batches, strict=True):
+        if module.traits.stochastic:
+            torch.manual_seed(seed_of(training.seed, step, place))
+        module.set_requires_gradient_sync(batch is batches.micro_batches[-1])
+        loss = module(batch.input_ids.to(device), batch.position_ids.to(device), batch.labels.to(device))
+        (loss * scale).backward()
+        loss_sum += loss.detach()
+    return float(loss_sum)
+
+
+def seed_of(seed: int, step: int, place: int) -> int:
+    """Of the dropout of one sequence: its place in the step says which, not the rank that computes it."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{place}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def count_non_finite(state: TrainState, done: StepResult) -> None:
+    """Note whether the step was skipped.
+
+    Raises:
+        UserError: NON_FINITE: too many were, one after the other.
+    """
+    if done.is_finite:
+        state.non_finite_steps = 0
+        return
+    state.non_finite_steps += 1
+    log.warning("step %d skipped: loss %s, gradient norm %s", state.step, done.loss, done.grad_norm)
+    if state.non_finite_steps >= MAX_NON_FINITE_STEPS:
+        raise UserError(
+            f"loss or gradient was not finite in {MAX_NON_FINITE_STEPS} steps in a row, up to step {state.step}: lower "
+            "training.learningRate, lengthen training.schedule.warmup, or look at the text of those steps",
+            ExitCode.NON_FINITE,
+        )
+
+
+# ------------------------------------------------------------------------------------------------------- around the loop
+
+
+def claim_head(output: Location, recipe: Recipe, context: RunContext) -> tuple[Head | None, Result | None]:
+    """Rank 0's claim (None on the others), and the result where the run is finished."""
+    claimed: list[Head] = []
+
+    def claim() -> Result | None:
+        head = Head.claim(
+            output,
+            context.run_uid,
+            context.attempt,
+            take_over=recipe.output.take_over,
+            fencing=recipe.storage.fencing,
+        )
+        claimed.append(head)
+        return head.result
+
+    result = run_on_rank_0(claim, context.world)
+    return (claimed[0] if claimed else None), result
+
+
+def finish_head(head: Head | None, result: Result, world: World) -> None:
+    """Say in head.json that the run is finished; no rank goes on before that is written."""
+
+    def finish() -> None:
+        assert head is not None, "rank 0 has claimed it"
+        head.finish(result)
+
+    run_on_rank_0(finish, world)
+
+
+def serve_progress(monitor: Monitor, context: RunContext) -> None:
+    """Let it be read over HTTP. Runs side by side on one machine, without pods, share one address: the first one serves."""
+    try:
+        monitor.serve(context.pod_ip)
+    except OSError as error:
+        log.warning("progress is not served: %s:%s", context.pod_ip, error)
+
+
+def resolve_micro_batch(state: TrainState, recipe: Recipe, world: World, is_stochastic: bool) -> None:
+    """Choose how many sequences a forward pass takes, once for each size of the world.
+
+    With dropout it is one sequence, so that masks belong to sequences and not to how these are grouped.
+    """
+    share = math.ceil(recipe.training.sequences_per_step / world.size)
+    if is_stochastic:
+        state.micro_batch = 1
+    elif recipe.training.micro_batch is not None:
+        state.micro_batch = min(recipe.training.micro_batch, share)
+    elif state.world_size != world.size:
+        state.micro_batch = min(CPU_MICRO_BATCH, share)
+    state.world_size = world.size
