@@ -114,40 +114,32 @@ def read_resolved(output: Location) -> Resolved:
 
 
 class ShardWriter:
-    """Writes one stream; documents in, `StreamInfo` out. Holds no more than one document in memory."""
+    """Writes one stream; documents in, `StreamInfo` out. Holds one shard in memory."""
 
-    def __init__(
-        self, location: Location, stream: str, dtype: str, scratch_dir: Path, shard_bytes: int = _SHARD_BYTES
-    ) -> None:
+    def __init__(self, location: Location, stream: str, dtype: str, shard_bytes: int = _SHARD_BYTES) -> None:
         self._location = location
         self._stream = stream
         self._dtype = np.dtype(dtype).newbyteorder("<")
-        self._path = scratch_dir / f"{stream}.bin.tmp"
         self._shard_bytes = shard_bytes
+        self._tokens = bytearray()
+        self._ends: list[int] = []
         self._shards: list[ShardInfo] = []
         self._lengths: Counter[int] = Counter()
         self._text_bytes = 0
-        self._open_shard()
 
     def add(self, token_ids: list[int], text_bytes: int) -> None:
         """Append a document: its tokens with the end-of-document token, and how many UTF-8 bytes its text had."""
-        data = np.asarray(token_ids, dtype=self._dtype).tobytes()
-        self._file.write(data)
-        self._sha256.update(data)
-        self._num_tokens += len(token_ids)
-        self._ends.append(self._num_tokens)
+        self._tokens += np.asarray(token_ids, dtype=self._dtype).tobytes()
+        self._ends.append(len(self._tokens) // self._dtype.itemsize)
         self._lengths[len(token_ids)] += 1
         self._text_bytes += text_bytes
-        if self._num_tokens * self._dtype.itemsize >= self._shard_bytes:
+        if len(self._tokens) >= self._shard_bytes:
             self._upload_shard()
-            self._open_shard()
 
     def finish(self) -> StreamInfo:
         """Upload what is left."""
         if self._ends:
             self._upload_shard()
-        self._file.close()
-        self._path.unlink(missing_ok=True)
         return StreamInfo(
             documents=self._lengths.total(),
             tokens=sum(shard.tokens for shard in self._shards),
@@ -156,26 +148,22 @@ class ShardWriter:
             shards=self._shards,
         )
 
-    def _open_shard(self) -> None:
-        self._file = self._path.open("wb")
-        self._sha256 = hashlib.sha256()
-        self._ends: list[int] = []
-        self._num_tokens = 0
-
     def _upload_shard(self) -> None:
-        self._file.close()
-        digest = self._sha256.hexdigest()
+        tokens = bytes(self._tokens)
         index = np.asarray(self._ends, dtype="<u8").tobytes()
+        digest = hashlib.sha256(tokens).hexdigest()
         shard = ShardInfo(
             name=f"{self._stream}-{len(self._shards):05d}-{digest}",
             sha256=digest,
             index_sha256=hashlib.sha256(index).hexdigest(),
-            tokens=self._num_tokens,
+            tokens=self._ends[-1],
             documents=len(self._ends),
         )
-        (self._location / f"{shard.name}.bin").upload_file(self._path)
+        (self._location / f"{shard.name}.bin").put(tokens)
         (self._location / f"{shard.name}.idx").put(index)
         self._shards.append(shard)
+        self._tokens = bytearray()
+        self._ends = []
 
 
 def _summarize(lengths: Counter[int]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from runyard_trainer.outcome import ExitCode, UserError
-from runyard_trainer.storage import Location
+from runyard_trainer.storage import Location, ObjectInfo
 
 END_OF_TEXT = "<|endoftext|>"
 """The one special token of a tokenizer trained here: eos, bos and pad. Its id is 0."""
@@ -86,16 +86,20 @@ def load_tokenizer(source: Location, folder: Path, field: str) -> DocumentTokeni
     Raises:
         UserError: DATA_ERROR where it is missing, cannot be opened or has no eos token.
     """
-    names = {info.key.rpartition("/")[2] for info in source.list()}
+    names = list_tokenizer_files(source)
     if "tokenizer.json" not in names:
         raise UserError(
             f"{field}: {source} has no tokenizer.json: save a fast tokenizer there with save_pretrained",
             ExitCode.DATA_ERROR,
         )
-    wanted = [name for name in TOKENIZER_FILES if name in names]
-    for name in wanted:
+    for name in names:
         (source / name).download_file(folder / name)
     return _open(folder, f"{field}: {source}")
+
+
+def list_tokenizer_files(source: Location) -> dict[str, ObjectInfo]:
+    """What of a model folder belongs to its tokenizer, by name."""
+    return {name: info for name, info in source.children().items() if name in TOKENIZER_FILES}
 
 
 def _open(folder: Path, where: str) -> DocumentTokenizer:

@@ -127,6 +127,11 @@ class Location:
         """The objects below, at any depth."""
         return self.store.list(f"{self.prefix}/" if self.prefix else "")
 
+    def children(self) -> dict[str, ObjectInfo]:
+        """The objects below, at any depth, by what their keys add to this one."""
+        skipped = len(self.prefix) + 1 if self.prefix else 0
+        return {info.key[skipped:]: info for info in self.list()}
+
     def put(self, data: bytes, *, if_match: str | None = None, if_none_match: bool = False) -> str:
         """As `ObjectStore.put`."""
         return self.store.put(self.prefix, data, if_match=if_match, if_none_match=if_none_match)
@@ -168,11 +173,18 @@ class _RangeReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed has no writable buffer to index
-        num_bytes = min(len(buffer), self._info.size_bytes - self._position)
-        if num_bytes <= 0:
-            return 0
-        data = self._store.get_range(self._info.key, self._position, num_bytes, if_match=self._info.etag)
+        data = self._read_next(len(buffer))
         buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        return b"".join(iter(lambda: self._read_next(_READ_BYTES), b""))
+
+    def _read_next(self, max_bytes: int) -> bytes:
+        num_bytes = min(max_bytes, self._info.size_bytes - self._position)
+        if num_bytes <= 0:
+            return b""
+        data = self._store.get_range(self._info.key, self._position, num_bytes, if_match=self._info.etag)
         self._position += len(data)
         self._on_read(len(data))
-        return len(data)
+        return data

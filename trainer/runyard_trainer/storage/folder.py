@@ -17,7 +17,7 @@ from runyard_trainer.storage.base import Blob, NotFound, ObjectInfo, Preconditio
 
 _TEMPORARY_PREFIX = ".runyard-tmp-"
 _HASHED_BYTES = 1 << 20
-_WILL_NOT_MEND = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL}
+_WILL_NOT_MEND = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL}
 
 
 class FolderStore:

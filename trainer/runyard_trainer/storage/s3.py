@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _TRANSFER = TransferConfig(multipart_threshold=32 << 20, multipart_chunksize=32 << 20, max_concurrency=4)
+_MAX_ATTEMPTS = 6
 _CONFLICT_ATTEMPTS = 5
 _BODY_ATTEMPTS = 3
 
@@ -48,9 +49,12 @@ _REMEDIES = {
     "AccessDenied": f"these credentials have no right to do that: grant it, or change {_NAMED_SECRET}",
     "AuthorizationHeaderMalformed": "the store expects another region: mend storage.region",
     "PermanentRedirect": "the bucket lies in another region: mend storage.region or storage.endpoint",
+    "XAdminUserNotFound": f"the access key is unknown: check AWS_ACCESS_KEY_ID in {_NAMED_SECRET}",  # versitygw's word
     "NotImplemented": "the store does not know this operation: use one that does",
 }
-"""What will not mend by itself, and what a person can do. Statuses without a code of their own follow."""
+"""What will not mend by itself, and what a person can do."""
+_REFUSING_STATUSES = {401, 403, 405, 501}
+"""These do not mend by themselves either, whatever the code."""
 _CODE_OF_STATUS = {301: "PermanentRedirect", 403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed"}
 
 
@@ -61,7 +65,7 @@ class S3Store:
         self._bucket = bucket
         self._field = field
         self._endpoint = storage.endpoint or "AWS"
-        self._client = _open_client(storage.endpoint, storage.region, storage.addressing or "auto")
+        self._client = open_client(storage.endpoint, storage.region, storage.addressing or "auto")
 
     @property
     def uri(self) -> str:
@@ -192,6 +196,8 @@ class S3Store:
         failed = f"{self._field}: cannot {verb} {self.uri}{key} at {self._endpoint}"
         if code in _REMEDIES:
             return UserError(f"{failed}: {_REMEDIES[code].format(field=self._field)}", ExitCode.STORAGE_ERROR)
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in _REFUSING_STATUSES:
+            return UserError(f"{failed}: it refuses: {error}", ExitCode.STORAGE_ERROR)
         return StorageUnavailable(f"{failed}: {error}")
 
 
@@ -200,10 +206,11 @@ class _RefusedOnRetry(PreconditionFailed):
 
 
 @cache
-def _open_client(endpoint: str | None, region: str | None, addressing: Addressing) -> S3Client:
+def open_client(endpoint: str | None, region: str | None, addressing: Addressing) -> S3Client:
+    """One per process and server; credentials are read once."""
     config = Config(
         s3={"addressing_style": addressing},
-        retries={"mode": "standard", "total_max_attempts": 6},
+        retries={"mode": "standard", "total_max_attempts": _MAX_ATTEMPTS},
         connect_timeout=10,
         read_timeout=60,
         max_pool_connections=32,

@@ -1,0 +1,27 @@
+"""What tests of several folders share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from runyard_trainer.storage import s3 as s3_storage
+
+from tests.s3server import S3Server, serve_s3
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One real S3 server for all tests that need one."""
+    with serve_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """The same, with its credentials in the environment of the test."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3_storage.open_client.cache_clear()  # it has read another test's credentials
+    yield s3_server
+    s3_storage.open_client.cache_clear()

@@ -1,0 +1,97 @@
+"""A real S3 server (versitygw) for tests: loopback, random keys, its own folder."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+from runyard.local.binaries import find_or_build
+from runyard_trainer.contract import Storage
+
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """One that runs."""
+
+    endpoint: str
+    access_key_id: str
+    secret_access_key: str
+
+    @property
+    def storage(self) -> Storage:
+        """How a recipe reaches it."""
+        return Storage(endpoint=self.endpoint, region="us-east-1", addressing="path")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Its credentials, as boto3 reads them."""
+        return {"AWS_ACCESS_KEY_ID": self.access_key_id, "AWS_SECRET_ACCESS_KEY": self.secret_access_key}
+
+    def client(self) -> S3Client:
+        """Its administrator's client."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+            config=Config(s3={"addressing_style": "path"}),
+        )
+
+    def make_bucket(self) -> str:
+        """A new, empty one."""
+        name = f"test-{secrets.token_hex(6)}"
+        self.client().create_bucket(Bucket=name)
+        return name
+
+
+@contextmanager
+def serve_s3(folder: Path) -> Iterator[S3Server]:
+    """A server whose objects lie in `folder`, until the block ends."""
+    objects, metadata = folder / "objects", folder / "metadata"
+    objects.mkdir(parents=True)
+    metadata.mkdir()
+    port = _free_port()
+    server = S3Server(f"http://127.0.0.1:{port}", secrets.token_hex(10), secrets.token_hex(20))
+    argv = [str(_binary()), "--port", f"127.0.0.1:{port}", "--quiet", "posix", "--sidecar", str(metadata), str(objects)]
+    keys = {"ROOT_ACCESS_KEY": server.access_key_id, "ROOT_SECRET_KEY": server.secret_access_key}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(argv, env={**os.environ, **keys}, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: process.poll() is not None or _accepts(port), deadline_s=30)
+        assert process.poll() is None, (folder / "log").read_text()
+        yield server
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@cache
+def _binary() -> Path:
+    return find_or_build().versitygw
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,154 @@
+"""What can be known of a model before a GPU is spent on it: its configuration, files and longest sequence."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+import transformers
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from runyard_trainer.contract import Recipe, ScratchModel
+from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.storage import Location, NotFound, open_store
+
+_PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
+_OLDER_FIELDS = {"rope_theta", "rope_scaling", "torch_dtype"}
+"""Fields that transformers still reads and no longer lists."""
+_MAX_POSITIONS = "max_position_embeddings"
+
+
+def check_model(recipe: Recipe) -> PretrainedConfig:
+    """The model's configuration, once everything about it that shows without weights has been found right.
+
+    Raises:
+        UserError: SPEC_ERROR for what the recipe asks wrongly, DATA_ERROR for what the model's folder lacks.
+    """
+    if recipe.model.scratch is not None:
+        config = _build_scratch_config(recipe.model.scratch)
+        field = "model.scratch.config."
+    else:
+        assert recipe.model.uri is not None, "the contract holds exactly one of uri and scratch"
+        config = _read_config(open_store(recipe.model.uri, recipe.storage, "model.uri"))
+        field = f"model.uri: {recipe.model.uri}/config.json says "
+    _check_sequence_length(config, recipe.training.sequence_length, field)
+    _check_builds(config, field)
+    return config
+
+
+def _build_scratch_config(scratch: ScratchModel) -> PretrainedConfig:
+    given = dict(scratch.config)
+    model_type = given.pop("model_type", None)
+    if model_type is None:
+        raise UserError("model.scratch.config has no model_type: name the architecture, for example llama")
+    _check_model_type(model_type, "model.scratch.config.model_type")
+    config_class = CONFIG_MAPPING[model_type]
+    known = _known_fields(config_class)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            raise UserError(f"model.scratch.config.{name}: {model_type} has no such field{hint}")
+    try:
+        return config_class(**given)
+    except Exception as error:  # the libraries raise many kinds for a wrong field
+        raise UserError(f"model.scratch.config: {_last_line(error)}") from error
+
+
+def _known_fields(config_class: type[PretrainedConfig]) -> set[str]:
+    declared = {field.name for field in fields(config_class)} if is_dataclass(config_class) else set()
+    return declared | set(config_class().to_dict()) | set(config_class.attribute_map) | _OLDER_FIELDS
+
+
+def _check_model_type(model_type: Any, field: str) -> None:
+    if model_type not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(str(model_type), list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), n=1)
+        hint = f"did you mean {near[0]}?" if near else "name another, for example llama"
+        raise UserError(f"{field}: transformers {transformers.__version__} knows no {model_type!r}: {hint}")
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(f"{field}: {model_type!r} cannot predict the next token, which objective causal-lm trains")
+
+
+def _read_config(folder: Location) -> PretrainedConfig:
+    try:
+        text = (folder / "config.json").get().data
+    except NotFound as error:
+        raise UserError(
+            f"model.uri: {folder} has no config.json: it is no Hugging Face model folder", ExitCode.DATA_ERROR
+        ) from error
+    _check_weights(folder)
+    try:
+        given = json.loads(text)
+        model_type = given["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"model.uri: {folder}/config.json is not a configuration with a model_type: {error}", ExitCode.DATA_ERROR
+        ) from error
+    _check_model_type(model_type, f"model.uri: {folder}/config.json: model_type")
+    try:
+        return CONFIG_MAPPING[model_type].from_dict(given)
+    except Exception as error:  # as above
+        raise UserError(f"model.uri: {folder}/config.json: {_last_line(error)}", ExitCode.DATA_ERROR) from error
+
+
+def _check_weights(folder: Location) -> None:
+    names = folder.children().keys()
+    if not any(name.endswith(".safetensors") for name in names):
+        pickles = ", ".join(sorted(name for name in names if name.endswith(_PICKLE_ENDINGS))[:3])
+        found = f", only {pickles}, which may run code when opened" if pickles else ""
+        raise UserError(
+            f"model.uri: {folder} has no safetensors weights{found}: save the model again with save_pretrained",
+            ExitCode.DATA_ERROR,
+        )
+    if "model.safetensors.index.json" in names:
+        parts = set(json.loads((folder / "model.safetensors.index.json").get().data)["weight_map"].values())
+        if missing := sorted(parts - names):
+            raise UserError(
+                f"model.uri: {folder} lacks {len(missing)} of {len(parts)} files of weights, {missing[0]} first: "
+                "upload the whole model",
+                ExitCode.DATA_ERROR,
+            )
+
+
+def _check_sequence_length(config: PretrainedConfig, sequence_length: int, field: str) -> None:
+    text_config = config.get_text_config()
+    longest = getattr(text_config, _MAX_POSITIONS, None)
+    if longest is not None and sequence_length > longest:
+        name = text_config.attribute_map.get(_MAX_POSITIONS, _MAX_POSITIONS)
+        raise UserError(
+            f"training.sequenceLength is {sequence_length}, but the model takes at most {longest} tokens "
+            f"({field}{name} {longest}): shorten training.sequenceLength"
+        )
+
+
+def _check_builds(config: PretrainedConfig, field: str) -> None:
+    """Build the model without memory: what does not fit together in a configuration shows."""
+    try:
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+                config, trust_remote_code=False
+            )
+    except Exception as error:  # the modelling code raises many kinds
+        raise UserError(f"{field.rstrip('.')}: transformers cannot build the model: {_last_line(error)}") from error
+
+
+def check_vocabulary(config: PretrainedConfig, vocab_size: int, recipe: Recipe) -> None:
+    """Refuse a tokenizer with token ids that a trained model has no embedding for; a new one is built to fit."""
+    if recipe.model.uri is None:
+        return
+    rows = config.get_text_config().vocab_size
+    if vocab_size > rows:
+        raise UserError(
+            f"model.uri: the tokenizer of {recipe.model.uri} has {vocab_size} tokens, but config.json says vocab_size "
+            f"{rows}: put the tokenizer there that the model was trained with",
+            ExitCode.DATA_ERROR,
+        )
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,213 @@
+"""From text in storage to token shards in storage, on CPUs, before a GPU is spent.
+
+    probe and claim the output ─> check the model ─> list the text ─> key of what was found
+      ─> prepared already? ── no ──> tokenizer ─> documents ─> shards ─> dataset.json, last
+      ─> resolved.json beside the output, last of all
+
+Everything a person can get wrong in a recipe shows here. Doing it again is quick and changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from runyard_trainer.checks import check_model, check_vocabulary
+from runyard_trainer.context import RunContext
+from runyard_trainer.contract import Recipe
+from runyard_trainer.dataset_writer import Files, tokenizer_source, total_bytes, write_dataset
+from runyard_trainer.order import count_steps
+from runyard_trainer.outcome import DataSummary, ExitCode, PodReport, UserError
+from runyard_trainer.shards import DatasetInfo, Resolved, StreamInfo
+from runyard_trainer.sources import list_sources
+from runyard_trainer.storage import FolderStore, Location, NotFound, PreconditionFailed, open_store, probe
+from runyard_trainer.tokenizer import list_tokenizer_files
+
+_FORMAT = 1
+"""Of what lies under a key: raised when the same text would give other shards."""
+
+log = logging.getLogger(__name__)
+
+
+def prepare(recipe: Recipe, context: RunContext) -> PodReport:
+    """Prepare a run, and say what was found.
+
+    Raises:
+        UserError: for all that a person can mend.
+        StorageUnavailable: the store does not answer.
+    """
+    output = open_store(recipe.output.uri, recipe.storage, "output.uri")
+    check_apart(recipe)
+    probe(output, recipe.storage.fencing)
+    claim_output(output, recipe, context)
+    config = check_model(recipe)
+    files = list_files(recipe)
+    log.info("found %d files, %.1f MB", sum(map(len, files.values())), sum(map(total_bytes, files.values())) / 1e6)
+
+    dataset = dataset_location(output, context.namespace, compute_key(recipe, files))
+    try:
+        manifest = (dataset / "dataset.json").get().data
+        log.info("already prepared: %s", dataset)
+    except NotFound:
+        with TemporaryDirectory(dir=context.scratch_dir, prefix="prepare-") as scratch:
+            manifest = write_dataset(dataset, recipe, files, Path(scratch))
+    info = DatasetInfo.model_validate_json(manifest)
+    check_vocabulary(config, info.vocab_size, recipe)
+    check_enough_text(info, recipe)
+
+    resolved = resolve(info, recipe)
+    record = Resolved(
+        dataset=(dataset / "dataset.json").uri, sha256=hashlib.sha256(manifest).hexdigest(), resolved=resolved
+    )
+    (output / "resolved.json").put(record.to_json().encode())
+    return build_report(record, info)
+
+
+# --------------------------------------------------------------------------------------------------------------- output
+
+
+def check_apart(recipe: Recipe) -> None:
+    """Refuse an output that lies among the text, or holds the model: a run would read, or overwrite, what it writes."""
+    output = recipe.output.uri.rstrip("/") + "/"
+    inputs = {f"data.train[{i}].uri": source.uri for i, source in enumerate(recipe.data.train)}
+    if recipe.data.replay is not None:
+        inputs |= {f"data.replay.sources[{i}].uri": source.uri for i, source in enumerate(recipe.data.replay.sources)}
+    inputs |= {f"evaluation.general[{i}].uri": source.uri for i, source in enumerate(recipe.evaluation.general)}
+    for field, uri in inputs.items():
+        if output.startswith(uri.rstrip("/") + "/"):
+            raise UserError(f"output.uri {recipe.output.uri} lies within {field} {uri}: write elsewhere")
+    if recipe.model.uri is not None and (recipe.model.uri.rstrip("/") + "/").startswith(output):
+        raise UserError(f"model.uri {recipe.model.uri} lies within output.uri {recipe.output.uri}: write elsewhere")
+
+
+def claim_output(output: Location, recipe: Recipe, context: RunContext) -> None:
+    """Write run.json, or find that it is ours.
+
+    Raises:
+        UserError: OUTPUT_TAKEN where it is another run's and the recipe does not take it over.
+    """
+    claim = output / "run.json"
+    owner = {"uid": context.run_uid, "namespace": context.namespace, "name": context.run_name}
+    ours = json.dumps(owner).encode()
+    is_fenced = recipe.storage.fencing == "conditional-writes"
+    try:
+        found = claim.get()
+    except NotFound:
+        try:
+            claim.put(ours, if_none_match=is_fenced)
+        except PreconditionFailed:  # another run claimed it just now: see whose it is
+            claim_output(output, recipe, context)
+        return
+    if _owner_of(found.data).get("uid") == context.run_uid:
+        return
+    if not recipe.output.take_over:
+        theirs = _owner_of(found.data)
+        raise UserError(
+            f"output.uri {output} belongs to run {theirs.get('namespace')}/{theirs.get('name')} "
+            f"(uid {theirs.get('uid')}): write elsewhere, or go on from what it has left with output.takeOver: true",
+            ExitCode.OUTPUT_TAKEN,
+        )
+    claim.put(ours, if_match=found.etag if is_fenced else None)
+
+
+def _owner_of(data: bytes) -> dict[str, str]:
+    try:
+        owner = json.loads(data)
+    except ValueError:
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+# ----------------------------------------------------------------------------------------------------------------- key
+
+
+def list_files(recipe: Recipe) -> Files:
+    """Every file to read, by stream."""
+    files = {"train": list_sources(recipe.data.train, recipe.storage, "data.train")}
+    if recipe.data.replay is not None:
+        files["replay"] = list_sources(recipe.data.replay.sources, recipe.storage, "data.replay.sources")
+    if recipe.evaluation.general:
+        files["general"] = list_sources(recipe.evaluation.general, recipe.storage, "evaluation.general")
+    return files
+
+
+def compute_key(recipe: Recipe, files: Files) -> str:
+    """Names everything that the tokens depend on: the same key, the same shards."""
+    inputs = {
+        "format": _FORMAT,
+        "files": {
+            stream: [[file.location.uri, file.etag, file.size_bytes, file.format, file.text_column] for file in listed]
+            for stream, listed in files.items()
+        },
+        "validation": recipe.data.validation.fraction,
+        "tokenizer": _describe_tokenizer(recipe),
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _describe_tokenizer(recipe: Recipe) -> object:
+    scratch = recipe.model.scratch
+    if scratch is not None and scratch.tokenizer.train is not None:
+        return scratch.tokenizer.train.model_dump(mode="json")
+    return {name: info.etag for name, info in list_tokenizer_files(tokenizer_source(recipe)[0]).items()}
+
+
+def dataset_location(output: Location, namespace: str, key: str) -> Location:
+    """Where the runs of a namespace share prepared data: at the bucket's root, or beside a file:// output."""
+    root = output.parent if isinstance(output.store, FolderStore) else Location(output.store, "")
+    return root / ".runyard" / namespace / "prepared" / key
+
+
+# ------------------------------------------------------------------------------------------------------------- outcome
+
+
+def check_enough_text(info: DatasetInfo, recipe: Recipe) -> None:
+    """Refuse what does not fill one sequence."""
+    length = recipe.training.sequence_length
+    for name, field in (("train", "data.train"), ("replay", "data.replay.sources")):
+        stream = info.streams.get(name)
+        if stream is not None and stream.tokens < length:
+            held_out = info.streams["validation"].documents if name == "train" and "validation" in info.streams else 0
+            aside = f" besides {held_out} held out by data.validation.fraction" if held_out else ""
+            raise UserError(
+                f"{field} has {stream.documents} documents with {stream.tokens} tokens{aside}: less than one sequence "
+                f"of training.sequenceLength {length}. Give more text, or shorter sequences",
+                ExitCode.DATA_ERROR,
+            )
+
+
+def resolve(info: DatasetInfo, recipe: Recipe) -> dict[str, str]:
+    """Each value that was automatic, as text."""
+    training = recipe.training
+    num_train = info.streams["train"].tokens // training.sequence_length
+    return {
+        "learningRate": f"{recipe.learning_rate:g}",
+        "batchSequences": str(training.sequences_per_step),
+        "batchTokens": str(training.sequences_per_step * training.sequence_length),
+        "totalSteps": str(count_steps(training, num_train)),
+        "vocabSize": str(info.vocab_size),
+    }
+
+
+def build_report(record: Resolved, info: DatasetInfo) -> PodReport:
+    """The pod's last words."""
+    train, validation = info.streams["train"], info.streams.get("validation", StreamInfo())
+    message = (
+        f"{train.documents:,} documents with {train.tokens:,} tokens to train on, {validation.documents:,} held out, "
+        f"{info.skipped_documents:,} empty ones skipped; {record.resolved['totalSteps']} steps"
+    )
+    log.info("%s", message)
+    return PodReport(
+        reason="Completed",
+        message=message,
+        resolved=record.resolved,
+        data=DataSummary(
+            manifest=record.dataset,
+            documents=train.documents,
+            tokens=train.tokens,
+            validation_documents=validation.documents,
+        ),
+    )
