@@ -1,4 +1,4 @@
-"""How the ranks agree beside the training: over a process group of its own, so that nothing interleaves with its collectives."""
+"""How ranks agree beside the training: over a process group of its own, so that nothing interleaves with the loop's."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ from typing import Generic, TypeVar
 
 import torch.distributed as dist
 
-from runyard_trainer.outcome import Interrupted
-
 T = TypeVar("T")
 
 
 class Agreement:
-    """Values and failures that every rank learns of alike. Made by all ranks together; a world of one needs no process group."""
+    """Values and failures that every rank learns of alike. Made by all ranks together.
+
+    A collective that fails because a peer is gone raises what torch raises; `distributed.joined_ranks` says what it
+    means.
+    """
 
     def __init__(self, timeout_s: float) -> None:
         self.is_distributed = dist.is_initialized()
         timeout = timedelta(seconds=timeout_s)
-        self.group = dist.new_group(backend="gloo", timeout=timeout) if self.is_distributed else None
+        self.group: dist.ProcessGroup | None = None
+        if self.is_distributed:
+            group = dist.new_group(backend="gloo", timeout=timeout)
+            assert isinstance(group, dist.ProcessGroup)
+            self.group = group
         self._rank = dist.get_rank() if self.is_distributed else 0
         self._size = dist.get_world_size() if self.is_distributed else 1
 
@@ -30,7 +36,6 @@ class Agreement:
 
         Raises:
             Exception: on every rank, where `work` failed on any; the lowest rank's.
-            Interrupted: a rank is gone, or was not heard of in time.
         """
         outcomes = self._exchange(_attempt(work))
         for outcome in outcomes:
@@ -46,17 +51,9 @@ class Agreement:
     def _exchange(self, own: _Outcome[T]) -> list[_Outcome[T]]:
         outcomes = [own] * self._size
         if self.is_distributed:
-            try:
-                dist.all_gather_object(outcomes, own, group=self.group)
-            except RuntimeError as error:
-                raise lost_a_peer(error) from error
+            dist.all_gather_object(outcomes, own, group=self.group)
             outcomes[self._rank] = own
         return outcomes
-
-
-def lost_a_peer(error: BaseException) -> Interrupted:
-    """What a failed collective means."""
-    return Interrupted(f"lost a peer: {str(error).partition(chr(10))[0]}")
 
 
 @dataclass
@@ -73,14 +70,14 @@ class _Outcome(Generic[T]):
 def _attempt(work: Callable[[], T]) -> _Outcome[T]:
     try:
         return _Outcome(work())
-    except Exception as error:  # noqa: BLE001: every rank learns of it and raises it
+    except Exception as error:  # noqa: BLE001 - every rank learns of it and raises it
         return _Outcome(error=error)
 
 
 def _to_portable(error: Exception) -> Exception:
     """The same error if another process can be told it as it is, else its text."""
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301: just made here
-    except Exception:  # noqa: BLE001: whatever a foreign class does when it is copied
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - just made here
+    except Exception:  # noqa: BLE001 - whatever a foreign class does when it is copied
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error

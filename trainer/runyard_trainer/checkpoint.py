@@ -1,10 +1,11 @@
 """Saving a run while it goes on, and finding it again.
 
     save      the state is copied to the CPU (training waits for that only); then, in a thread of its own:
-              DCP writes each rank's part to the node's disk ─> each rank uploads its files ─> ranks exchange lists of them
-              ─> rank 0 uploads the manifest, swaps the head, deletes what need not be kept ─> all ranks learn how it ended
-    restore   newest first, the checkpoints of the head: the manifest and every file that is needed are checked by sha256 before
-              anything is read into the model; one that is not whole is passed over for the next older one
+              DCP writes each rank's part to the node's disk ─> each rank uploads its files ─> they exchange lists of
+              them ─> rank 0 uploads the manifest, swaps the head, deletes what need not be kept ─> all learn how it
+              ended
+    restore   newest first, the checkpoints of the head: the manifest and every file that is needed are checked by
+              sha256 before anything is read into the model; one that is not whole is passed over for the next older one
 
 At most one save is under way. What goes wrong in the thread is raised by the next `save`, `check` or `wait`.
 """
@@ -18,21 +19,25 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch.distributed.checkpoint as dcp
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay, wait_random_exponential
-from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.stateful import Stateful
 
-from runyard_trainer.agreement import Agreement, lost_a_peer
+from runyard_trainer.agreement import Agreement
 from runyard_trainer.checkpoint_files import (
     CHECKPOINTS_NAME,
     MANIFEST_NAME,
@@ -59,8 +64,9 @@ STORE_TIMEOUT_S = 900.0
 
 T = TypeVar("T")
 State = dict[str, Any]
-"""By name: tensors, plain values, nested dicts of them, or a `Stateful`. DTensors are saved by their parts; of anything else rank 0's
-value is what is saved. A list whose length changes must be one value (a string, say): DCP looks each element up by its place.
+"""By name: tensors, plain values, nested dicts of them, or a `Stateful`. DTensors are saved by their parts; of anything
+else rank 0's value is what is saved. A list whose length changes must be one value (a string, say): DCP looks each
+element up by its place.
 """
 
 _log = logging.getLogger(__name__)
@@ -114,7 +120,7 @@ class Checkpointer:
         self._staging_dir = scratch_dir / f"staging-{world.rank}"
         shutil.rmtree(self._staging_dir, ignore_errors=True)
 
-    # ------------------------------------------------------------------------------------------------------------- state
+    # ------------------------------------------------------------------------------------------------------------ state
 
     @property
     def committed(self) -> CommittedCheckpoint | None:
@@ -126,12 +132,12 @@ class Checkpointer:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a save is under way on this rank. Ranks may differ for a moment: to put a save off while the last one is
-        not through, they must agree first (a flag in a reduction they make anyway), or some would save and some not.
+        """Whether a save is under way on this rank. Ranks may differ for a moment: to put a save off while the last one
+        is not through, they must agree first (a flag in a reduction they make anyway), or some would save and some not.
         """
         return self._pending is not None and not self._pending.done()
 
-    # -------------------------------------------------------------------------------------------------------------- save
+    # ------------------------------------------------------------------------------------------------------------- save
 
     def save(self, step: int, state: State, tokens: int) -> None:
         """Begin to save; returns once the state is copied. Waits for the former save first, and raises what it raised.
@@ -142,6 +148,7 @@ class Checkpointer:
         if self._entries and self._entries[0].step == step:
             return
         staged = self._stager.stage(_to_state_dicts(state))
+        assert isinstance(staged, dict)
         self._pending = _start(lambda: self._save(step, staged, tokens), name=f"checkpoint-{step}")
 
     def check(self) -> None:
@@ -189,11 +196,11 @@ class Checkpointer:
         return entry
 
     def _write_staged(self, staged: State) -> None:
-        writer = dcp.FileSystemWriter(self._staging_dir, sync_files=False, per_thread_copy_ahead=0)
+        writer = FileSystemWriter(self._staging_dir, sync_files=False, per_thread_copy_ahead=0)
         # the lowest rank's value is kept of what all have: rank 0's metrics rows, not some rank's empty ones
-        planner = dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True)
-        with _dcp_errors():
-            dcp.save(
+        planner = DefaultSavePlanner(dedup_save_to_lowest_rank=True)
+        with _plain_errors():
+            save(
                 staged,
                 storage_writer=writer,
                 planner=planner,
@@ -202,7 +209,7 @@ class Checkpointer:
             )
 
     def _upload_staged(self, remote: Location) -> list[FileEntry]:
-        return [_retrying(lambda p=path: upload_file(p, remote)) for path in sorted(self._staging_dir.iterdir())]
+        return [_retrying(partial(upload_file, path, remote)) for path in sorted(self._staging_dir.iterdir())]
 
     def _commit(self, manifest: Manifest, remote: Location) -> CheckpointEntry:
         assert self._head is not None
@@ -224,7 +231,7 @@ class Checkpointer:
         return select_retained((newest, *self._entries), self._keep_last, self._keep_every_steps)
 
     def _delete_unreferenced(self) -> None:
-        """Delete what no commit points to: checkpoints that need not be kept, and what older attempts left half uploaded.
+        """Delete what no commit points to: checkpoints not to be kept, and what older attempts left half uploaded.
 
         An older attempt that is still uploading can lose nothing: the head refuses its commit.
         """
@@ -239,7 +246,7 @@ class Checkpointer:
         except StorageUnavailable as error:
             _log.warning("old checkpoints stay for now: %s", error)
 
-    # ----------------------------------------------------------------------------------------------------------- restore
+    # ---------------------------------------------------------------------------------------------------------- restore
 
     def restore(self, state: State) -> int | None:
         """Load the newest whole checkpoint into `state`, in place.
@@ -263,8 +270,8 @@ class Checkpointer:
             return entry.step
         if self._entries:
             raise UserError(
-                f"none of the {len(self._entries)} checkpoints of {self._output} is whole. Restore their files, or start over "
-                "with another output",
+                f"none of the {len(self._entries)} checkpoints of {self._output} is whole. Restore their files, or "
+                "start over with another output",
                 ExitCode.DATA_ERROR,
             )
         return None
@@ -276,8 +283,8 @@ class Checkpointer:
         reader = VerifiedReader(folder)
         try:
             self._agreement.gather(reader.read_metadata)
-            with _dcp_errors():
-                dcp.load(
+            with _plain_errors():
+                load(
                     state,
                     storage_reader=reader,
                     planner=PlainLoadPlanner(),
@@ -303,7 +310,7 @@ def _start(work: Callable[[], T], name: str) -> Future[T]:
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001: whoever waits for the future raises it
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the future raises it
             future.set_exception(error)
 
     threading.Thread(target=run, name=name, daemon=True).start()
@@ -321,22 +328,20 @@ def _retrying(work: Callable[[], T]) -> T:
 
 
 @contextmanager
-def _dcp_errors():
-    """DCP's own exceptions, as what they mean: the first failing rank's error, or a lost peer."""
+def _plain_errors() -> Iterator[None]:
+    """DCP tells every rank of every rank's failure; of these, the lowest rank's."""
     try:
         yield
     except CheckpointException as failed:
-        rank, (error, _) = min(failed.failures.items())
-        raise _explain(error, rank) from None
-    except RuntimeError as error:
-        raise lost_a_peer(error) from error
+        rank = min(failed.failures)
+        raise _explain(failed.failures[rank][0], rank) from None
 
 
 def _explain(error: BaseException, rank: int) -> BaseException:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return UserError(
-            f"rank {rank}: the node's disk is too full to stage a checkpoint ({error.filename}): give the pods more ephemeral "
-            "storage, or larger nodes",
+            f"rank {rank}: the node's disk is too full to stage a checkpoint ({error.filename}): give the pods more "
+            "ephemeral storage, or larger nodes",
             ExitCode.FAILED,
         )
     return error

@@ -1,7 +1,7 @@
 """The files of a checkpoint: how they reach the store, and how only whole ones come back.
 
-A checkpoint is a folder `checkpoints/step-<8 digits>-e<epoch>/` of torch DCP files and a manifest with the size and sha256 of each.
-head.json holds the sha256 of the manifest, so whatever is read back is known to be what was written.
+A checkpoint is a folder `checkpoints/step-<8 digits>-e<epoch>/` of torch DCP files and a manifest with the size and
+sha256 of each. head.json holds the sha256 of the manifest, so whatever is read back is known to be what was written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 
@@ -32,7 +33,7 @@ MANIFEST_NAME = "manifest.json"
 DCP_METADATA_NAME = ".metadata"
 
 
-class Corrupt(Exception):  # noqa: N818: what is found of a checkpoint, not an error of this program
+class Corrupt(Exception):  # noqa: N818 - what is found of a checkpoint, not an error of this program
     """A checkpoint is not whole: a file is missing, or is not what the manifest says."""
 
 
@@ -146,15 +147,15 @@ class CheckpointFolder:
 
 
 class VerifiedReader(FileSystemReader):
-    """Reads a checkpoint by DCP. Each rank fetches the files that its part of the plan needs while planning: when one of them is
-    corrupt every rank learns it (the plan is made together) before anything is read into the model.
+    """Reads a checkpoint by DCP. Each rank fetches the files that its part of the plan needs while planning: when one
+    of them is corrupt every rank learns it (the plan is made together) before anything is read into the model.
     """
 
     def __init__(self, folder: CheckpointFolder) -> None:
         super().__init__(folder.local)
         self._folder = folder
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
         """The index of the checkpoint, unpickled with nothing but DCP's own classes."""
         with self._folder.fetch(DCP_METADATA_NAME).open("rb") as file:
             return _MetadataUnpickler(file).load_metadata()

@@ -4,8 +4,9 @@
     commit   a checkpoint whose files and manifest lie on the store becomes the newest, in one swap
     finish   the result is set, by the same swap, once the export is uploaded
 
-Every swap is a write with If-Match on the etag last seen. Where it is refused, the head was written by a newer attempt and this
-one must stop (`Interrupted`) — unless what lies there is what was just sent: the answer to it was lost, and it was repeated.
+Every swap is a write with If-Match on the etag last seen. Where it is refused, the head was written by a newer
+attempt and this one must stop (`Interrupted`), unless what lies there is what was just sent: then the answer was lost
+and the request repeated.
 """
 
 from __future__ import annotations
@@ -131,18 +132,18 @@ class Head:
         self._swap(self.state.model_copy(update={"result": result}))
 
     def _swap(self, state: HeadState) -> None:
+        if not self._is_fenced:
+            self._expect(self._blob.data)
         try:
-            if not self._is_fenced and self._location.get().data != self._blob.data:
-                raise PreconditionFailed
             self._blob = _put(self._location, state, self._blob, is_fenced=self._is_fenced)
         except (PreconditionFailed, NotFound):
-            self._blob = self._reread(_encode(state))
+            self._blob = self._expect(_encode(state))
         self.state = state
 
-    def _reread(self, sent: bytes) -> Blob:
-        """What lies there now, if it is what was sent."""
+    def _expect(self, data: bytes) -> Blob:
+        """What lies there now, if it is `data`."""
         found = _read(self._location)
-        if found is not None and found.data == sent:
+        if found is not None and found.data == data:
             return found
         now = "it is gone" if found is None else _describe(_decode(found, self._location))
         raise Interrupted(f"{self._location} was written by someone else, so attempt {self.state.attempt} stops: {now}")
@@ -173,8 +174,8 @@ def _succeed(found: Blob | None, uid: str, attempt: int, location: Location, *, 
     if state.uid != uid:
         if not take_over:
             raise UserError(
-                f"output.uri: {location.parent} belongs to another run (UID {state.uid}). Choose another output, or set "
-                "output.takeOver: true to continue from what lies there",
+                f"output.uri: {location.parent} belongs to another run (UID {state.uid}). Choose another output, or "
+                "set output.takeOver: true to continue from what lies there",
                 ExitCode.OUTPUT_TAKEN,
             )
         return claimed.model_copy(update={"result": None})

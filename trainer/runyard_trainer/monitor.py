@@ -1,7 +1,7 @@
 """What can be seen of a run while it trains, and how it is told to stop.
 
-Rank 0 serves /progress (JSON, `outcome.Progress`) and /metrics (Prometheus), read-only, on the pod's own address. The rows of metrics.csv
-are collected here and travel in the checkpoint, so that after a resume each step is there once.
+Rank 0 serves /progress (JSON, `outcome.Progress`) and /metrics (Prometheus), read-only, on the pod's own address. The
+rows of metrics.csv are collected here and travel in the checkpoint, so that after a resume each step is there once.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _log = logging.getLogger(__name__)
 class StopRequest:
     """Whether this process was told to stop: SIGTERM and SIGINT set it, and do nothing else.
 
-    Ranks get the signal at different moments, and one that left the loop alone would leave the others waiting. So `requested` goes as
-    a number into the reduction that every step makes anyway (the sum of loss and tokens); where the sum is above zero, all ranks see it
-    at the same step's end, save together, and end with `Interrupted`.
+    Ranks get the signal at different moments, and one that left the loop alone would leave the others waiting. So
+    `requested` goes as a number into the reduction that every step makes anyway (the sum of loss and tokens); where the
+    sum is above zero, all ranks see it at the same step's end, save together, and end with `Interrupted`.
     """
 
     def __init__(self) -> None:
@@ -119,7 +119,11 @@ class Monitor:
         speed, eta_s = self._measure(step, tokens, now)
         self._rows.append(_to_row(step, tokens, loss, learning_rate, grad_norm, speed, now))
         self._update(
-            step=step, tokens=tokens, loss=loss, tokens_per_second=speed, eta_seconds=None if eta_s is None else round(eta_s)
+            step=step,
+            tokens=tokens,
+            loss=loss,
+            tokens_per_second=speed,
+            eta_seconds=None if eta_s is None else round(eta_s),
         )
         if self._is_rank_0 and (now - self._logged_at >= LOG_INTERVAL_S or step == self._progress.total_steps):
             self._logged_at = now
@@ -226,7 +230,7 @@ def format_duration(seconds: float) -> str:
 
 def _handler_of(monitor: Monitor) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the name that http.server looks for
+        def do_GET(self) -> None:
             if self.path == "/progress":
                 self._answer("application/json", monitor.progress.to_json().encode())
             elif self.path == "/metrics":

@@ -1,0 +1,246 @@
+"""PID 1 of a training pod: `python -m runyard_trainer.launch`.
+
+Starts one worker for each rank of the node (static ranks: node index x processes + local rank), forwards what they
+print, passes SIGTERM on once, and ends with the code of the worker that failed first. Why is in the termination
+message, as a `PodReport`. torchrun's agent is not used: it makes 1 of every exit code, and survivors get the SIGTERM
+that means "save". Imports no torch: the workers start at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from runyard_trainer.outcome import TERMINATION_LOG_PATH, ExitCode, Interrupted, PodReport, UserError
+from runyard_trainer.workers import Signals, Worker, Workers
+
+WORKER_COMMAND = (sys.executable, "-m", "runyard_trainer", "train")
+REPORT_LIMIT_BYTES = 4096
+"""Of a termination message; Kubernetes cuts what is longer, and cut JSON is none."""
+
+PEERS_GRACE_S = 10.0
+"""After a worker has failed, how long the others may take to notice."""
+
+RESOLVE_TIMEOUT_S = 120.0
+"""How long the name of rank 0's pod may take to appear in DNS."""
+
+_RESOLVE_INTERVAL_S = 0.5
+_ENDED_BY_SIGTERM = 128 + signal.SIGTERM
+
+
+@dataclass(frozen=True)
+class Node:
+    """This pod's share of the world, from the environment (docs/architecture.md)."""
+
+    index: int
+    nodes: int
+    processes: int
+    master_addr: str
+    grace_s: float
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str]) -> Node:
+        """Raises UserError where a variable is missing or is no number."""
+        node = cls(
+            index=_read_int(env, "JOB_COMPLETION_INDEX", 0),
+            nodes=_read_int(env, "RUNYARD_NODES", 1),
+            processes=_read_int(env, "RUNYARD_PROCESSES_PER_NODE", 1),
+            master_addr=env.get("MASTER_ADDR", "127.0.0.1"),
+            grace_s=_read_int(env, "RUNYARD_GRACE_SECONDS", 120),
+        )
+        if node.nodes * node.processes > 1:
+            _read_int(env, "MASTER_PORT", None)
+        return node
+
+    @property
+    def ranks(self) -> range:
+        """Those that run here."""
+        return range(self.index * self.processes, (self.index + 1) * self.processes)
+
+    @property
+    def stop_grace_s(self) -> float:
+        """How long workers have to save: a little less than the pod, so that there is time to say how it ended."""
+        return self.grace_s - min(5.0, self.grace_s / 4)
+
+    def worker_environment(self, env: Mapping[str, str], rank: int, report_dir: Path) -> dict[str, str]:
+        """What a worker finds in its environment."""
+        threads = max(1, len(os.sched_getaffinity(0)) // self.processes)
+        return {
+            "OMP_NUM_THREADS": str(threads),
+            **env,
+            "PYTHONUNBUFFERED": "1",
+            "MASTER_ADDR": self.master_addr,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank - self.ranks.start),
+            "WORLD_SIZE": str(self.nodes * self.processes),
+            "LOCAL_WORLD_SIZE": str(self.processes),
+            "RUNYARD_REPORT_DIR": str(report_dir),
+        }
+
+
+def main(env: Mapping[str, str], worker_command: Sequence[str] = WORKER_COMMAND) -> int:
+    """Run the pod; returns its exit code. Writes the termination message."""
+    with tempfile.TemporaryDirectory(prefix="runyard-report-") as report_dir, Signals() as signals:
+        report = _run(env, worker_command, Path(report_dir), signals)
+    text = fit_report(report)
+    _log(f"exit code {report.exit_code}: {report.reason}. {report.message}".rstrip(" ."))
+    _write_termination_message(text, env.get("RUNYARD_TERMINATION_LOG"))
+    return report.exit_code
+
+
+def _run(env: Mapping[str, str], command: Sequence[str], report_dir: Path, signals: Signals) -> PodReport:
+    try:
+        node = Node.from_environment(env)
+        if node.nodes > 1:
+            wait_until_resolved(node.master_addr, RESOLVE_TIMEOUT_S, signals.wait_for_stop)
+        with Workers(signals, peers_grace_s=PEERS_GRACE_S, stop_grace_s=node.stop_grace_s) as workers:
+            for rank in node.ranks:
+                workers.start(rank, command, node.worker_environment(env, rank, report_dir))
+            workers.wait()
+            return build_report(workers.ended, report_dir, was_stopped=workers.stop is not None)
+    except UserError as error:
+        return PodReport(reason=error.code.reason, message=str(error), exit_code=error.code)
+    except Interrupted as error:
+        return _report_interruption(str(error))
+
+
+def wait_until_resolved(host: str, timeout_s: float, wait_for_stop: Callable[[float], signal.Signals | None]) -> None:
+    """Wait for the name of rank 0's pod: a headless Service's names appear some time after the pods.
+
+    Raises:
+        Interrupted: told to stop meanwhile.
+        UserError: FAILED: it did not appear.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not _is_resolved(host):
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"the name of rank 0's pod, {host}, did not resolve within {timeout_s:.0f} s: look at that pod "
+                "and at the cluster's DNS",
+                ExitCode.FAILED,
+            )
+        if stop := wait_for_stop(_RESOLVE_INTERVAL_S):
+            raise Interrupted(f"{stop.name} came while waiting for {host}")
+
+
+def _is_resolved(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except socket.gaierror:
+        return False
+    return True
+
+
+def build_report(ended: Sequence[Worker], report_dir: Path, *, was_stopped: bool) -> PodReport:
+    """What the end of the workers means for the pod.
+
+    Args:
+        ended: all workers, in the order in which they ended.
+        report_dir: where they have left their own reports.
+        was_stopped: whether they were told to stop.
+    """
+    culprit = find_culprit(ended)
+    if culprit is not None and not (was_stopped and culprit.exit_code == _ENDED_BY_SIGTERM):
+        return _report_failure(culprit, report_dir)
+    if culprit is not None or any(worker.was_killed for worker in ended):
+        message = "told to stop, and workers ended without a save: " + (
+            "training had not begun" if culprit else "the grace period was over"
+        )
+        return _report_interruption(message)
+    first = min(ended, key=lambda worker: worker.rank)
+    return _read_report(report_dir, first.rank) or PodReport(reason="Completed")
+
+
+def find_culprit(ended: Sequence[Worker]) -> Worker | None:
+    """The worker whose failure is the pod's: the first that failed by itself, before any that only lost a peer."""
+    failed = [worker for worker in ended if worker.exit_code != 0 and not worker.was_killed]
+    causes = [worker for worker in failed if worker.exit_code != ExitCode.INTERRUPTED]
+    return next(iter(causes or failed), None)
+
+
+def _report_failure(worker: Worker, report_dir: Path) -> PodReport:
+    assert worker.exit_code is not None
+    own = _read_report(report_dir, worker.rank) or PodReport(
+        reason=_reason(worker.exit_code), message=_describe_end(worker.rank, worker.exit_code)
+    )
+    tail = own.log_tail or "\n".join(worker.tail)
+    # validated anew, unlike by model_copy: the tail is cut to its length
+    fields = {**own.model_dump(), "exit_code": worker.exit_code, "rank": worker.rank, "log_tail": tail}
+    return PodReport.model_validate(fields)
+
+
+def _report_interruption(message: str) -> PodReport:
+    return PodReport(reason=ExitCode.INTERRUPTED.reason, message=message, exit_code=ExitCode.INTERRUPTED)
+
+
+def _reason(exit_code: int) -> str:
+    return ExitCode(exit_code).reason if exit_code in set(ExitCode) else "Error"
+
+
+def _describe_end(rank: int, exit_code: int) -> str:
+    if exit_code <= 128:
+        return f"rank {rank} ended with exit code {exit_code}"
+    number = exit_code - 128
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    hint = ": it may have run out of memory" if number == signal.SIGKILL else ""
+    return f"rank {rank} was ended by {name}{hint}"
+
+
+def _read_report(report_dir: Path, rank: int) -> PodReport | None:
+    try:
+        return PodReport.model_validate_json((report_dir / f"{rank}.json").read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def fit_report(report: PodReport, limit_bytes: int = REPORT_LIMIT_BYTES) -> str:
+    """JSON of at most `limit_bytes`: the log's tail is cut first, then the message, then what status can do without."""
+    return next(text for text in map(PodReport.to_json, _shrink(report)) if len(text.encode()) <= limit_bytes)
+
+
+def _shrink(report: PodReport) -> Iterator[PodReport]:
+    yield report
+    while report.log_tail:
+        report = report.model_copy(update={"log_tail": report.log_tail[len(report.log_tail) // 2 + 1 :]})
+        yield report
+    while len(report.message) > 100:
+        report = report.model_copy(update={"message": report.message[: len(report.message) // 2] + "…"})
+        yield report
+    yield report.model_copy(update={"resolved": None})
+    yield report.model_copy(update={"resolved": None, "data": None, "result": None})
+
+
+def _write_termination_message(text: str, given: str | None) -> None:
+    """To the path given, or to Kubernetes' own where it has made one; without Kubernetes the log has it all."""
+    path = Path(given or TERMINATION_LOG_PATH)
+    if given or path.exists():
+        try:
+            path.write_text(text)
+        except OSError as error:
+            _log(f"{path} cannot be written: {error.strerror}")
+
+
+def _log(line: str) -> None:
+    print(f"[launch] {line}", flush=True)  # noqa: T201 - the pod's log
+
+
+def _read_int(env: Mapping[str, str], name: str, default: int | None) -> int:
+    text = env.get(name) or (None if default is None else str(default))
+    try:
+        return int(text or "")
+    except ValueError as error:
+        found = "is not set" if text is None else f"is {text!r}"
+        raise UserError(f"environment variable {name} {found}: expected a whole number") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(os.environ))
