@@ -23,6 +23,7 @@ from runyard.local.console import show_step
 from runyard.local.instance import Instance, Ports, is_port_free, lock_state
 from runyard.local.kubectl import Kubectl
 from runyard.local.machine import check_machine
+from runyard.local.node.records import NodeDir
 from runyard.local.process import Command, read_last_lines
 from runyard.local.waiting import wait_until
 
@@ -76,7 +77,14 @@ def take_down(state: Path, *, delete: bool) -> None:
     with lock_state(state):
         _stop_all(Instance(state, Ports(0, 0, 0, 0), 0, 0))
         if delete:
-            shutil.rmtree(state)
+            _delete(state)
+
+
+def _delete(state: Path) -> None:
+    try:
+        shutil.rmtree(state)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be removed: {error.strerror}; remove {state} yourself") from error
 
 
 # ------------------------------------------------------------------------------------------------------------- servers
@@ -175,13 +183,19 @@ def _run_nodes(instance: Instance, kubectl: Kubectl) -> bool:
     surplus = [name for name in instance.processes.names() if name.startswith("node-")]
     surplus = [name for name in surplus if name not in instance.node_names]
     for name in surplus:
-        instance.processes.stop(name, _NODE_GRACE_S)
+        _stop_node(instance, name)
         kubectl.run("delete", "node", name, "--ignore-not-found")
     if not surplus and all(instance.processes.is_current(command) for command in commands):
         return False
     with show_step(f"{instance.nodes} nodes with {instance.gpus_per_node} simulated GPUs each"):
         _run(instance, commands, lambda: are_nodes_ready(instance, kubectl))
     return True
+
+
+def _stop_node(instance: Instance, name: str) -> None:
+    """And its pods, even if the agent was killed before it could stop them."""
+    instance.processes.stop(name, _NODE_GRACE_S)
+    NodeDir(instance.state / "nodes" / name).kill_leftovers()
 
 
 def _build_node(instance: Instance, index: int) -> Command:
@@ -233,9 +247,10 @@ def _apply_secret(instance: Instance, kubectl: Kubectl) -> None:
 def _stop_all(instance: Instance) -> None:
     """Nodes first, so that pods are told; then those that write to the API, the API, and what it stores in."""
     order = ("kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd", "versitygw")
-    names = instance.processes.names()
-    nodes = [name for name in names if name not in order]
-    for name in [*nodes, *(name for name in order if name in names)]:
+    nodes = [name for name in instance.processes.names() if name not in order]
+    for name in nodes:
+        _stop_node(instance, name)
+    for name in order:
         instance.processes.stop(name, _grace_s(name))
 
 
