@@ -1,0 +1,157 @@
+"""The agent of one node: claims its addresses, ends what a crashed one left, registers, and keeps a worker for each pod."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runyard_trainer.outcome import UserError
+
+from runyard.local.client import Client, Deleted, Listed, connect
+from runyard.local.node import registration
+from runyard.local.node.hosts import find_entry
+from runyard.local.node.logs import serve_logs
+from runyard.local.node.network import MAX_NODES, AddressPool, claim_octet
+from runyard.local.node.node import Node
+from runyard.local.node.pods import PodWorker
+from runyard.local.node.records import NodeDir, PodDir
+from runyard.local.node.sandbox import find_machine
+
+_SHUTDOWN_GRACE_S = 3.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an agent is told."""
+
+    state: Path
+    name: str
+    index: int
+    num_gpus: int
+    kubeconfig: Path
+
+
+async def run_agent(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT, then end all pods.
+
+    Raises:
+        UserError: the node runs already, or cannot be made.
+    """
+    if not 0 <= settings.index < MAX_NODES:
+        raise UserError(f"--index is {settings.index}; it must be from 0 to {MAX_NODES - 1}")
+    claim = claim_octet(settings.state, settings.index)
+    folder = NodeDir(settings.state / "nodes" / settings.name)
+    folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.kill_leftovers()
+    addresses = AddressPool(claim.octet, settings.index)
+    # The credentials are the administrator's, not a node's: a development tool on loopback, in one person's hands.
+    async with connect(settings.kubeconfig) as client:
+        node = Node(
+            settings.name, settings.index, settings.num_gpus, client, addresses, find_machine(settings.state), folder
+        )
+        await Agent(node, settings.state / "certs").run()
+
+
+@dataclass
+class Agent:
+    """One node at work."""
+
+    node: Node
+    certs: Path
+    workers: dict[str, PodWorker] = field(default_factory=dict)
+    """By UID of the pod."""
+    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Until a signal; see `run_agent`."""
+        stop = asyncio.Event()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+        async with serve_logs(self.node, self.certs, self._find_pod_dir) as port:
+            duties = [
+                asyncio.create_task(registration.keep_registered(self.node, port)),
+                asyncio.create_task(self._follow_pods(self.node.client)),
+            ]
+            stopped = asyncio.create_task(stop.wait())
+            done, _ = await asyncio.wait((*duties, stopped), return_when=asyncio.FIRST_COMPLETED)
+            for duty in duties:
+                duty.cancel()
+                with suppress(asyncio.CancelledError):
+                    await duty
+            await self._shut_down(port)
+
+    async def _shut_down(self, port: int) -> None:
+        for worker in self.workers.values():
+            worker.shut_down(_SHUTDOWN_GRACE_S)
+        await asyncio.gather(registration.report_not_ready(self.node, port), *self._tasks.values())
+
+    # ----------------------------------------------------------------------------------------------------------- pods
+
+    async def _follow_pods(self, client: Client) -> None:
+        async for event in client.observe("/api/v1/pods"):
+            if isinstance(event, Listed):
+                self._take_list({pod["metadata"]["uid"]: pod for pod in event.objects})
+            elif isinstance(event, Deleted):
+                self._forget(event.object["metadata"]["uid"])
+            else:
+                self._take(event.object)
+
+    def _take_list(self, pods: dict[str, Any]) -> None:
+        for uid in (self.workers.keys() | self.node.entries.keys()) - pods.keys():
+            self._forget(uid)
+        for pod in pods.values():
+            self._take(pod)
+        for uid, folder in self.node.folder.pods():
+            if uid not in self.workers:
+                folder.remove()
+
+    def _take(self, pod: dict[str, Any]) -> None:
+        uid = pod["metadata"]["uid"]
+        self._set_entry(uid, pod)
+        if pod["spec"].get("nodeName") != self.node.name:
+            return
+        if uid in self.workers:
+            self.workers[uid].update(pod)
+            return
+        self.workers[uid] = PodWorker(self.node, pod)
+        self._tasks[uid] = asyncio.create_task(self._work(uid))
+
+    def _forget(self, uid: str) -> None:
+        self._set_entry(uid, None)
+        if uid in self.workers:
+            self.workers[uid].forget()
+
+    def _find_pod_dir(self, namespace: str, name: str) -> PodDir | None:
+        for uid, worker in self.workers.items():
+            metadata = worker.pod["metadata"]
+            if (metadata["namespace"], metadata["name"]) == (namespace, name):
+                return self.node.folder.pod(uid)
+        return None
+
+    def _set_entry(self, uid: str, pod: dict[str, Any] | None) -> None:
+        entry = None if pod is None else find_entry(pod)
+        if entry == self.node.entries.get(uid):
+            return
+        if entry is None:
+            del self.node.entries[uid]
+        else:
+            self.node.entries[uid] = entry
+        for worker in self.workers.values():
+            worker.write_hosts()
+
+    async def _work(self, uid: str) -> None:
+        worker = self.workers[uid]
+        try:
+            await worker.run()
+        except Exception:
+            # A defect that one pod meets must not take the others' node down.
+            log.exception("the worker of pod %s broke", worker.pod["metadata"]["name"])
+        finally:
+            del self.workers[uid], self._tasks[uid]

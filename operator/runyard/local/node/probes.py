@@ -1,0 +1,113 @@
+"""Probes of a running container: startup, then readiness and liveness side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import aiohttp
+
+Report = Callable[["Health"], None]
+
+
+@dataclass(frozen=True)
+class Health:
+    """What probes have found out about a container."""
+
+    started: bool = False
+    ready: bool = False
+    must_end: str = ""
+    """The kind of the probe that has failed too often: the container is to be ended."""
+
+
+async def watch(container: Mapping[str, Any], address: str, report: Report) -> None:
+    """Probe a container that has just started, for ever, and report every change."""
+    if probe := container.get("startupProbe"):
+        report(Health())
+        if not await _wait_until_started(probe, container, address):
+            report(Health(must_end="startup"))
+            return
+    monitor = _Monitor(Health(started=True, ready="readinessProbe" not in container), report)
+    probing = [
+        monitor.follow(kind, container[kind], container, address)
+        for kind in ("readinessProbe", "livenessProbe")
+        if kind in container
+    ]
+    await asyncio.gather(*probing)
+
+
+class _Monitor:
+    """Reports what readiness and liveness together say."""
+
+    def __init__(self, health: Health, report: Report) -> None:
+        self._health = health
+        self._report = report
+        report(health)
+
+    async def follow(self, kind: str, probe: Mapping[str, Any], container: Mapping[str, Any], address: str) -> None:
+        """Count successes and failures in a row, for ever."""
+        await asyncio.sleep(probe.get("initialDelaySeconds", 0))
+        num_in_a_row, last = 0, None
+        while True:
+            succeeded = await _is_successful(probe, container, address)
+            num_in_a_row = num_in_a_row + 1 if succeeded == last else 1
+            last = succeeded
+            if num_in_a_row == probe.get(
+                "successThreshold" if succeeded else "failureThreshold", 1 if succeeded else 3
+            ):
+                self._decide(kind, succeeded)
+            await asyncio.sleep(probe.get("periodSeconds", 10))
+
+    def _decide(self, kind: str, succeeded: bool) -> None:
+        health = self._health
+        if kind == "readinessProbe":
+            health = replace(health, ready=succeeded)
+        elif not succeeded:
+            health = replace(health, must_end="liveness")
+        if health != self._health:
+            self._health = health
+            self._report(health)
+
+
+async def _wait_until_started(probe: Mapping[str, Any], container: Mapping[str, Any], address: str) -> bool:
+    await asyncio.sleep(probe.get("initialDelaySeconds", 0))
+    for _ in range(probe.get("failureThreshold", 3)):
+        if await _is_successful(probe, container, address):
+            return True
+        await asyncio.sleep(probe.get("periodSeconds", 10))
+    return False
+
+
+async def _is_successful(probe: Mapping[str, Any], container: Mapping[str, Any], address: str) -> bool:
+    """One try. An exec probe fails: a local node runs nothing inside a container that runs already."""
+    try:
+        async with asyncio.timeout(probe.get("timeoutSeconds", 1)):
+            if "httpGet" in probe:
+                return await _get(probe["httpGet"], container, address)
+            if "tcpSocket" in probe:
+                host = probe["tcpSocket"].get("host") or address
+                _, writer = await asyncio.open_connection(host, _find_port(probe["tcpSocket"]["port"], container))
+                writer.close()
+                return True
+            return False
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return False
+
+
+async def _get(action: Mapping[str, Any], container: Mapping[str, Any], address: str) -> bool:
+    port = _find_port(action["port"], container)
+    scheme = action.get("scheme", "HTTP").lower()
+    url = f"{scheme}://{action.get('host') or address}:{port}{action.get('path', '/')}"
+    headers = {header["name"]: header["value"] for header in action.get("httpHeaders", [])}
+    # Like a kubelet, it takes any certificate.
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers, ssl=False) as response:
+        return 200 <= response.status < 400
+
+
+def _find_port(port: int | str, container: Mapping[str, Any]) -> int:
+    """A port's number; it may be given by its name in the container's ports. 0, where nobody listens, if unknown."""
+    if isinstance(port, int):
+        return port
+    return next((entry["containerPort"] for entry in container.get("ports", []) if entry.get("name") == port), 0)

@@ -1,0 +1,101 @@
+"""What a container sees of the machine. `find_machine` looks once; `plan_mounts` decides.
+
+The root is a tmpfs of its own. Into it go, read-only: the system's programs and libraries, the Python environment and
+the clone where they lie on the machine, and the few files of /etc that programs need; then devices, and the pod's
+volumes. The instance's own directory is hidden, as it holds keys.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import runyard
+from runyard.local.node.shim import Mount
+
+POD_ETC = "/etc/pod"
+"""Where the files of /etc that the agent writes for a pod are mounted. As a folder, so that a file can be replaced
+in one step under a running container; /etc links to them."""
+POD_ETC_FILES = ("hosts", "hostname", "resolv.conf", "passwd", "group")
+
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix", "/sys")
+_ETC = (
+    *("alternatives", "ca-certificates", "crypto-policies", "debian_version", "fonts", "gai.conf", "host.conf"),
+    *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types", "nsswitch.conf", "os-release", "pki"),
+    *("protocols", "services", "ssl", "timezone"),
+)
+"""What of the machine's /etc a program may need: an allow-list, as the rest holds secrets."""
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_DEFAULT_SHM_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What of the machine containers get to see."""
+
+    mounts: tuple[Mount, ...]
+    hidden: str
+    """The instance's directory."""
+    bin_dir: str
+    """Programs of the Python environment, first on PATH."""
+
+
+def find_machine(state: Path) -> Machine:
+    """Look at this machine and this interpreter."""
+    system = [_reflect(path) for path in (*_SYSTEM, *(f"/etc/{name}" for name in _ETC)) if os.path.lexists(path)]
+    python = [Mount("bind", path, path, read_only=True) for path in _find_python_folders()]
+    return Machine((*system, *python), str(state.resolve()), sysconfig.get_path("scripts"))
+
+
+def _reflect(path: str) -> Mount:
+    """Merged-/usr systems have links where others have folders."""
+    if os.path.islink(path):
+        return Mount("symlink", path, os.readlink(path))
+    return Mount("bind", path, path, read_only=True)
+
+
+def _find_python_folders() -> list[str]:
+    """Where the interpreter, the environment and the clone lie, without those that lie inside another one."""
+    clone = Path(runyard.__file__).resolve().parents[2]
+    imported = [path for path in sys.path if os.path.isdir(path) and path != os.getcwd()]  # `-m` adds the latter
+    found = {sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix), *imported}
+    if (clone / "pyproject.toml").is_file():
+        found.add(str(clone))
+    paths = sorted(PurePosixPath(path) for path in found)
+    outer = [path for path in paths if not any(path != other and path.is_relative_to(other) for other in paths)]
+    return [str(path) for path in outer if not path.is_relative_to("/usr")]
+
+
+def plan_mounts(machine: Machine, pod_etc: Path, termination_log: Mount, volumes: Sequence[Mount]) -> tuple[Mount, ...]:
+    """Every mount of a container in the order of mounting: what lies inside comes after what it lies in.
+
+    So a volume on /tmp does not hide a clone that lies below /tmp. Where a volume has the very path of one of ours, the
+    volume is what the pod wants.
+    """
+    ours = [
+        *machine.mounts,
+        Mount("bind", POD_ETC, str(pod_etc), read_only=True),
+        *(Mount("symlink", f"/etc/{name}", f"pod/{name}") for name in POD_ETC_FILES),
+        *(Mount("bind", f"/dev/{name}", f"/dev/{name}") for name in _DEVICES),
+        *(Mount("symlink", f"/dev/{name}", f"/proc/self/fd/{fd}") for name, fd in _STREAMS),
+        Mount("symlink", "/dev/fd", "/proc/self/fd"),
+        Mount("tmpfs", "/dev/shm", size_bytes=_DEFAULT_SHM_BYTES),  # noqa: S108 - a mount point, not a temporary file
+        Mount("directory", "/tmp"),  # noqa: S108 - likewise
+        Mount("directory", "/var/tmp"),  # noqa: S108 - likewise
+        termination_log,
+    ]
+    if any(mount.kind == "bind" and _is_inside(machine.hidden, mount.target) for mount in machine.mounts):
+        ours.append(Mount("tmpfs", machine.hidden, read_only=True, size_bytes=0))
+    by_target = {mount.target: mount for mount in (*ours, *volumes)}
+    return tuple(sorted(by_target.values(), key=lambda mount: PurePosixPath(mount.target).parts))
+
+
+_STREAMS = (("stdin", 0), ("stdout", 1), ("stderr", 2))
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return PurePosixPath(path).is_relative_to(folder)
