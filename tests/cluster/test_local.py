@@ -60,7 +60,7 @@ def test_kubectl_applies_gets_and_deletes(own: Cluster) -> None:
 
 
 def test_the_api_server_refuses_who_has_no_token(own: Cluster) -> None:
-    argv = [own.instance.kubectl, f"--server={own.instance.apiserver_url}", "--insecure-skip-tls-verify=true"]
+    argv = [str(own.instance.kubectl), f"--server={own.instance.apiserver_url}", "--insecure-skip-tls-verify=true"]
     done = subprocess.run(
         [*argv, "--token=guess", "get", "pods"],
         env={"PATH": os.environ["PATH"], "KUBECONFIG": "/dev/null"},

@@ -92,6 +92,8 @@ def build_controller_manager(instance: Instance, binary: Path) -> Command:
         "controllers": ",".join(["*", *(f"-{name}" for name in _CONTROLLERS_OFF)]),
         "node-monitor-grace-period": "20s",
         "node-monitor-period": "2s",
+        "kube-api-qps": 500,  # the default of 20 takes seconds to get its own credentials
+        "kube-api-burst": 500,
         "leader-elect": "false",
         "secure-port": 0,
     }
