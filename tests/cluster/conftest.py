@@ -111,3 +111,13 @@ def cluster() -> Iterator[Cluster]:
     """Two nodes of two simulated GPUs each, with the operator of the chart. Tests leave nothing behind in it."""
     with bring_up("--nodes", "2", "--gpus-per-node", "2") as shared:
         yield shared
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[Cluster]:
+    """An API server that knows TrainingRuns, without nodes and operator: tests of the operator's I/O play its part."""
+    with bring_up("--nodes", "0", "--no-operator") as shared:
+        crds = Path(__file__).parents[2] / "charts" / "runyard" / "crds"
+        shared.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(crds))
+        shared.kubectl("wait", "--for=condition=Established", "crd/trainingruns.runyard.dev", "--timeout=30s")
+        yield shared

@@ -1,0 +1,89 @@
+"""What the tests of the operator's I/O share: a namespace with one run in it, seen as the operator sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from runyard.api import API_VERSION, LABEL_RUN, LABEL_RUN_UID
+from runyard.cluster import Cluster, Key, collection_path
+from runyard.kube import Kube, connect
+from runyard.world import Create, Manifest, Run
+
+SPEC = {
+    "model": {"uri": "s3://models/base"},
+    "data": {"train": [{"uri": "s3://corpora/text/"}]},
+    "output": {"uri": "s3://models/out"},
+    "compute": {"nodes": 1, "gpusPerNode": 0},
+}
+NAMESPACE_NUMBERS = itertools.count(1)
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+POD_SPEC = {"restartPolicy": "Never", "containers": [{"name": "main", "image": "none"}]}
+BODIES: dict[str, dict[str, Any]] = {
+    "Job": {"spec": {"template": {"spec": POD_SPEC}}},
+    "ConfigMap": {"data": {"recipe.json": "{}"}},
+    "Service": {"spec": {"clusterIP": "None", "selector": {"app": "x"}}},
+}
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A namespace with one run in it, and the operator's view of the cluster."""
+
+    kube: Kube
+    cluster: Cluster
+    key: Key
+
+    def path(self, plural: str, api_version: str = "v1") -> str:
+        return collection_path(api_version, self.key.namespace, plural)
+
+    async def create(self, run: Run, *manifests: Manifest) -> None:
+        applied = await self.cluster.apply(run, map(Create, manifests))
+        assert not applied.failed, applied
+
+    async def read_run(self) -> Run:
+        run = await self.cluster.read_run(self.key)
+        assert run is not None
+        return run
+
+    def build(self, kind: str, name: str, owner_uid: str) -> Manifest:
+        """An object as `render` makes it, as far as the I/O cares."""
+        owner = {"apiVersion": API_VERSION, "kind": "TrainingRun", "name": self.key.name, "uid": owner_uid}
+        return {
+            "apiVersion": "batch/v1" if kind == "Job" else "v1",
+            "kind": kind,
+            "metadata": {
+                "name": name,
+                "namespace": self.key.namespace,
+                "labels": {LABEL_RUN: self.key.name, LABEL_RUN_UID: owner_uid},
+                "ownerReferences": [owner | {"controller": True, "blockOwnerDeletion": False}],
+            },
+        } | deepcopy(BODIES[kind])
+
+
+@asynccontextmanager
+async def open_lab(*, leads: Callable[[], bool] = lambda: True) -> AsyncIterator[Lab]:
+    """A new namespace with a run named `cpt`."""
+    async with connect() as kube:
+        namespace = f"io-{next(NAMESPACE_NUMBERS)}"
+        await kube.request("POST", "/api/v1/namespaces", body={"metadata": {"name": namespace}})
+        lab = Lab(kube, Cluster(kube, leads), Key(namespace, "cpt"))
+        body = {"apiVersion": API_VERSION, "kind": "TrainingRun", "metadata": {"name": "cpt"}, "spec": SPEC}
+        await kube.request("POST", lab.path("trainingruns", API_VERSION), body=body)
+        yield lab
+
+
+def in_lab(story: Callable[[Lab], Awaitable[None]], *, leads: Callable[[], bool] = lambda: True) -> None:
+    async def main() -> None:
+        async with open_lab(leads=leads) as lab:
+            await story(lab)
+
+    asyncio.run(main())

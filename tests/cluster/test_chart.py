@@ -1,0 +1,246 @@
+"""The chart: it renders, a real API server accepts all of it, and it grants what the operator uses and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from runyard.api import API_VERSION, Phase, TrainingRunStatus
+from runyard.cluster import Cluster, Key, collection_path
+from runyard.events import record_event
+from runyard.kube import ApiError, connect
+from runyard.lease import Lease, LeaseKey
+from runyard.main import LEASE_NAME, require_crd
+from runyard.world import Delete, Event, Manifest
+
+from tests.cluster.conftest import Cluster as ControlPlane
+from tests.cluster.lab import NOW, SPEC, Lab
+
+CHART = Path(__file__).parents[2] / "charts" / "runyard"
+NAMESPACE = "chart-test"
+ACCOUNT = f"system:serviceaccount:{NAMESPACE}:runyard-operator"
+
+
+def helm(control_plane: ControlPlane, *arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [str(control_plane.instance.helm), *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+
+def render(control_plane: ControlPlane, *settings: str) -> list[Manifest]:
+    flags = [flag for setting in settings for flag in ("--set", setting)]
+    done = helm(control_plane, "template", "runyard", str(CHART), "--namespace", NAMESPACE, "--include-crds", *flags)
+    assert done.returncode == 0, done.stderr
+    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+
+
+def apply(control_plane: ControlPlane, manifests: list[Manifest], *flags: str) -> str:
+    text = yaml.safe_dump_all(manifests)
+    done = control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", *flags, input=text)
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def installed(control_plane: ControlPlane) -> Iterator[ControlPlane]:
+    """The chart, applied for good into a namespace that only takes restricted pods."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    for name in (NAMESPACE, "team-a", "team-b"):
+        control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    apply(control_plane, render(control_plane))
+    yield control_plane
+    control_plane.kubectl("delete", "clusterrolebinding", f"{NAMESPACE}:runyard-operator", check=False)
+
+
+def test_helm_finds_nothing_to_say_against_the_chart(control_plane: ControlPlane) -> None:
+    done = helm(control_plane, "lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "unknown=1",
+        "replicaCount=0",
+        "storage.addressing=dns",
+        "storage.endpoint=minio:9000",
+        "trainer.memory=lots",
+        "log.level=LOUD",
+        "image=null",
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_when_the_chart_is_rendered(
+    control_plane: ControlPlane, setting: str
+) -> None:
+    done = helm(control_plane, "template", "runyard", str(CHART), "--set", setting)
+    assert done.returncode != 0
+    assert setting.split("=")[0].split(".")[-1] in done.stderr
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("replicaCount=1",),
+        ("watchNamespaces={team-a,team-b}",),
+        (
+            "storage.endpoint=https://s3.example.org",
+            "imagePullSecrets={registry}",
+            "priorityClassName=system-cluster-critical",
+            "podAnnotations.team=ml",
+            "nodeSelector.pool=cpu",
+            "tolerations[0].operator=Exists",
+            "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution=",
+        ),
+    ],
+    ids=["defaults", "one replica", "chosen namespaces", "every option"],
+)
+def test_the_api_server_accepts_everything_that_the_chart_renders(
+    installed: ControlPlane, settings: tuple[str, ...]
+) -> None:
+    said = apply(installed, render(installed, *settings), "--dry-run=server")
+    assert "Warning" not in said
+
+
+def test_the_operators_pods_are_allowed_where_only_restricted_pods_are(installed: ControlPlane) -> None:
+    [deployment] = [manifest for manifest in render(installed) if manifest["kind"] == "Deployment"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "as-in-the-deployment", "namespace": NAMESPACE}}
+    installed.kubectl(
+        "create",
+        "--dry-run=server",
+        "-f",
+        "-",
+        input=yaml.safe_dump(pod | {"spec": deployment["spec"]["template"]["spec"]}),
+    )
+    del pod["metadata"]
+    privileged = pod | {
+        "metadata": {"name": "p", "namespace": NAMESPACE},
+        "spec": {"containers": [{"name": "c", "image": "i"}]},
+    }
+    refused = installed.kubectl("create", "--dry-run=server", "-f", "-", input=yaml.safe_dump(privileged), check=False)
+    assert "violates PodSecurity" in refused.stderr, "else the test above shows nothing"
+
+
+def test_two_releases_in_two_namespaces_share_no_object(control_plane: ControlPlane) -> None:
+    def names(release: str, namespace: str) -> set[tuple[str, str, str]]:
+        done = helm(control_plane, "template", release, str(CHART), "--namespace", namespace)
+        return {
+            (manifest["kind"], manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"])
+            for manifest in yaml.safe_load_all(done.stdout)
+        }
+
+    assert not names("runyard", "one") & names("runyard", "two")
+
+
+# --------------------------------------------------------------------------------------------------------------- rights
+
+
+def granted(manifests: list[Manifest], kind: str) -> set[tuple[str, str, str]]:
+    """(resource, verb, name) of every rule of the roles of `kind`."""
+    return {
+        (resource, verb, name)
+        for manifest in manifests
+        if manifest["kind"] == kind
+        for rule in manifest["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        for name in rule.get("resourceNames", [""])
+    }
+
+
+def test_the_rights_are_these_and_no_others(control_plane: ControlPlane) -> None:
+    manifests = render(control_plane)
+    assert granted(manifests, "ClusterRole") == {
+        *(("trainingruns", verb, "") for verb in ("get", "list", "watch")),
+        ("trainingruns/status", "patch", ""),
+        *(("jobs", verb, "") for verb in ("get", "list", "watch", "create", "delete")),
+        *(("pods", verb, "") for verb in ("list", "watch")),
+        *((kind, verb, "") for kind in ("services", "configmaps") for verb in ("get", "list", "create")),
+        ("events", "create", ""),
+    }
+    assert granted(manifests, "Role") == {
+        ("leases", "create", ""),
+        ("leases", "get", LEASE_NAME),
+        ("leases", "update", LEASE_NAME),
+    }
+
+
+def test_with_chosen_namespaces_nothing_is_granted_cluster_wide(control_plane: ControlPlane) -> None:
+    manifests = render(control_plane, "watchNamespaces={team-a,team-b}")
+    assert not [manifest for manifest in manifests if manifest["kind"].startswith("ClusterRole")]
+    roles = {(role["metadata"]["namespace"], role["metadata"]["name"]) for role in manifests if role["kind"] == "Role"}
+    assert roles == {
+        (NAMESPACE, "runyard-operator-lease"),
+        ("team-a", "runyard-operator"),
+        ("team-b", "runyard-operator"),
+    }
+
+
+@pytest.fixture
+def _as_the_operator(installed: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KUBECONFIG is the operator's ServiceAccount's."""
+    token = installed.kubectl("create", "token", "runyard-operator", "--namespace", NAMESPACE).stdout.strip()
+    kubeconfig: dict[str, Any] = yaml.safe_load(installed.kubeconfig.read_text())
+    for user in kubeconfig["users"]:
+        user["user"] = {"token": token}
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+
+
+@pytest.mark.usefixtures("_as_the_operator")
+def test_the_rights_suffice_for_all_that_the_operator_reads_and_writes(installed: ControlPlane) -> None:
+    run_manifest = {
+        "apiVersion": API_VERSION,
+        "kind": "TrainingRun",
+        "metadata": {"name": "cpt", "namespace": "team-a"},
+        "spec": SPEC,
+    }
+    installed.apply(run_manifest)
+
+    async def main() -> None:
+        async with connect() as kube:
+            await require_crd(kube)
+            lease = Lease(kube, LeaseKey(NAMESPACE, LEASE_NAME, "test"))
+            for _ in range(2):
+                await lease.try_once()
+            lab = Lab(kube, Cluster(kube, lease.is_leader), Key("team-a", "cpt"))
+            run = await lab.read_run()
+            for kind in ("ConfigMap", "Service", "Job"):
+                await lab.create(run, lab.build(kind, "cpt-own", run.uid))
+                await lab.create(run, lab.build(kind, "cpt-own", run.uid))
+            job = (await lab.cluster.observe(run)).jobs[0]["metadata"]
+            await lab.cluster.patch_status(run, TrainingRunStatus(phase=Phase.PENDING))
+            await record_event(lab.cluster, run, Event("Normal", "Tested", ""), 1, "test", NOW)
+            assert len((await kube.get(collection_path("batch/v1", "team-a", "jobs")))["items"]) == 1
+            await lab.cluster.apply(run, [Delete("Job", "cpt-own", job["uid"], job["resourceVersion"])])
+            await lease.release()
+
+    asyncio.run(main())
+    events = installed.get_json("events", "--namespace", "team-a")["items"]
+    assert "Tested" in {event["reason"] for event in events}
+
+
+@pytest.mark.usefixtures("_as_the_operator")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/v1/namespaces/team-a/secrets",
+        "/api/v1/namespaces/team-a/secrets/runyard-s3",
+        "/api/v1/namespaces",
+        "/api/v1/nodes",
+        "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases",
+        f"/api/v1/namespaces/{NAMESPACE}/pods/any/log",
+    ],
+)
+def test_what_is_not_the_operators_business_is_forbidden_to_it(path: str) -> None:
+    async def main() -> None:
+        async with connect() as kube:
+            with pytest.raises(ApiError) as caught:
+                await kube.get(path)
+            assert caught.value.status == 403
+
+    asyncio.run(main())
