@@ -1,4 +1,4 @@
-"""A node of `runyard local`: registers a Node object and runs the containers of the pods bound to it as local processes.
+"""A node of `runyard local`: registers a Node object and runs the containers of its pods as local processes.
 
     agent         node, watch and shutdown: the top of everything
     registration  the Node object and its Lease

@@ -1,4 +1,4 @@
-"""The agent of one node: claims its addresses, ends what a crashed one left, registers, and keeps a worker for each pod."""
+"""The agent of one node: claims its addresses, ends what a crashed one left, registers, keeps a worker for each pod."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Agent:
                 asyncio.create_task(self._follow_pods(self.node.client)),
             ]
             stopped = asyncio.create_task(stop.wait())
-            done, _ = await asyncio.wait((*duties, stopped), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((*duties, stopped), return_when=asyncio.FIRST_COMPLETED)
             for duty in duties:
                 duty.cancel()
                 with suppress(asyncio.CancelledError):

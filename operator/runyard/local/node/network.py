@@ -3,8 +3,8 @@
     127.<octet>.<node's index>.1        the node
     127.<octet>.<node's index>.2..254   its pods
 
-An instance has an octet of its own. It is claimed by abstract Unix sockets, one an agent, whose names say whose they are:
-they exist as long as the agent does, and every process of the machine can see them in /proc/net/unix.
+An instance has an octet of its own. It is claimed by abstract Unix sockets, one an agent, whose names say whose they
+are: they exist as long as the agent does, and every process of the machine can see them in /proc/net/unix.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from runyard.local.node.containers import Container, find_user, read_termination
 from runyard.local.node.environment import ConfigError, Facts
 from runyard.local.node.hosts import find_hostname, render_hosts
 from runyard.local.node.node import Node, format_now, pod_path
-from runyard.local.node.records import PodDir
 from runyard.local.node.status import (
     ContainerState,
     PodState,

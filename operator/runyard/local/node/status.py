@@ -81,7 +81,7 @@ def will_restart(policy: str, exit_code: int) -> bool:
 
 
 def restart_delay_s(num_ends_in_a_row: int) -> float:
-    """How long to wait before the next start: not after the first end, then 10 s, and twice as long each time to 5 min."""
+    """How long to wait before the next start: 0 after the first end, then 10 s, doubling up to 5 min."""
     if num_ends_in_a_row <= 1:
         return 0.0
     return float(min(_FIRST_BACK_OFF_S * 2 ** min(num_ends_in_a_row - 2, 10), _LAST_BACK_OFF_S))
