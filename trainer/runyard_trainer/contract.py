@@ -42,7 +42,8 @@ def _check_exactly_one(model: BaseModel, path: str, *names: str) -> None:
         raise ValueError(f"{path} needs exactly one of {wanted}: {found}")
 
 
-Uri = Annotated[str, Field(min_length=6, max_length=1024, pattern=r"^(s3|file)://.+$")]
+URI_PATTERN = r"^(s3|file)://.+$"
+Uri = Annotated[str, Field(min_length=6, max_length=1024, pattern=URI_PATTERN)]
 """An s3://bucket/prefix (in a cluster) or file:///folder (alone). A trailing slash makes no difference."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
