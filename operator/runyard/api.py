@@ -213,6 +213,8 @@ class TrainingRunStatus(Status):
     """The truth about the run."""
     attempt: int = 0
     """The newest attempt; 0 before the first."""
+    ended_attempt: int = 0
+    """The newest attempt whose end is settled here: counted against a budget, or stopped by `suspend`."""
     gpus: int | None = None
     """GPUs of an attempt, all pods together."""
     restarts: Restarts = Restarts()
