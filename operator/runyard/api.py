@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from runyard_trainer.contract import Model, Recipe
-from runyard_trainer.outcome import CommittedCheckpoint, DataSummary, Result
+from runyard_trainer.outcome import CommittedCheckpoint, DataSummary, ExitCode, Result
 
 GROUP = "runyard.dev"
 VERSION = "v1alpha1"
@@ -21,6 +21,9 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 MAX_NAME_LENGTH = 45
 """So that `<name>-a<attempt>-<index>` stays a DNS label of 63 characters."""
+
+FATAL_EXIT_CODES = frozenset(range(64, 79)) - {int(ExitCode.INTERRUPTED)}
+"""A pod that ends with one of these will end so again, those included that a newer trainer may add."""
 
 LABEL_RUN_UID = "runyard.dev/run-uid"
 LABEL_RUN = "runyard.dev/run"

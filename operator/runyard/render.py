@@ -1,0 +1,313 @@
+"""The objects of a run as plain dicts: what docs/architecture.md says of them, put into Kubernetes' words. Pure.
+
+Plain dicts, as the client's models drop fields that they do not know. Each call makes its own: nothing is shared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from runyard_trainer.contract import RECIPE_PATH, Recipe
+from runyard_trainer.outcome import PROGRESS_PORT, TERMINATION_LOG_PATH
+
+from runyard.api import (
+    API_VERSION,
+    FATAL_EXIT_CODES,
+    KIND,
+    LABEL_ATTEMPT,
+    LABEL_ROLE,
+    LABEL_RUN,
+    LABEL_RUN_UID,
+    Role,
+    TrainingRunSpec,
+)
+from runyard.world import Manifest, Run, Settings
+
+USER_ID = 10001
+"""Of the trainer's image."""
+
+PREPARE_RETRIES = 3
+"""How often prepare's pod may fail in a way that may not come back, before the run fails."""
+
+PREPARE_GRACE_PERIOD_S = 30
+UNREACHABLE_TOLERATION_S = 30
+"""How long a pod stays bound to a node that does not answer."""
+
+CONTAINER = "trainer"
+_RECIPE_DIR, _RECIPE_KEY = RECIPE_PATH.rsplit("/", 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------- names
+
+
+def name_prepare_job(run: Run) -> str:
+    """Of the Job that prepares."""
+    return f"{run.name}-prepare"
+
+
+def name_train_job(run: Run, attempt: int) -> str:
+    """Of the Job that is an attempt."""
+    return f"{run.name}-a{attempt}"
+
+
+def name_service(run: Run) -> str:
+    """Of the Service by which ranks find each other."""
+    return f"{run.name}-ranks"
+
+
+def name_config_map(run: Run, recipe: Recipe) -> str:
+    """Of the ConfigMap with the recipe: another recipe has another name."""
+    return f"{run.name}-recipe-{recipe.digest}"
+
+
+def resolve_recipe(spec: TrainingRunSpec, settings: Settings) -> Recipe:
+    """The recipe with what the run leaves to the administrator filled in."""
+    storage = spec.storage.model_copy(
+        update={
+            "endpoint": spec.storage.endpoint or settings.storage_endpoint,
+            "region": spec.storage.region or settings.storage_region,
+            "addressing": spec.storage.addressing or settings.storage_addressing,
+            "secret_name": spec.storage.secret_name or settings.storage_secret_name,
+        }
+    )
+    return spec.to_recipe().model_copy(update={"storage": storage})
+
+
+# -------------------------------------------------------------------------------------------------------------- objects
+
+
+def build_config_map(run: Run, recipe: Recipe) -> Manifest:
+    """The recipe, immutable."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _build_metadata(run, name_config_map(run, recipe), _build_labels(run)),
+        "immutable": True,
+        "data": {_RECIPE_KEY: recipe.to_json()},
+    }
+
+
+def build_service(run: Run) -> Manifest:
+    """Gives each training pod a name, from before it is ready."""
+    labels = _build_labels(run, Role.TRAIN)
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _build_metadata(run, name_service(run), labels),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {LABEL_RUN_UID: run.uid, LABEL_ROLE: Role.TRAIN.value},
+            "ports": [{"name": "progress", "port": PROGRESS_PORT, "targetPort": "progress", "protocol": "TCP"}],
+        },
+    }
+
+
+def build_prepare_job(run: Run, spec: TrainingRunSpec, settings: Settings) -> Manifest:
+    """The Job that reads the text and makes tokens of it, on CPUs.
+
+    A fatal exit code ends it at once; a pod that was evicted does not count; everything else is tried again.
+    """
+    recipe = resolve_recipe(spec, settings)
+    labels = _build_labels(run, Role.PREPARE)
+    pod = _build_pod(
+        run,
+        spec,
+        settings,
+        command=["python", "-m", "runyard_trainer", "prepare"],
+        env=[*_build_run_env(run), *_build_storage_env(recipe)],
+        recipe=recipe,
+    )
+    pod["terminationGracePeriodSeconds"] = PREPARE_GRACE_PERIOD_S
+    body = _build_job_body(labels, pod, num_pods=1, num_retries=PREPARE_RETRIES)
+    body["podFailurePolicy"] = {
+        "rules": [
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            {
+                "action": "FailJob",
+                "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": sorted(FATAL_EXIT_CODES)},
+            },
+        ]
+    }
+    return _build_job(run, name_prepare_job(run), labels, body)
+
+
+def build_train_job(run: Run, spec: TrainingRunSpec, settings: Settings, attempt: int) -> Manifest:
+    """The Job that is attempt number `attempt`: one pod for each node, none of which is ever replaced."""
+    recipe = resolve_recipe(spec, settings)
+    labels = _build_labels(run, Role.TRAIN) | {LABEL_ATTEMPT: str(attempt)}
+    pod = _build_pod(
+        run,
+        spec,
+        settings,
+        command=["python", "-m", "runyard_trainer.launch"],
+        env=[
+            *_build_run_env(run),
+            *_build_attempt_env(run, spec, attempt, _cpu_of(spec, settings)),
+            *_build_storage_env(recipe),
+        ],
+        recipe=recipe,
+    )
+    pod["subdomain"] = name_service(run)
+    pod["terminationGracePeriodSeconds"] = spec.recovery.termination_grace_period_seconds
+    container = pod["containers"][0]
+    container["ports"] = [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}]
+    if spec.compute.gpus_per_node:
+        for amounts in container["resources"].values():
+            amounts[spec.compute.gpu_resource_name] = str(spec.compute.gpus_per_node)
+    body = _build_job_body(labels, pod, num_pods=spec.compute.nodes, num_retries=0)
+    return _build_job(run, name_train_job(run, attempt), labels, body)
+
+
+def choose_master_port(run_uid: str, attempt: int) -> int:
+    """A port in 20000-29999: pods on one host network, and local nodes, must not collide."""
+    return 20000 + int.from_bytes(hashlib.sha256(f"{run_uid}/{attempt}".encode()).digest()[:8]) % 10000
+
+
+# ---------------------------------------------------------------------------------------------------------------- parts
+
+
+def _build_labels(run: Run, role: Role | None = None) -> dict[str, str]:
+    labels = {LABEL_RUN_UID: run.uid, LABEL_RUN: run.name}
+    return labels | ({LABEL_ROLE: role.value} if role else {})
+
+
+def _build_metadata(run: Run, name: str, labels: dict[str, str]) -> Manifest:
+    owner = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": run.name,
+        "uid": run.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    return {"name": name, "namespace": run.namespace, "labels": labels, "ownerReferences": [owner]}
+
+
+def _build_job(run: Run, name: str, labels: dict[str, str], body: dict[str, Any]) -> Manifest:
+    metadata = _build_metadata(run, name, labels)
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": body}
+
+
+def _build_job_body(labels: dict[str, str], pod: dict[str, Any], *, num_pods: int, num_retries: int) -> dict[str, Any]:
+    return {
+        "completionMode": "Indexed",
+        "completions": num_pods,
+        "parallelism": num_pods,
+        "backoffLimit": num_retries,
+        "podReplacementPolicy": "Failed",
+        "template": {"metadata": {"labels": dict(labels)}, "spec": pod},
+    }
+
+
+def _build_pod(
+    run: Run,
+    spec: TrainingRunSpec,
+    settings: Settings,
+    *,
+    command: list[str],
+    env: list[dict[str, Any]],
+    recipe: Recipe,
+) -> dict[str, Any]:
+    """A pod that meets the restricted Pod Security Standard."""
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "tolerations": [
+            {
+                "key": f"node.kubernetes.io/{trouble}",
+                "operator": "Exists",
+                "effect": "NoExecute",
+                "tolerationSeconds": UNREACHABLE_TOLERATION_S,
+            }
+            for trouble in ("not-ready", "unreachable")
+        ],
+        "containers": [_build_container(spec, settings, command, env)],
+        "volumes": [
+            {"name": "recipe", "configMap": {"name": name_config_map(run, recipe)}},
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": spec.compute.shared_memory}},
+        ],
+    }
+
+
+def _build_container(
+    spec: TrainingRunSpec, settings: Settings, command: list[str], env: list[dict[str, Any]]
+) -> dict[str, Any]:
+    amounts = {"cpu": _cpu_of(spec, settings), "memory": spec.compute.resources.memory or settings.default_memory}
+    return {
+        "name": CONTAINER,
+        "image": spec.compute.image or settings.trainer_image,
+        "command": command,
+        "env": env,
+        "resources": {"requests": dict(amounts), "limits": dict(amounts)},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "terminationMessagePath": TERMINATION_LOG_PATH,
+        "terminationMessagePolicy": "File",
+        "volumeMounts": [
+            {"name": "recipe", "mountPath": _RECIPE_DIR, "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount point, not a temporary file
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - likewise
+        ],
+    }
+
+
+def _build_run_env(run: Run) -> list[dict[str, Any]]:
+    return _build_env(
+        {
+            "RUNYARD_RUN_UID": run.uid,
+            "RUNYARD_RUN_NAME": run.name,
+            "RUNYARD_NAMESPACE": run.namespace,
+            "HOME": "/tmp",  # noqa: S108 - the pod's emptyDir
+            "HF_HUB_OFFLINE": "1",
+        }
+    )
+
+
+def _build_attempt_env(run: Run, spec: TrainingRunSpec, attempt: int, cpu: str) -> list[dict[str, Any]]:
+    values = {
+        "RUNYARD_ATTEMPT": str(attempt),
+        "RUNYARD_NODES": str(spec.compute.nodes),
+        "RUNYARD_PROCESSES_PER_NODE": str(spec.compute.processes),
+        "RUNYARD_GRACE_SECONDS": str(spec.recovery.termination_grace_period_seconds),
+        "MASTER_ADDR": f"{name_train_job(run, attempt)}-0.{name_service(run)}",
+        "MASTER_PORT": str(choose_master_port(run.uid, attempt)),
+        "OMP_NUM_THREADS": str(max(1, int(_parse_cpus(cpu) / spec.compute.processes))),
+    }
+    pod_ip = {"name": "RUNYARD_POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+    return [*_build_env(values), pod_ip]
+
+
+def _build_storage_env(recipe: Recipe) -> list[dict[str, Any]]:
+    secret = recipe.storage.secret_name
+    keys = (
+        {"key": "AWS_ACCESS_KEY_ID"},
+        {"key": "AWS_SECRET_ACCESS_KEY"},
+        {"key": "AWS_SESSION_TOKEN", "optional": True},
+    )
+    return [{"name": key["key"], "valueFrom": {"secretKeyRef": {"name": secret, **key}}} for key in keys]
+
+
+def _build_env(values: dict[str, str]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _cpu_of(spec: TrainingRunSpec, settings: Settings) -> str:
+    return spec.compute.resources.cpu or settings.default_cpu
+
+
+def _parse_cpus(quantity: str) -> float:
+    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
