@@ -83,7 +83,6 @@ def _trim(text: str) -> str:
 Tail = Annotated[str, AfterValidator(_trim)]
 
 
-
 class Report(BaseModel):
     """Base of what comes out: camelCase outside, snake_case inside, values frozen, unknown fields passed over."""
 
@@ -142,27 +141,6 @@ class Result(Report):
     """After the last."""
 
 
-class PodReport(Report):
-    """A pod's termination message: why it ended and what there is to know."""
-
-    reason: str
-    """`ExitCode.reason`, `Completed`, or `Error`."""
-    message: str = ""
-    """One or two sentences for a person."""
-    exit_code: int = 0
-    """Of the first worker that failed."""
-    rank: int | None = None
-    """Which one that was."""
-    log_tail: Tail = ""
-    """Its last lines."""
-    resolved: dict[str, str] | None = None
-    """From prepare: each value that was automatic, as text."""
-    data: DataSummary | None = None
-    """From prepare."""
-    result: Result | None = None
-    """From rank 0 of a finished run."""
-
-
 class CommittedCheckpoint(Report):
     """The newest commit."""
 
@@ -199,3 +177,26 @@ class Progress(Report):
     """The newest commit."""
     resolved: dict[str, str] = {}
     """Each value that was automatic, as text."""
+
+
+class PodReport(Report):
+    """A pod's termination message: why it ended and what there is to know."""
+
+    reason: str
+    """`ExitCode.reason`, `Completed`, or `Error`."""
+    message: str = ""
+    """One or two sentences for a person."""
+    exit_code: int = 0
+    """Of the first worker that failed."""
+    rank: int | None = None
+    """Which one that was."""
+    log_tail: Tail = ""
+    """Its last lines."""
+    resolved: dict[str, str] | None = None
+    """From prepare: each value that was automatic, as text."""
+    data: DataSummary | None = None
+    """From prepare."""
+    result: Result | None = None
+    """From rank 0 of a finished run."""
+    progress: Progress | None = None
+    """From rank 0: how far it was."""
