@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from runyard_trainer.storage import s3 as s3_storage
 
 from tests.s3server import S3Server, serve_s3
+
+settings.register_profile("untimed", deadline=None)  # how busy the machine is says nothing about the code
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""What can be known of a model before a GPU is spent on it: its configuration, files and longest sequence."""
+"""What can be known of a model before a GPU is spent on it: its configuration, files and longest sequence.
+
+Modelling code is not loaded for that: it takes longer than all the rest of preparing a small run.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,8 @@ import json
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-import torch
 import transformers
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig
+from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from runyard_trainer.contract import Recipe, ScratchModel
@@ -36,7 +38,6 @@ def check_model(recipe: Recipe) -> PretrainedConfig:
         config = _read_config(open_store(recipe.model.uri, recipe.storage, "model.uri"))
         field = f"model.uri: {recipe.model.uri}/config.json says "
     _check_sequence_length(config, recipe.training.sequence_length, field)
-    _check_builds(config, field)
     return config
 
 
@@ -123,17 +124,6 @@ def _check_sequence_length(config: PretrainedConfig, sequence_length: int, field
             f"training.sequenceLength is {sequence_length}, but the model takes at most {longest} tokens "
             f"({field}{name} {longest}): shorten training.sequenceLength"
         )
-
-
-def _check_builds(config: PretrainedConfig, field: str) -> None:
-    """Build the model without memory: what does not fit together in a configuration shows."""
-    try:
-        with torch.device("meta"):
-            AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-                config, trust_remote_code=False
-            )
-    except Exception as error:  # the modelling code raises many kinds
-        raise UserError(f"{field.rstrip('.')}: transformers cannot build the model: {_last_line(error)}") from error
 
 
 def check_vocabulary(config: PretrainedConfig, vocab_size: int, recipe: Recipe) -> None:

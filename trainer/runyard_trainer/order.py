@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from math import ceil
 from typing import Literal
 
@@ -69,7 +70,11 @@ class Order:
 
     def _num_replayed(self, places: int) -> int:
         """How many of the first `places` of the run are replayed: exact, as the decimal fraction that was written."""
-        return int(places * Fraction(repr(self.replay_fraction)))
+        return int(places * self._exact_replay_fraction)
+
+    @cached_property
+    def _exact_replay_fraction(self) -> Fraction:
+        return Fraction(repr(self.replay_fraction))
 
     def _shuffled(self, stream: str, nth: int, num_sequences: int) -> int:
         epoch, index = divmod(nth, num_sequences)

@@ -163,7 +163,7 @@ def _read_lines(stream: BinaryIO, uri: str, text_column: str) -> Iterator[Docume
         place = f"{uri}:{number}"
         try:
             _check_size(line)
-            yield Document(_parse_record(line, text_column) if line.strip() else "", place)
+            yield Document(_parse_record(line.rstrip(), text_column) if line.strip() else "", place)
         except _Problem as problem:
             yield _Problem(f"{place}: {problem}")
             if len(line) > MAX_DOCUMENT_BYTES:

@@ -1,0 +1,172 @@
+"""Text is read as documents, and what is wrong with it is said by file and line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import zstandard
+from runyard_trainer import sources
+from runyard_trainer.contract import Columns, DataSource, Storage
+from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.sources import list_sources, read_documents
+
+from tests.s3server import S3Server
+
+
+def read(path: Path, text_column: str = "text") -> list[tuple[str, str]]:
+    """(text, where) of every document of a file or folder."""
+    source = DataSource(uri=f"file://{path}", columns=Columns(text=text_column))
+    return [(d.text, d.source) for d in read_documents(list_sources([source], Storage(), "data.train"))]
+
+
+def error_of(path: Path, text_column: str = "text") -> str:
+    with pytest.raises(UserError) as caught:
+        read(path, text_column)
+    assert caught.value.code is ExitCode.DATA_ERROR
+    return str(caught.value)
+
+
+def test_a_text_file_is_one_document(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("first\n\nsecond ünïcode\n", encoding="utf-8-sig")
+    assert read(tmp_path / "a.txt") == [("first\n\nsecond ünïcode\n", f"file://{tmp_path}/a.txt")]
+
+
+def test_a_jsonl_file_is_a_document_a_line_with_its_line_number(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one", "id": 1}\n\n{"text": "zwei ü"}\n{"text": ""}')
+    where = f"file://{tmp_path}/a.jsonl"
+    assert read(tmp_path / "a.jsonl") == [
+        ("one", f"{where}:1"),
+        ("", f"{where}:2"),
+        ("zwei ü", f"{where}:3"),
+        ("", f"{where}:4"),
+    ]
+
+
+def test_a_prefix_is_read_in_order_of_name_and_formats_are_mixed(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b.txt").write_text("B")
+    (tmp_path / "a.ndjson").write_text('{"body": "A1"}\n{"body": "A2"}\n')
+    (tmp_path / "sub" / "c.md").write_text("C")
+    assert [text for text, _ in read(tmp_path, "body")] == ["A1", "A2", "B", "C"]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_compressed_files_of_several_parts_are_read_whole(tmp_path: Path, ending: str) -> None:
+    compress = gzip.compress if ending == ".gz" else zstandard.ZstdCompressor().compress
+    lines = [json.dumps({"text": f"document {i} " * 50}) + "\n" for i in range(2000)]
+    halves = ["".join(lines[:1000]).encode(), "".join(lines[1000:]).encode()]
+    (tmp_path / f"a.jsonl{ending}").write_bytes(b"".join(map(compress, halves)))
+    assert [text for text, _ in read(tmp_path)] == [f"document {i} " * 50 for i in range(2000)]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_a_compressed_file_that_was_cut_off_is_an_error(tmp_path: Path, ending: str) -> None:
+    compress = gzip.compress if ending == ".gz" else zstandard.ZstdCompressor().compress
+    whole = compress(b"".join(b'{"text": "%d"}\n' % i for i in range(10_000)))
+    (tmp_path / f"a.jsonl{ending}").write_bytes(whole[: len(whole) // 2])
+    assert error_of(tmp_path).startswith(f"file://{tmp_path}/a.jsonl{ending}: its compression is damaged: ")
+
+
+def test_a_file_that_is_not_compressed_as_its_name_says_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.gz").write_text("plain")
+    assert error_of(tmp_path) == f"file://{tmp_path}/a.txt.gz: its compression is damaged: Not a gzipped file (b'pl')"
+
+
+WRONG_LINES = {
+    "broken JSON": (b'{"text": "x"', "not JSON: Expecting ',' delimiter at column 13"),
+    "not an object": (b'["x"]', "expected a JSON object, found a list"),
+    "no such field": (
+        b'{"body": "x", "id": 1}',
+        "no field 'text', found body, id: name the text's field in columns.text",
+    ),
+    "not a string": (b'{"text": null}', "field 'text' is null, not a string"),
+    "a number": (b'{"text": 3}', "field 'text' is a number, not a string"),
+    "not UTF-8": (b'{"text": "\xff"}', "not UTF-8: byte 0xff at offset 10"),
+    "half a surrogate pair": (b'{"text": "a\\ud800"}', "field 'text' has half of a surrogate pair at character 1"),
+    "too many brackets": (b"[" * 100_000, "not usable JSON: maximum recursion depth exceeded"),
+}
+
+
+@pytest.mark.parametrize(("line", "want"), WRONG_LINES.values(), ids=WRONG_LINES)
+def test_a_wrong_line_is_named_with_what_is_wrong(tmp_path: Path, line: bytes, want: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "fine"}\n' * 16 + line + b"\n")
+    assert error_of(tmp_path).startswith(f"file://{tmp_path}/a.jsonl:17: {want}")
+
+
+def test_wrong_lines_of_all_files_are_told_together_with_their_number(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text("oops\n" * 7)
+    lines = error_of(tmp_path).splitlines()
+    assert [line.split(": ")[0] for line in lines[:10]] == [
+        *(f"file://{tmp_path}/a.jsonl:{n}" for n in range(1, 8)),
+        *(f"file://{tmp_path}/b.jsonl:{n}" for n in range(1, 4)),
+    ]
+    assert lines[10] == "... and 4 more like these (14 in all)"
+
+
+def test_after_a_wrong_line_no_more_documents_are_handed_on(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\noops\n{"text": "two"}\n')
+    documents = read_documents(list_sources([DataSource(uri=f"file://{tmp_path}")], Storage(), "data.train"))
+    assert next(documents).text == "one"
+    with pytest.raises(UserError, match="not JSON"):
+        next(documents)
+
+
+def test_a_text_file_that_is_not_utf8_is_named_by_line(tmp_path: Path) -> None:
+    (tmp_path / "picture.jpg").write_bytes(b"line\nline\n\x89PNG")
+    assert error_of(tmp_path) == (
+        f"file://{tmp_path}/picture.jpg:3: not UTF-8: byte 0x89 at offset 10. "
+        "If it is not text, keep it out of the prefix"
+    )
+
+
+def test_a_document_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_DOCUMENT_BYTES", 2 << 20)
+    (tmp_path / "a.txt").write_bytes(b"x" * (2 << 20))
+    assert len(read(tmp_path / "a.txt")) == 1
+    (tmp_path / "b.txt").write_bytes(b"x" * ((2 << 20) + 1))
+    assert error_of(tmp_path) == (
+        f"file://{tmp_path}/b.txt: a document of more than 2 MiB. A text file is one document: split it, or write "
+        "JSONL, one document a line"
+    )
+    (tmp_path / "b.txt").rename(tmp_path / "b.jsonl")
+    assert error_of(tmp_path) == f"file://{tmp_path}/b.jsonl:1: a document of more than 2 MiB"
+
+
+def test_a_source_that_names_nothing_is_told_by_its_field(tmp_path: Path) -> None:
+    (tmp_path / "there.txt").write_text("x")
+    listed = [DataSource(uri=f"file://{tmp_path}/there.txt"), DataSource(uri=f"file://{tmp_path}/missing/")]
+    with pytest.raises(UserError) as caught:
+        list_sources(listed, Storage(), "data.train")
+    assert str(caught.value) == (
+        f"data.train[1].uri: nothing lies at file://{tmp_path}/missing/: it is neither an object nor a prefix with "
+        "objects below it"
+    )
+    assert caught.value.code is ExitCode.DATA_ERROR
+
+
+def test_sources_on_s3_are_objects_prefixes_and_whole_buckets(s3: S3Server) -> None:
+    bucket, client = s3.make_bucket(), s3.client()
+    for key, text in {"corpus/a.txt": "A", "corpus/deep/b.txt": "B", "corpus2.txt": "C"}.items():
+        client.put_object(Bucket=bucket, Key=key, Body=text.encode())
+    client.put_object(Bucket=bucket, Key="corpus/", Body=b"")
+
+    def texts(uri: str) -> list[str]:
+        return [d.text for d in read_documents(list_sources([DataSource(uri=uri)], s3.storage, "data.train"))]
+
+    assert texts(f"s3://{bucket}/corpus/") == ["A", "B"]
+    assert texts(f"s3://{bucket}/corpus") == ["A", "B"]
+    assert texts(f"s3://{bucket}/corpus/a.txt") == ["A"]
+    assert texts(f"s3://{bucket}") == ["A", "B", "C"]
+    with pytest.raises(UserError, match=r"data\.train\[0\]\.uri: cannot .* there is no such bucket"):
+        texts("s3://no-such-bucket/corpus/")
+
+
+def test_bytes_read_are_told_as_they_come(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x" * 1000)
+    told: list[int] = []
+    list(read_documents(list_sources([DataSource(uri=f"file://{tmp_path}")], Storage(), "data.train"), told.append))
+    assert sum(told) == 1000
