@@ -28,20 +28,40 @@ def own() -> Iterator[Cluster]:
 
 
 def read_pids(cluster: Cluster) -> dict[str, int | None]:
-    parts = json.loads(cluster.local("status", "-o", "json", check=False).stdout)
-    return {part["name"]: part["pid"] for part in parts if part["name"] != "operator"}
+    """Every part that was started; None: it does not run."""
+    found = {name: cluster.instance.processes.find(name) for name in cluster.instance.processes.names()}
+    return {name: identity.pid if identity else None for name, identity in found.items()}
 
 
-def processes_naming(state: Path) -> list[str]:
-    """Command lines of live processes that mention an instance's directory."""
+def processes_naming(text: object) -> list[str]:
+    """Command lines of live processes that mention an instance's directory, say."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and str(state) in (line := " ".join(process.cmdline())):
+            if process.status() != psutil.STATUS_ZOMBIE and str(text) in (line := " ".join(process.cmdline())):
                 found.append(line)
         except psutil.NoSuchProcess:
             continue
     return found
+
+
+def run_sleeping_pod(cluster: Cluster, name: str) -> str:
+    """Run a pod that sleeps, and give what names its process."""
+    marker = f"{86400 + int.from_bytes(os.urandom(4), 'big')}"
+    container = {"name": "main", "image": "none", "command": ["sleep", marker]}
+    spec = {"containers": [container], "terminationGracePeriodSeconds": 1}
+    cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
+    wait_until(lambda: f"sleep {marker}" in processes_naming(marker), 30)
+    return marker
+
+
+def kill_parts(cluster: Cluster, *names: str) -> None:
+    """SIGKILL parts of the instance, and wait until they are gone."""
+    for name in names:
+        identity = cluster.instance.processes.find(name)
+        assert identity is not None, name
+        identity.send(signal.SIGKILL)
+    wait_until(lambda: all(read_pids(cluster)[name] is None for name in names), 10)
 
 
 def test_a_second_up_leaves_every_process_alone(own: Cluster) -> None:
@@ -92,23 +112,19 @@ def test_s3_lets_one_of_two_writers_win(own: Cluster) -> None:
     assert s3.get_object(Bucket=BUCKET, Key="head")["Body"].read() == b"3"
 
 
-@pytest.mark.parametrize("name", ["etcd", "kube-apiserver", "kube-scheduler", "versitygw", "node-0"])
-def test_a_killed_part_comes_back_with_its_data_and_the_others_stay(own: Cluster, name: str) -> None:
-    own.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"before-{name}"}})
-    own.s3().put_object(Bucket=BUCKET, Key=f"before-{name}", Body=b"kept")
+@pytest.mark.parametrize("victims", [("etcd",), ("kube-apiserver", "node-0"), ("kube-scheduler", "versitygw")])
+def test_killed_parts_come_back_with_their_data_and_the_others_stay(own: Cluster, victims: tuple[str, ...]) -> None:
+    name = f"before-{victims[0]}"
+    own.kubectl("create", "configmap", name)
+    own.s3().put_object(Bucket=BUCKET, Key=name, Body=b"kept")
     before = read_pids(own)
-    pid = before[name]
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: read_pids(own)[name] is None, 10)
+    kill_parts(own, *victims)
     own.local("up", "--no-operator")
     after = read_pids(own)
-    assert after[name] not in (None, pid)
-    assert {part: pid for part, pid in after.items() if part != name} == {
-        part: pid for part, pid in before.items() if part != name
-    }
-    own.get_json("configmap", f"before-{name}")
-    assert own.s3().get_object(Bucket=BUCKET, Key=f"before-{name}")["Body"].read() == b"kept"
+    assert {part for part in before if before[part] != after[part]} == set(victims)
+    assert None not in after.values()
+    own.get_json("configmap", name)
+    assert own.s3().get_object(Bucket=BUCKET, Key=name)["Body"].read() == b"kept"
 
 
 def test_two_instances_run_side_by_side(own: Cluster) -> None:
@@ -130,12 +146,46 @@ def test_env_gives_a_shell_what_it_needs(own: Cluster) -> None:
 
 def test_down_leaves_no_process_and_the_next_up_has_the_data(own: Cluster) -> None:
     own.kubectl("create", "configmap", "from-before")
-    assert processes_naming(own.state)
+    pod_process = run_sleeping_pod(own, "stopped-by-its-node")
     own.local("down")
-    assert processes_naming(own.state) == []
+    assert processes_naming(own.state) == processes_naming(pod_process) == []
     assert own.local("status", check=False).returncode == 1
     own.local("up", "--no-operator")
     own.get_json("configmap", "from-before")
+
+
+def test_down_stops_the_pods_of_a_node_agent_that_was_killed(own: Cluster) -> None:
+    pod_process = run_sleeping_pod(own, "orphan")
+    kill_parts(own, "node-0")
+    assert processes_naming(pod_process)
+    own.local("down")
+    assert processes_naming(own.state) == processes_naming(pod_process) == []
+    own.local("up", "--no-operator")
+
+
+def test_an_instance_of_which_everything_was_killed_comes_up_again(own: Cluster) -> None:
+    kill_parts(own, *read_pids(own))
+    own.local("up", "--no-operator")
+    assert None not in read_pids(own).values()
+    assert own.local("status").returncode == 0
+
+
+def test_up_says_which_part_did_not_start_and_the_end_of_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "bin" / "etcd"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho 'the disk is on fire' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("RUNYARD_BIN", str(broken.parent))
+    state = tmp_path / "instance"
+    done = run_local("up", "--nodes", "0", "--no-operator", "--dir", str(state), check=False)
+    assert done.returncode == 1
+    assert "etcd ended" in done.stderr
+    assert "the disk is on fire" in done.stderr
+    assert "Traceback" not in done.stderr
+    run_local("down", "--delete", "--dir", str(state))
+    assert processes_naming(state) == []
 
 
 def test_down_with_delete_leaves_nothing(tmp_path: Path) -> None:

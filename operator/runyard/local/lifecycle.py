@@ -58,12 +58,11 @@ def bring_up(state: Path, wanted: Wanted) -> bool:
     with lock_state(state):
         instance = _prepare(state, wanted)
         _link_clients(instance, binaries)
-        started = _run_servers(instance, binaries)
         kubectl = Kubectl(instance.kubectl, instance.kubeconfig)
+        started = _run_servers(instance, binaries, kubectl)
         started |= _run_nodes(instance, kubectl)
         if started:
-            with show_step("Bucket, Secret and ServiceAccount"):
-                _apply_secret(instance, kubectl)
+            _apply_secret(instance, kubectl)
         if wanted.operator:
             with show_step("Operator"):
                 install_operator(instance, kubectl)
@@ -121,7 +120,7 @@ def _ports_are_ours(instance: Instance) -> bool:
     return all(is_port_free(port) for port in stopped)
 
 
-def _run_servers(instance: Instance, binaries: Binaries) -> bool:
+def _run_servers(instance: Instance, binaries: Binaries, kubectl: Kubectl) -> bool:
     started = False
     stages: tuple[tuple[str, list[Command], Callable[[], bool]], ...] = (
         (
@@ -136,10 +135,11 @@ def _run_servers(instance: Instance, binaries: Binaries) -> bool:
         (
             "Controllers and scheduler",
             [
-                controlplane.build_controller_manager(instance, binaries.controller_manager),
                 controlplane.build_scheduler(instance, binaries.scheduler),
+                controlplane.build_controller_manager(instance, binaries.controller_manager),
             ],
-            lambda: True,
+            # Pods cannot be created without it, and it shows that controllers are at work.
+            lambda: kubectl.get("serviceaccount", "default") is not None,
         ),
     )
     for title, commands, is_ready in stages:
@@ -239,9 +239,6 @@ def _apply_secret(instance: Instance, kubectl: Kubectl) -> None:
         },
     }
     kubectl.apply(yaml.safe_dump(secret))
-    if not wait_until(lambda: kubectl.get("serviceaccount", "default") is not None, _READY_DEADLINE_S):
-        log = instance.processes.log_path("kube-controller-manager")
-        raise UserError(f"kube-controller-manager makes no ServiceAccounts; see {log}")
 
 
 def _stop_all(instance: Instance) -> None:
