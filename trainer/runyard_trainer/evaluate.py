@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from runyard_trainer.context import World
 from runyard_trainer.distributed import sum_over_ranks
+from runyard_trainer.order import rank_starts
 from runyard_trainer.outcome import Losses
 from runyard_trainer.shards import IGNORED, Dataset, Stream
 
@@ -90,16 +91,10 @@ def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:
     return loss * tokens / (math.log(2) * text_bytes)
 
 
-def places_of(num_windows: int, world: World, micro_batch: int) -> list[range]:
-    """The places that this rank takes in each pass, as many on every rank. Those past `num_windows` are filler."""
-    stride = world.size * micro_batch
-    starts = range(world.rank * micro_batch, math.ceil(num_windows / stride) * stride, stride)
-    return [range(start, start + micro_batch) for start in starts]
-
-
 def _batches(stream: Stream, world: World, length: int, micro_batch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     num_windows = stream.num_sequences(length, keep_tail=True)
-    for places in places_of(num_windows, world, micro_batch):
+    for start in rank_starts(num_windows, world, micro_batch):
+        places = range(start, start + micro_batch)
         windows = [stream.sequence(min(place, num_windows - 1), length) for place in places]
         labels = torch.from_numpy(np.stack([window.labels for window in windows]))
         labels[[place >= num_windows for place in places]] = IGNORED

@@ -47,11 +47,13 @@ def write_samples(model_folder: Path, prompts: list[str]) -> list[Sample]:
 
 @torch.no_grad()
 def _continue(model: Any, tokenizer: Any, prompt: str) -> str:
-    prompt_ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    longest = getattr(model.config, "max_position_embeddings", None) or 4096
+    num_new = min(NEW_TOKENS, longest // 2)
+    prompt_ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"][:, num_new - longest :]
     written = model.generate(
         prompt_ids,
         attention_mask=torch.ones_like(prompt_ids),
-        max_new_tokens=NEW_TOKENS,
+        max_new_tokens=num_new,
         do_sample=False,
         pad_token_id=tokenizer.eos_token_id,
     )
