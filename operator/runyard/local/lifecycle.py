@@ -28,9 +28,8 @@ from runyard.local.process import Command, read_last_lines
 from runyard.local.waiting import wait_until
 
 _READY_DEADLINE_S = 90.0
-_STOP_GRACE_S = {"kube-apiserver": 5.0, "etcd": 5.0}
+_SERVER_GRACE_S = 5.0
 _NODE_GRACE_S = 20.0
-_DEFAULT_GRACE_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,8 @@ def _run(instance: Instance, commands: list[Command], is_ready: Callable[[], boo
     """Start those that do not run as they should, and wait until they are ready."""
     for command in commands:
         if not instance.processes.is_current(command):
-            instance.processes.stop(command.name, _grace_s(command.name))
+            is_node = command.name.startswith("node-")
+            instance.processes.stop(command.name, grace_s=_NODE_GRACE_S if is_node else _SERVER_GRACE_S)
             instance.processes.start(command)
 
     def is_settled() -> bool:
@@ -182,9 +182,9 @@ def _run_nodes(instance: Instance, kubectl: Kubectl) -> bool:
     commands = [_build_node(instance, index) for index in range(instance.nodes)]
     surplus = [name for name in instance.processes.names() if name.startswith("node-")]
     surplus = [name for name in surplus if name not in instance.node_names]
-    for name in surplus:
-        _stop_node(instance, name)
-        kubectl.run("delete", "node", name, "--ignore-not-found")
+    if surplus:
+        _stop_nodes(instance, surplus)
+        kubectl.run("delete", "node", *surplus, "--ignore-not-found")
     if not surplus and all(instance.processes.is_current(command) for command in commands):
         return False
     with show_step(f"{instance.nodes} nodes with {instance.gpus_per_node} simulated GPUs each"):
@@ -192,10 +192,12 @@ def _run_nodes(instance: Instance, kubectl: Kubectl) -> bool:
     return True
 
 
-def _stop_node(instance: Instance, name: str) -> None:
-    """And its pods, even if the agent was killed before it could stop them."""
-    instance.processes.stop(name, _NODE_GRACE_S)
-    NodeDir(instance.state / "nodes" / name).kill_leftovers()
+def _stop_nodes(instance: Instance, names: list[str]) -> None:
+    """And their pods, even if an agent was killed before it could stop them."""
+    instance.processes.stop(*names, grace_s=_NODE_GRACE_S)
+    for folder in (instance.state / "nodes").glob("*"):
+        if instance.processes.find(folder.name) is None:
+            NodeDir(folder).kill_leftovers()
 
 
 def _build_node(instance: Instance, index: int) -> Command:
@@ -243,13 +245,6 @@ def _apply_secret(instance: Instance, kubectl: Kubectl) -> None:
 
 def _stop_all(instance: Instance) -> None:
     """Nodes first, so that pods are told; then those that write to the API, the API, and what it stores in."""
-    order = ("kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd", "versitygw")
-    nodes = [name for name in instance.processes.names() if name not in order]
-    for name in nodes:
-        _stop_node(instance, name)
-    for name in order:
-        instance.processes.stop(name, _grace_s(name))
-
-
-def _grace_s(name: str) -> float:
-    return _NODE_GRACE_S if name.startswith("node-") else _STOP_GRACE_S.get(name, _DEFAULT_GRACE_S)
+    _stop_nodes(instance, [name for name in instance.processes.names() if name.startswith("node-")])
+    for stage in (("kube-scheduler", "kube-controller-manager", "versitygw"), ("kube-apiserver",), ("etcd",)):
+        instance.processes.stop(*stage, grace_s=_SERVER_GRACE_S)

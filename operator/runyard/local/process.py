@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,17 +121,18 @@ class ProcessTable:
         _write_atomically(self._record_path(command.name), json.dumps({**record, "digest": command.digest}))
         return identity
 
-    def stop(self, name: str, grace_s: float) -> None:
-        """SIGTERM it, SIGKILL it and whatever it leaves behind after `grace_s`, and forget it."""
-        identity = self.find(name)
-        if identity is not None:
-            family = [identity, *identity.descendants()]
+    def stop(self, *names: str, grace_s: float) -> None:
+        """SIGTERM them all, SIGKILL them and whatever they leave behind after `grace_s`, and forget them."""
+        running = [identity for name in names if (identity := self.find(name))]
+        family = [*running, *(child for identity in running for child in identity.descendants())]
+        for identity in running:
             identity.send(signal.SIGTERM)
-            wait_until(lambda: not identity.is_running(), grace_s)
-            for member in family:
-                member.send(signal.SIGKILL)
-            wait_until(lambda: not any(member.is_running() for member in family), _KILL_DEADLINE_S)
-        self._record_path(name).unlink(missing_ok=True)
+        wait_until(lambda: not _any_runs(running), grace_s)
+        for member in family:
+            member.send(signal.SIGKILL)
+        wait_until(lambda: not _any_runs(family), _KILL_DEADLINE_S)
+        for name in names:
+            self._record_path(name).unlink(missing_ok=True)
 
     def _record_path(self, name: str) -> Path:
         return self._run_dir / f"{name}.json"
@@ -142,6 +143,10 @@ class ProcessTable:
             return Identity(record["pid"], record["boot"], record["startTicks"]), record["digest"]
         except (FileNotFoundError, ValueError, KeyError):
             return None
+
+
+def _any_runs(identities: Iterable[Identity]) -> bool:
+    return any(identity.is_running() for identity in identities)
 
 
 def read_last_lines(path: Path, count: int) -> Sequence[str]:
