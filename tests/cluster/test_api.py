@@ -1,0 +1,194 @@
+"""The TrainingRun API as the real API server enforces it: what it keeps, what it fills in, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kubernetes import client, config
+from runyard.api import GROUP, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec
+from runyard.crd import build_crd
+
+from tests.cluster.conftest import Cluster
+
+SPEC_SCHEMA = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+SMALLEST: dict[str, Any] = {
+    "model": {"uri": "s3://models/pythia-1b"},
+    "data": {"train": [{"uri": "s3://corpora/filings/"}]},
+    "output": {"uri": "s3://models/fin-pythia-1b"},
+    "compute": {},
+}
+ONE_OF = {
+    "model": [["uri"], ["scratch"]],
+    "model.scratch.tokenizer": [["uri"], ["train"]],
+    "training": [
+        [length, *batch] for length in ("epochs", "tokens", "steps") for batch in ((), ("batchSequences",))
+    ],
+}  # fmt: skip
+"""By path: the sets of members of a union that may be there together."""
+MEMBERS = {path: {name for choice in choices for name in choice} for path, choices in ONE_OF.items()}
+
+
+@pytest.fixture(scope="module")
+def api(control_plane: Cluster) -> client.CustomObjectsApi:
+    return client.CustomObjectsApi(config.new_client_from_config(str(control_plane.kubeconfig)))
+
+
+def create(api: client.CustomObjectsApi, spec: dict[str, Any], name: str = "a-run", dry_run: str = "All") -> Any:
+    body = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "TrainingRun", "metadata": {"name": name}, "spec": spec}
+    return api.create_namespaced_custom_object(
+        GROUP, VERSION, "default", PLURAL, body, field_validation="Strict", **({"dry_run": dry_run} if dry_run else {})
+    )
+
+
+def values(schema: dict[str, Any], path: str = "") -> st.SearchStrategy[Any]:
+    """Whatever the CRD's schema admits at `path`."""
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    match schema["type"]:
+        case "object" if schema.get("x-kubernetes-preserve-unknown-fields"):
+            return st.dictionaries(st.from_regex(r"[a-z_]{1,12}", fullmatch=True), JSON, max_size=4)
+        case "object":
+            return objects(schema, path)
+        case "array":
+            return st.lists(
+                values(schema["items"], f"{path}[]"), min_size=schema.get("minItems", 0), max_size=3
+            )  # fmt: skip
+        case "boolean":
+            return st.booleans()
+        case "integer":
+            return st.integers(schema.get("minimum", 0), schema.get("maximum", 2**53))
+        case "number":
+            low, high = schema.get("minimum", 0), schema.get("maximum", 10_000)
+            numbers = st.floats(low, high, exclude_min="exclusiveMinimum" in schema,
+                                exclude_max="exclusiveMaximum" in schema, allow_subnormal=False)  # fmt: skip
+            return numbers.filter(lambda number: number == 0 or abs(math.log10(abs(number))) < 300)
+        case "string" if "pattern" in schema:
+            fits = st.from_regex(
+                schema["pattern"].removesuffix("$") + r"\Z",
+                alphabet=st.characters(codec="ascii", categories=["L", "N", "P"]),
+            )
+            return fits.filter(
+                lambda text: schema.get("minLength", 0) <= len(text) <= min(60, schema.get("maxLength", 60))
+            )
+        case "string":
+            return st.text(
+                st.characters(codec="utf-8", categories=["L", "N", "P", "S"]),
+                min_size=schema.get("minLength", 0),
+                max_size=20,
+            )
+    raise AssertionError(schema)
+
+
+JSON = st.recursive(
+    st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8) | st.floats(-1e6, 1e6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=6), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@st.composite
+def objects(draw: st.DrawFn, schema: dict[str, Any], path: str) -> dict[str, Any]:
+    chosen = set(draw(st.sampled_from(ONE_OF[path]))) if path in ONE_OF else set()
+    made = {}
+    for name, field in schema["properties"].items():
+        in_union = name in MEMBERS.get(path, set()) or (path == "training" and name == "batchTokens")
+        is_there = name in chosen if in_union else name in schema.get("required", []) or draw(st.booleans())
+        if is_there:
+            made[name] = draw(values(field, f"{path}.{name}".lstrip(".")))
+    return made
+
+
+def is_sane(spec: dict[str, Any]) -> bool:
+    return spec["model"].get("uri") != spec["output"]["uri"]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(spec=values(SPEC_SCHEMA).filter(is_sane))
+def test_every_admitted_spec_is_kept_whole_and_filled_in_as_pydantic_would(
+    api: client.CustomObjectsApi, spec: dict[str, Any]
+) -> None:
+    stored = create(api, copy.deepcopy(spec))["spec"]
+    want = TrainingRunSpec.model_validate(spec).model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert stored == want
+
+
+REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "an unknown field": ({"trainning": {"epochs": 1}}, ["spec.trainning"]),
+    "an unknown field below": ({"compute": {"gpu": 8}}, ["spec.compute.gpu"]),
+    "a text where a number belongs": ({"compute": {"nodes": "two"}}, ["spec.compute.nodes", "integer"]),
+    "a fraction of a node": ({"compute": {"nodes": 1.5}}, ["spec.compute.nodes"]),
+    "no node at all": ({"compute": {"nodes": 0}}, ["spec.compute.nodes"]),
+    "two model sources": (
+        {"model": {"uri": "s3://m/m", "scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}}}},
+        ["spec.model", "exactly one of uri, scratch"],
+    ),
+    "no model source": ({"model": {}}, ["spec.model", "exactly one of uri, scratch"]),
+    "two tokenizers": (
+        {"model": {"scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t", "train": {}}}}},
+        ["spec.model.scratch.tokenizer", "exactly one of train, uri"],
+    ),
+    "no text to train on": ({"data": {"train": []}}, ["spec.data.train"]),
+    "text on somebody's disk": ({"data": {"train": [{"uri": "file:///home/me"}]}}, ["spec.data.train[0].uri", "s3://"]),
+    "two lengths of training": ({"training": {"steps": 5, "epochs": 1}}, ["spec.training", "epochs, tokens, steps"]),
+    "two batch sizes": (
+        {"training": {"steps": 5, "batchTokens": 4096, "batchSequences": 2}},
+        ["spec.training", "batchTokens", "batchSequences"],
+    ),
+    "a batch that is no whole number of sequences": (
+        {"training": {"steps": 5, "batchTokens": 1000, "sequenceLength": 512}},
+        ["spec.training.batchTokens", "multiple of training.sequenceLength"],
+    ),
+    "a sequence of three tokens": ({"training": {"steps": 5, "sequenceLength": 3}}, ["spec.training.sequenceLength"]),
+    "replay of everything": (
+        {"data": {"train": [{"uri": "s3://c/f"}], "replay": {"fraction": 1, "sources": [{"uri": "s3://c/g"}]}}},
+        ["spec.data.replay.fraction"],
+    ),
+    "a learning rate of zero": ({"training": {"steps": 5, "learningRate": 0}}, ["spec.training.learningRate"]),
+    "an objective that is not built": ({"objective": "translation"}, ["spec.objective", "causal-lm"]),
+    "memory of many": ({"compute": {"resources": {"memory": "lots"}}}, ["spec.compute.resources.memory"]),
+    "the output in place of the model": ({"output": {"uri": "s3://models/pythia-1b"}}, ["spec.output.uri", "model.uri"]),
+    "no compute": ({"compute": None}, ["spec.compute"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_the_api_server_refuses_and_names_the_field(api: client.CustomObjectsApi, what: str) -> None:
+    fields, words = REFUSED[what]
+    with pytest.raises(client.ApiException) as refused:
+        create(api, {**copy.deepcopy(SMALLEST), **fields})
+    assert refused.value.status in (400, 422)
+    for word in words:
+        assert word in refused.value.body
+
+
+def test_a_name_too_long_for_its_pods_is_refused_with_the_limit(api: client.CustomObjectsApi) -> None:
+    create(api, SMALLEST, name="n" * MAX_NAME_LENGTH)
+    with pytest.raises(client.ApiException) as refused:
+        create(api, SMALLEST, name="n" * (MAX_NAME_LENGTH + 1))
+    assert f"at most {MAX_NAME_LENGTH} characters" in refused.value.body
+
+
+def test_only_suspend_may_change_once_the_run_exists(api: client.CustomObjectsApi) -> None:
+    create(api, {**SMALLEST, "model": {"scratch": {"config": {"hidden_size": 64}, "tokenizer": {"train": {}}}}},
+           name="fixed", dry_run="")  # fmt: skip
+
+    def patch(spec: dict[str, Any]) -> Any:
+        return api.patch_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "fixed", {"spec": spec})
+
+    assert patch({"suspend": True})["spec"]["suspend"] is True
+    for changed in (
+        {"compute": {"nodes": 3}},
+        {"model": {"scratch": {"config": {"hidden_size": 65}}}},
+        {"training": {"epochs": 2}},
+        {"output": {"uri": "s3://elsewhere/x"}},
+    ):
+        with pytest.raises(client.ApiException) as refused:
+            patch(changed)
+        assert f"spec.{next(iter(changed))} cannot change" in refused.value.body
+        assert "only spec.suspend can" in refused.value.body
+    api.delete_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "fixed")
