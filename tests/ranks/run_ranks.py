@@ -17,11 +17,14 @@ from typing import Any
 
 from runyard_trainer.context import World
 
+# what a rank would import, done once: torch._dynamo is what the first optimizer step pulls in
 _PRELOADED = [
-    "torch",
+    "pytest",
+    "torch._dynamo",
     "torch.distributed.fsdp",
-    "torch.distributed.checkpoint",
-    "transformers",
+    "runyard_trainer.train",
+    "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.llama.modeling_llama",
     "tests.ranks.run_ranks",
 ]
 _context = multiprocessing.get_context("forkserver")
@@ -91,6 +94,7 @@ def _run_rank(
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=size)
+    dist.barrier()  # a rank whose function ends at once must not be gone while another still connects to it
     try:
         ended = Ended(function(World(rank, size, rank, size), *args))
     except Exception:  # noqa: BLE001 - the test is told

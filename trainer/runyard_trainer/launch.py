@@ -75,8 +75,8 @@ class Node:
         """What a worker finds in its environment."""
         threads = max(1, len(os.sched_getaffinity(0)) // self.processes)
         return {
-            "OMP_NUM_THREADS": str(threads),
             **env,
+            "OMP_NUM_THREADS": env.get("OMP_NUM_THREADS") or str(threads),
             "PYTHONUNBUFFERED": "1",
             "MASTER_ADDR": self.master_addr,
             "RANK": str(rank),
@@ -87,22 +87,26 @@ class Node:
         }
 
 
-def main(env: Mapping[str, str], worker_command: Sequence[str] = WORKER_COMMAND) -> int:
+def main(
+    env: Mapping[str, str], worker_command: Sequence[str] = WORKER_COMMAND, peers_grace_s: float = PEERS_GRACE_S
+) -> int:
     """Run the pod; returns its exit code. Writes the termination message."""
     with tempfile.TemporaryDirectory(prefix="runyard-report-") as report_dir, Signals() as signals:
-        report = _run(env, worker_command, Path(report_dir), signals)
+        report = _run(env, worker_command, peers_grace_s, Path(report_dir), signals)
     text = fit_report(report)
     _log(f"exit code {report.exit_code}: {report.reason}. {report.message}".rstrip(" ."))
     _write_termination_message(text, env.get("RUNYARD_TERMINATION_LOG"))
     return report.exit_code
 
 
-def _run(env: Mapping[str, str], command: Sequence[str], report_dir: Path, signals: Signals) -> PodReport:
+def _run(
+    env: Mapping[str, str], command: Sequence[str], peers_grace_s: float, report_dir: Path, signals: Signals
+) -> PodReport:
     try:
         node = Node.from_environment(env)
         if node.nodes > 1:
             wait_until_resolved(node.master_addr, RESOLVE_TIMEOUT_S, signals.wait_for_stop)
-        with Workers(signals, peers_grace_s=PEERS_GRACE_S, stop_grace_s=node.stop_grace_s) as workers:
+        with Workers(signals, peers_grace_s=peers_grace_s, stop_grace_s=node.stop_grace_s) as workers:
             for rank in node.ranks:
                 workers.start(rank, command, node.worker_environment(env, rank, report_dir))
             workers.wait()
@@ -121,6 +125,8 @@ def wait_until_resolved(host: str, timeout_s: float, wait_for_stop: Callable[[fl
         UserError: FAILED: it did not appear.
     """
     deadline = time.monotonic() + timeout_s
+    if not _is_resolved(host):
+        _log(f"waiting for {host} to resolve")
     while not _is_resolved(host):
         if time.monotonic() > deadline:
             raise UserError(

@@ -74,8 +74,8 @@ class Worker:
 
     rank: int
     pid: int
-    output: int
-    """Descriptor of the pipe that it writes to."""
+    output: int | None
+    """Descriptor of the pipe that it writes to; None once it is at its end."""
     exit_code: int | None = None
     """128 + n for one that signal n ended; None while it runs."""
     was_killed: bool = False
@@ -129,14 +129,15 @@ class Workers:
         self._kill_rest()
         while self._running:
             self._turn(0.1)
-        self._selector.close()
         for worker in self.workers:
-            os.close(worker.output)
+            self._close(worker)
+        self._selector.close()
 
     def start(self, rank: int, command: Sequence[str], env: Mapping[str, str]) -> None:
         """Start one more."""
         worker = start_worker(rank, command, env)
         self.workers.append(worker)
+        assert worker.output is not None, "just opened"
         self._selector.register(worker.output, selectors.EVENT_READ, worker)
 
     def wait(self) -> None:
@@ -148,7 +149,7 @@ class Workers:
             self._turn(None if left_s == float("inf") else max(left_s, 0.1))
         for worker in self.workers:
             self._forward(worker)
-            self._emit(worker, worker.partial)
+            self._close(worker)
 
     @property
     def _running(self) -> list[Worker]:
@@ -199,6 +200,8 @@ class Workers:
 
     def _forward(self, worker: Worker) -> None:
         """Pass on the whole lines that there are."""
+        if worker.output is None:
+            return
         try:
             while data := os.read(worker.output, _MAX_LINE_BYTES):
                 *lines, worker.partial = (worker.partial + data).split(b"\n")
@@ -209,11 +212,19 @@ class Workers:
                     worker.partial = b""
         except BlockingIOError:
             return
+        self._close(worker)
+
+    def _close(self, worker: Worker) -> None:
+        """What comes later is of no worker, but of a process that it has left behind."""
+        if worker.output is None:
+            return
+        if worker.partial:
+            self._emit(worker, worker.partial)
         self._selector.unregister(worker.output)
+        os.close(worker.output)
+        worker.output = None
 
     def _emit(self, worker: Worker, line: bytes) -> None:
-        if not line:
-            return
         text = line.decode(errors="replace").rstrip("\r")
         worker.tail.append(text)
         print(f"[rank {worker.rank}] {text}", file=sys.stdout, flush=True)  # noqa: T201 - the pod's log
