@@ -51,3 +51,4 @@ def configure_logging(log_format: str, level: str) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for chatty in ("kopf", "aiohttp", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("kubernetes").setLevel(logging.ERROR)  # what it warns of reaches us as an exception besides

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 from runyard.api import API_VERSION, LABEL_RUN, LABEL_RUN_UID
 from runyard.cluster import Cluster, Key, collection_path
@@ -22,7 +22,6 @@ SPEC = {
     "output": {"uri": "s3://models/out"},
     "compute": {"nodes": 1, "gpusPerNode": 0},
 }
-NAMESPACE_NUMBERS = itertools.count(1)
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
@@ -73,7 +72,7 @@ class Lab:
 async def open_lab(*, leads: Callable[[], bool] = lambda: True) -> AsyncIterator[Lab]:
     """A new namespace with a run named `cpt`."""
     async with connect() as kube:
-        namespace = f"io-{next(NAMESPACE_NUMBERS)}"
+        namespace = f"io-{uuid4().hex[:8]}"
         await kube.request("POST", "/api/v1/namespaces", body={"metadata": {"name": namespace}})
         lab = Lab(kube, Cluster(kube, leads), Key(namespace, "cpt"))
         body = {"apiVersion": API_VERSION, "kind": "TrainingRun", "metadata": {"name": "cpt"}, "spec": SPEC}

@@ -23,7 +23,7 @@ from tests.cluster.lab import NOW, SPEC, Lab
 
 CHART = Path(__file__).parents[2] / "charts" / "runyard"
 NAMESPACE = "chart-test"
-ACCOUNT = f"system:serviceaccount:{NAMESPACE}:runyard-operator"
+ANTI_AFFINITY = "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0]"
 
 
 def helm(control_plane: ControlPlane, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -93,7 +93,8 @@ def test_a_value_that_cannot_be_meant_is_refused_when_the_chart_is_rendered(
             "podAnnotations.team=ml",
             "nodeSelector.pool=cpu",
             "tolerations[0].operator=Exists",
-            "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution=",
+            f"{ANTI_AFFINITY}.topologyKey=kubernetes.io/hostname",
+            f"{ANTI_AFFINITY}.labelSelector.matchLabels.app=other",
         ),
     ],
     ids=["defaults", "one replica", "chosen namespaces", "every option"],

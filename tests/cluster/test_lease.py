@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import pytest
@@ -18,7 +18,6 @@ from runyard.lease import DURATION_S, RENEW_DEADLINE_S, Lease, LeaseKey
 from tests.cluster.conftest import Cluster
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
-LEASE_NUMBERS = itertools.count(1)
 
 
 @dataclass
@@ -56,7 +55,7 @@ def _as_administrator(control_plane: Cluster, monkeypatch: pytest.MonkeyPatch) -
 
 @asynccontextmanager
 async def open_replicas(*identities: str) -> AsyncIterator[list[Replica]]:
-    name = f"test-{next(LEASE_NUMBERS)}"
+    name = f"test-{uuid4().hex[:8]}"
     async with connect() as kube:
         clocks = [Clock(1000.0 * number) for number, _ in enumerate(identities)]
         yield [
@@ -201,7 +200,7 @@ def test_leadership_runs_out_by_itself_while_the_api_server_is_away() -> None:
 def test_whoever_waits_to_lead_is_woken_within_the_retry_period_of_a_release() -> None:
     async def main() -> None:
         async with connect() as kube:
-            name = f"test-{next(LEASE_NUMBERS)}"
+            name = f"test-{uuid4().hex[:8]}"
             heard: list[bool] = []
             first = Lease(kube, LeaseKey("default", name, "a"))
             second = Lease(kube, LeaseKey("default", name, "b"), on_change=heard.append)

@@ -1,0 +1,239 @@
+"""The operator as a process, against a real API server: it starts, leads, hands over and ends as it should."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import yaml
+from runyard.api import API_VERSION
+from runyard.main import LEASE_NAME
+
+from tests.cluster.conftest import Cluster as ControlPlane
+from tests.cluster.lab import SPEC
+from tests.waiting import wait_until
+
+TAKEOVER_DEADLINE_S = 40
+"""The lease's 15 s, a retry period, and time for a busy machine."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A running operator process."""
+
+    process: subprocess.Popen[str]
+    log: Path
+    probe_port: int
+    metrics_port: int
+
+    def is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.probe_port}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def metric(self, pattern: str) -> float:
+        """Sum of the metrics whose name and labels match."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(pattern, line))
+
+    def leads(self) -> bool:
+        return self.metric("runyard_leader ") == 1
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout=30)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A namespace for a test: its runs, and the lease that its operators hold."""
+
+    control_plane: ControlPlane
+    namespace: str
+    folder: Path
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if name != "KUBERNETES_SERVICE_HOST"}
+        return inherited | {
+            "KUBECONFIG": str(self.control_plane.kubeconfig),
+            "RUNYARD_TRAINER_IMAGE": "trainer:test",
+            "RUNYARD_NAMESPACES": self.namespace,
+            "RUNYARD_LOG_FORMAT": "json",
+            "POD_NAMESPACE": self.namespace,
+            **changes,
+        }
+
+    @contextmanager
+    def operator(self, pod_name: str, **changes: str) -> Iterator[Operator]:
+        probe_port, metrics_port = free_port(), free_port()
+        ports = {"RUNYARD_PROBE_PORT": str(probe_port), "RUNYARD_METRICS_PORT": str(metrics_port)}
+        log = self.folder / f"{pod_name}.log"
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "runyard", "operator"],
+                env=self.environment(POD_NAME=pod_name, **ports, **changes),
+                stderr=stream,
+                text=True,
+            )
+        try:
+            yield Operator(process, log, probe_port, metrics_port)
+        finally:
+            process.kill()
+            process.wait()
+
+    def apply_run(self, name: str) -> None:
+        metadata = {"name": name, "namespace": self.namespace}
+        self.control_plane.apply({"apiVersion": API_VERSION, "kind": "TrainingRun", "metadata": metadata, "spec": SPEC})
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        return self.control_plane.get_json(*arguments, "--namespace", self.namespace)
+
+    def phase(self, name: str) -> str | None:
+        phase: str | None = self.get("trainingrun", name).get("status", {}).get("phase")
+        return phase
+
+    def holder(self) -> str:
+        return str(self.get("lease", LEASE_NAME)["spec"]["holderIdentity"])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def place(control_plane: ControlPlane, tmp_path: Path) -> Place:
+    namespace = f"operator-{uuid4().hex[:8]}"
+    control_plane.kubectl("create", "namespace", namespace)
+    return Place(control_plane, namespace, tmp_path)
+
+
+def wait_for_leader(operator: Operator) -> None:
+    wait_until(lambda: operator.process.poll() is not None or (operator.is_ready() and operator.leads()), 60)
+    assert operator.process.poll() is None, operator.log.read_text()
+
+
+def test_a_run_gets_its_first_job_and_a_status_and_then_nothing_is_written(place: Place) -> None:
+    with place.operator("a") as operator:
+        wait_for_leader(operator)
+        place.apply_run("cpt")
+        wait_until(lambda: place.phase("cpt") == "Preparing", 30)
+        assert [job["metadata"]["name"] for job in place.get("jobs")["items"]] == ["cpt-prepare"]
+        settle(operator)
+        writes = operator.metric(r'runyard_api_requests_total\{method="(POST|PATCH|DELETE)"')
+        passes = operator.metric("runyard_reconciles_total")
+        place.control_plane.kubectl("annotate", "trainingrun", "cpt", "looked=at", "--namespace", place.namespace)
+        wait_until(lambda: operator.metric("runyard_reconciles_total") > passes, 30)
+        assert operator.metric(r'runyard_api_requests_total\{method="(POST|PATCH|DELETE)"') == writes
+        assert operator.metric(r'runyard_reconciles_total\{result="error"') == 0
+        assert operator.metric(r'runyard_runs\{phase="Preparing"') == 1
+
+
+def settle(operator: Operator) -> None:
+    """Wait until two looks in a row see no reconcile between them."""
+    seen = [-1.0]
+
+    def is_quiet() -> bool:
+        seen.append(operator.metric("runyard_reconciles_total"))
+        return seen[-5:] == [seen[-1]] * 5 and len(seen) > 20
+
+    wait_until(is_quiet, 60)
+
+
+def test_a_run_that_is_deleted_takes_its_job_with_it_and_is_forgotten(place: Place) -> None:
+    with place.operator("a") as operator:
+        wait_for_leader(operator)
+        place.apply_run("cpt")
+        wait_until(lambda: place.phase("cpt"), 30)
+        place.control_plane.kubectl("delete", "trainingrun", "cpt", "--namespace", place.namespace, "--timeout=20s")
+        wait_until(lambda: not place.get("jobs")["items"], 60)
+        wait_until(lambda: operator.metric("runyard_runs") == 0, 10)
+
+
+def test_sigterm_ends_it_with_0_and_leaves_the_lease_free(place: Place) -> None:
+    with place.operator("a") as operator:
+        wait_for_leader(operator)
+        assert place.holder() == "a"
+        assert operator.end(signal.SIGTERM) == 0, operator.log.read_text()
+        assert place.holder() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["asked to end", "killed"])
+def test_the_standby_takes_over_from_a_leader_that_is(place: Place, number: signal.Signals) -> None:
+    with ExitStack() as stack:
+        first = stack.enter_context(place.operator("a"))
+        wait_for_leader(first)
+        second = stack.enter_context(place.operator("b"))
+        wait_until(second.is_ready, 60)
+        assert not second.leads()
+        first.end(number)
+        place.apply_run("cpt")
+        wait_until(lambda: place.phase("cpt"), TAKEOVER_DEADLINE_S)
+        assert (second.leads(), place.holder()) == (True, "b")
+
+
+def test_every_line_of_its_log_is_json_and_none_holds_the_token(place: Place) -> None:
+    with place.operator("a", RUNYARD_LOG_LEVEL="DEBUG") as operator:
+        wait_for_leader(operator)
+        place.apply_run("cpt")
+        wait_until(lambda: place.phase("cpt"), 30)
+        operator.end(signal.SIGTERM)
+        text = operator.log.read_text()
+    assert all(json.loads(line)["message"] for line in text.splitlines())
+    [user] = yaml.safe_load(place.control_plane.kubeconfig.read_text())["users"]
+    assert user["user"]["token"] not in text
+
+
+def unreachable(place: Place) -> dict[str, str]:
+    kubeconfig = yaml.safe_load(place.control_plane.kubeconfig.read_text())
+    kubeconfig["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{free_port()}"
+    (place.folder / "unreachable").write_text(yaml.safe_dump(kubeconfig))
+    return {"KUBECONFIG": str(place.folder / "unreachable")}
+
+
+@pytest.mark.parametrize(
+    ("change", "want"),
+    [
+        (lambda _: {"RUNYARD_TRAINER_IMAGE": ""}, "RUNYARD_TRAINER_IMAGE is not set"),
+        (lambda _: {"RUNYARD_LOG_FORMAT": "xml"}, "RUNYARD_LOG_FORMAT is 'xml'"),
+        (lambda place: {"KUBECONFIG": str(place.folder / "none")}, "no Kubernetes cluster to work with"),
+        (unreachable, "Cannot connect to host"),
+    ],
+    ids=["no trainer image", "unknown log format", "no kubeconfig", "API server away"],
+)
+def test_what_it_cannot_start_without_is_told_in_one_line_and_ends_it_with_1(
+    place: Place, change: Callable[[Place], dict[str, str]], want: str
+) -> None:
+    with place.operator("a", **change(place)) as operator:
+        assert operator.process.wait(60) == 1
+        [line] = operator.log.read_text().splitlines()
+        assert want in line
+
+
+@pytest.mark.full  # kopf tries for 54 s before it gives up
+def test_a_watch_that_is_forbidden_ends_it_with_1_so_that_it_is_restarted(place: Place) -> None:
+    kubeconfig = yaml.safe_load(place.control_plane.kubeconfig.read_text())
+    place.control_plane.kubectl("create", "serviceaccount", "nobody", "--namespace", place.namespace)
+    token = place.control_plane.kubectl("create", "token", "nobody", "--namespace", place.namespace).stdout.strip()
+    kubeconfig["users"][0]["user"] = {"token": token}
+    (place.folder / "nobody").write_text(yaml.safe_dump(kubeconfig))
+    with place.operator("a", KUBECONFIG=str(place.folder / "nobody")) as operator:
+        assert operator.process.wait(120) == 1
+        assert "forbidden" in operator.log.read_text()
