@@ -61,7 +61,8 @@ make_venv() {
     uv=$(find_uv)
     export UV_PYTHON_DOWNLOADS=never
     if ! .venv/bin/python -c "$is_usable" 2>/dev/null; then
-        "$uv" venv --quiet --clear --python "$python" .venv
+        rm -rf .venv
+        "$uv" venv --quiet --python "$python" .venv
     fi
     echo "setup: installing packages into .venv (a few minutes the first time: torch alone is 2 GB)" >&2
     "$uv" pip install --quiet --python .venv/bin/python --editable '.[dev]'
