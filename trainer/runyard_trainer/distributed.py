@@ -40,15 +40,18 @@ def select_device(world: World) -> torch.device:
 
 @contextmanager
 def joined_ranks(context: RunContext, device: torch.device) -> Iterator[None]:
-    """Be one of the ranks.
+    """Be one of the ranks; where this process has joined already, use that group and leave it as it is.
 
     Raises:
         Interrupted: a peer did not come, or went away, while the body ran.
     """
+    is_ours = not dist.is_initialized()
     try:
-        _join(context, device)
+        if is_ours:
+            _join(context, device)
         yield
-        dist.destroy_process_group()
+        if is_ours:
+            dist.destroy_process_group()
     except (RuntimeError, OSError) as error:
         if is_peer_loss(error):
             raise Interrupted(f"lost a peer: {str(error).splitlines()[0]}") from error

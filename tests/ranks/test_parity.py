@@ -1,0 +1,112 @@
+"""The loop against the Hugging Face Trainer: the same packed batches, seed and hyper-parameters give the same losses.
+
+Nothing of ours takes part in the Trainer's side but the sequences and the first weights: batching, the loss and its
+normalisation, clipping, AdamW, the groups that decay and the schedule are all transformers' own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runyard_trainer.checks import check_model
+from runyard_trainer.context import World
+from runyard_trainer.contract import Recipe
+from runyard_trainer.model import fit_to_tokenizer, initialize_model
+from runyard_trainer.order import Order
+from runyard_trainer.shards import Dataset, open_dataset, read_resolved
+from runyard_trainer.storage import open_store
+from transformers import Trainer, TrainingArguments
+
+from tests.ranks.prepared import GPT2_WITHOUT_DROPOUT, LENGTH, LLAMA, build_recipe, prepare_corpus, read_losses
+from tests.ranks.run_ranks import run_ranks
+from tests.ranks.test_train import train_rank
+
+GPT_NEOX = {
+    "model_type": "gpt_neox",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+}
+
+
+class InOrderTrainer(Trainer):
+    """The Trainer, which takes the batches as they come and remembers the loss of each."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.losses: list[float] = []
+
+    def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler[int]:
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        loss = super().compute_loss(*args, **kwargs)
+        self.losses.append(float(loss.detach()))
+        return loss
+
+
+@pytest.mark.parametrize(
+    "config", [LLAMA, GPT2_WITHOUT_DROPOUT, GPT_NEOX], ids=lambda config: str(config["model_type"])
+)
+def test_20_steps_lose_what_the_hugging_face_trainer_loses_to_1e_5(tmp_path: Path, config: dict[str, Any]) -> None:
+    prepare_corpus(tmp_path)
+    recipe = build_recipe(tmp_path, "ours", config)
+    assert run_ranks(train_rank, 2, tmp_path, recipe) == ["finished"] * 2
+    losses = read_losses(recipe)
+    assert losses[-1] < losses[0] - 0.5
+    assert losses == pytest.approx(train_with_transformers(recipe, tmp_path), rel=1e-5)
+
+
+def train_with_transformers(recipe: Recipe, folder: Path) -> list[float]:
+    """The loss of each step."""
+    training = recipe.training
+    resolved = read_resolved(open_store(f"file://{folder}/prepared", recipe.storage))
+    dataset = open_dataset(open_store(resolved.dataset, recipe.storage), folder / "cache")
+    torch.set_num_threads(1)
+    trainer = InOrderTrainer(
+        model=initialize_model(fit_to_tokenizer(check_model(recipe), dataset.info), training.seed),
+        train_dataset=read_all_steps(recipe, dataset),
+        args=TrainingArguments(
+            output_dir=str(folder / "theirs"),
+            use_cpu=True,
+            max_steps=training.steps or 0,
+            per_device_train_batch_size=training.sequences_per_step,
+            learning_rate=recipe.learning_rate,
+            lr_scheduler_type="cosine_with_min_lr",
+            lr_scheduler_kwargs={"min_lr_rate": training.schedule.min_ratio},
+            warmup_steps=training.schedule.warmup,
+            weight_decay=training.optimizer.weight_decay,
+            adam_beta1=training.optimizer.beta1,
+            adam_beta2=training.optimizer.beta2,
+            max_grad_norm=training.optimizer.max_grad_norm,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+        ),
+    )
+    trainer.train()
+    return trainer.losses
+
+
+def read_all_steps(recipe: Recipe, dataset: Dataset) -> list[dict[str, Any]]:
+    """The sequences of all steps, in their order."""
+    order = Order(
+        num_train=dataset.stream("train").num_sequences(LENGTH, keep_tail=False),
+        num_replay=dataset.stream("replay").num_sequences(LENGTH, keep_tail=False),
+        replay_fraction=recipe.data.replay.fraction if recipe.data.replay else 0.0,
+        batch=recipe.training.sequences_per_step,
+        seed=recipe.training.seed,
+    )
+    steps = range(recipe.training.steps or 0)
+    samples = [sample for step in steps for places in order.places(step, World(), order.batch) for sample in places]
+    sequences = [dataset.stream(sample.stream).sequence(sample.index, LENGTH) for sample in samples if sample]
+    return [
+        {"input_ids": sequence.input_ids, "position_ids": sequence.position_ids, "labels": sequence.labels}
+        for sequence in sequences
+    ]

@@ -1,0 +1,171 @@
+"""The training loop on real ranks: the world's size changes nothing, and neither does an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runyard_trainer.batches import Batches
+from runyard_trainer.context import World
+from runyard_trainer.contract import Recipe
+from runyard_trainer.order import Order
+from runyard_trainer.outcome import Interrupted
+from runyard_trainer.shards import open_dataset, read_resolved
+from runyard_trainer.storage import open_store
+from runyard_trainer.train import train
+
+from tests.ranks.prepared import (
+    GPT2,
+    LENGTH,
+    build_context,
+    build_recipe,
+    prepare_corpus,
+    read_losses,
+    read_metrics,
+)
+from tests.ranks.run_ranks import end_ranks, run_ranks
+from tests.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    prepare_corpus(folder)
+    return folder
+
+
+def train_rank(world: World, folder: Path, recipe: Recipe, attempt: int = 1) -> str:
+    """One rank of an attempt: "finished", or why it was interrupted."""
+    try:
+        train(recipe, build_context(folder, recipe, world, attempt))
+    except Interrupted as reason:
+        return f"interrupted: {reason}"
+    return "finished"
+
+
+def disturbed_rank(world: World, folder: Path, recipe: Recipe, rank: int, disturb: Callable[[], None]) -> str:
+    """As `train_rank`, but something happens to one rank once a checkpoint is committed."""
+    head = Path(recipe.output.uri.removeprefix("file://")) / "head.json"
+
+    def act() -> None:
+        wait_until(lambda: head.exists() and json.loads(head.read_text())["checkpoint"], 60)
+        disturb()
+
+    if world.rank == rank:
+        threading.Thread(target=act, daemon=True).start()
+    return train_rank(world, folder, recipe)
+
+
+def send_sigterm() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def digest_of_weights(recipe: Recipe) -> str:
+    path = Path(recipe.output.uri.removeprefix("file://"), "model", "model.safetensors")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_head(recipe: Recipe) -> dict[str, Any]:
+    head: dict[str, Any] = json.loads(Path(recipe.output.uri.removeprefix("file://"), "head.json").read_text())
+    return head
+
+
+# ---------------------------------------------------------------------------------------------------------- world's size
+
+
+def test_losses_agree_to_1e_5_with_1_2_3_and_4_processes(folder: Path) -> None:
+    losses = {}
+    for size in (1, 2, 3, 4):
+        recipe = build_recipe(folder, f"world-{size}")
+        assert run_ranks(train_rank, size, folder, recipe) == ["finished"] * size
+        losses[size] = read_losses(recipe)
+    assert len(losses[1]) == 20
+    assert losses[1][-1] < losses[1][0] - 0.5
+    for size in (2, 3, 4):
+        assert losses[size] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_dropout_belongs_to_the_sample_and_not_to_the_rank(folder: Path) -> None:
+    losses = {}
+    for size in (1, 3):
+        recipe = build_recipe(folder, f"dropout-{size}", GPT2, steps=6)
+        assert run_ranks(train_rank, size, folder, recipe) == ["finished"] * size
+        losses[size] = read_losses(recipe)
+    assert losses[3] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_the_same_samples_come_in_the_same_order_with_any_number_of_processes(folder: Path) -> None:
+    recipe = build_recipe(folder, "prepared")
+    resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
+    dataset = open_dataset(open_store(resolved.dataset, recipe.storage), folder / "cache")
+    order = Order(
+        num_train=dataset.stream("train").num_sequences(LENGTH, keep_tail=False),
+        num_replay=dataset.stream("replay").num_sequences(LENGTH, keep_tail=False),
+        replay_fraction=0.2,
+        batch=10,
+        seed=3,
+    )
+
+    def read_step(size: int, step: int) -> torch.Tensor:
+        ranks = [Batches(dataset, order, World(rank, size, rank, size), 2, LENGTH) for rank in range(size)]
+        parts = [rank.step(step).micro_batches for rank in ranks]
+        for rank in ranks:
+            rank.close()
+        in_order = [part[micro_step].input_ids for micro_step in range(len(parts[0])) for part in parts]
+        return torch.cat(in_order)[: order.batch]
+
+    for step in range(20):
+        want = read_step(1, step)
+        for size in (2, 3, 4):
+            assert torch.equal(read_step(size, step), want)
+
+
+# --------------------------------------------------------------------------------------------------------- interruptions
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_run_stopped_by_sigterm_and_resumed_ends_with_the_same_bits(folder: Path, size: int) -> None:
+    want, stopped = (build_recipe(folder, f"{name}-{size}", steps=60) for name in ("whole", "stopped"))
+    assert run_ranks(train_rank, size, folder, want) == ["finished"] * size
+
+    ends = run_ranks(disturbed_rank, size, folder, stopped, size - 1, send_sigterm)
+    saved = read_head(stopped)["checkpoint"]["step"]
+    assert ends == [f"interrupted: stopped by a signal; step {saved} is saved"] * size
+    assert 0 < saved < 60
+    assert run_ranks(train_rank, size, folder, stopped, 2) == ["finished"] * size
+
+    assert digest_of_weights(stopped) == digest_of_weights(want)
+    assert read_losses(stopped) == read_losses(want)
+
+
+def test_a_rank_that_dies_interrupts_the_others_and_the_next_attempt_ends_with_the_same_bits(folder: Path) -> None:
+    want, broken = (build_recipe(folder, f"{name}-3", steps=60) for name in ("unharmed", "broken"))
+    assert run_ranks(train_rank, 3, folder, want) == ["finished"] * 3
+
+    ends = end_ranks(disturbed_rank, 3, folder, broken, 1, die)
+    assert ends[1].error == "exit code -9"
+    assert all(str(ends[rank].value).startswith("interrupted: lost a peer") for rank in (0, 2)), ends
+    assert run_ranks(train_rank, 3, folder, broken, 2) == ["finished"] * 3
+
+    assert digest_of_weights(broken) == digest_of_weights(want)
+    assert [row["step"] for row in read_metrics(broken)] == [str(step) for step in range(1, 61)]
+
+
+def test_a_finished_run_is_not_trained_again(folder: Path) -> None:
+    recipe = build_recipe(folder, "again", steps=2)
+    assert run_ranks(train_rank, 1, folder, recipe) == ["finished"]
+    before = read_head(recipe)["result"]
+    assert run_ranks(train_rank, 1, folder, recipe, 2) == ["finished"]
+    assert read_head(recipe)["result"] == before
