@@ -31,8 +31,11 @@ from runyard_trainer.outcome import UserError
 from runyard_trainer.storage import open_store
 
 LEFT_OUT = frozenset(
-    ("site-packages", "dist-packages", "lib-dynload", "test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo")
-    + ("encodings", "pydoc_data", "__pycache__")
+    {
+        *("site-packages", "dist-packages", "lib-dynload", "__pycache__"),
+        *("test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo"),
+        *("encodings", "pydoc_data"),
+    }
 )
 """Folders of the standard library that hold other people's modules, tests or tables."""
 
@@ -141,7 +144,9 @@ def _is_held_out(origin: str) -> bool:
 # ------------------------------------------------------------------------------------------------------------- leaving
 
 
-def build_files(general_bytes: int, held_out_bytes: int, code_bytes: int) -> dict[str, bytes]:
+def build_files(
+    general_bytes: int = 1_500_000, held_out_bytes: int = 60_000, code_bytes: int = 1_500_000
+) -> dict[str, bytes]:
     """Everything that is uploaded, by its name below the destination."""
     files = {
         "general/docstrings.jsonl": _to_jsonl(build_general(is_held_out=False, max_bytes=general_bytes)),
@@ -151,14 +156,14 @@ def build_files(general_bytes: int, held_out_bytes: int, code_bytes: int) -> dic
     return files | {f"code/{document.origin}.py": document.text.encode() for document in code}
 
 
-def upload(files: dict[str, bytes], destination: str) -> None:
+def upload(files: dict[str, bytes], destination: str, storage: Storage) -> None:
     """Write the files below a folder or an s3:// URI.
 
     Raises:
         UserError: the store cannot be reached or written.
     """
     uri = destination if "://" in destination else Path(destination).absolute().as_uri()
-    location = open_store(uri, Storage(), "the destination")
+    location = open_store(uri, storage, "the destination")
     for name, data in files.items():
         (location / name).put(data)
 
@@ -172,12 +177,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Build two corpora from the running Python.")
     parser.add_argument("destination", help="a folder, or s3://bucket/prefix")
     parser.add_argument("--general-bytes", type=int, default=1_500_000, help="training text (default: %(default)s)")
-    parser.add_argument("--held-out-bytes", type=int, default=100_000, help="held-out text (default: %(default)s)")
+    parser.add_argument("--held-out-bytes", type=int, default=60_000, help="held-out text (default: %(default)s)")
     parser.add_argument("--code-bytes", type=int, default=1_500_000, help="source code (default: %(default)s)")
     args = parser.parse_args()
     files = build_files(args.general_bytes, args.held_out_bytes, args.code_bytes)
     try:
-        upload(files, args.destination)
+        upload(files, args.destination, Storage())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
