@@ -1,7 +1,7 @@
 """The TrainingRun resource: its spec and status as pydantic models, and every name that the operator gives to things.
 
-The recipe half of the spec is `runyard_trainer.contract.Recipe`; this adds how to run it. `crd.py` makes the CRD from these
-models; nothing here has behaviour.
+The recipe half of the spec is `runyard_trainer.contract.Recipe`; this adds how to run it. `crd.py` makes the CRD from
+these models; nothing here has behaviour.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class TrainingRunStatus(Status):
     """Derived from the recipe."""
     phase: Phase | None = None
     """One word for people."""
-    conditions: Annotated[list[Condition], Field(max_length=32)] = []
+    conditions: Annotated[list[Condition], Field(max_length=32, default_factory=list)]
     """The truth about the run."""
     attempt: int = 0
     """The newest attempt; 0 before the first."""
@@ -232,7 +232,7 @@ class TrainingRunStatus(Status):
     """Why the last attempt that ended early did so."""
     data: DataSummary | None = None
     """What prepare found."""
-    resolved: dict[str, str] = {}
+    resolved: dict[str, str] = Field(default_factory=dict)
     """Each value that was automatic."""
     result: Result | None = None
     """What the run has left."""

@@ -1,0 +1,87 @@
+"""What is to be done about a run, and its whole status: every decision of the operator, and no I/O.
+
+                 ┌──────────── pods gone or broken ────────────┐
+                 v                                             │
+    Pending ─> Preparing ─> Starting(a1) ─> Running ─> ended early ─> Recovering ─> Starting(a2) ─> ...
+                 │              │              │            │
+                 │              └── suspend ───┤            └─ fatal, or a budget is used up ─> Failed
+                 └─ fatal ─> Failed            v
+                                           Suspending ─> Suspended ── suspend: false ─> the next attempt
+    every rank ended with 0 ─> Succeeded
+
+The rules stand in `RULES`, in their order; the first that applies decides: first what only settles facts, then what is
+in the way of acting, then those that act. What they keep:
+
+1. Succeeded and Failed are for good.
+2. An attempt's end is settled once: `status.endedAttempt` and the counters change in one write. The next attempt's Job
+   is made only from a stored status that has settled the one before. So a pass that is repeated, a write that is lost
+   or an operator that is killed can neither count twice nor start twice, and Job a<n+1> says that a<n> was settled.
+3. Deleting an attempt's Job also waits for that write: what we stop is never taken for what broke.
+4. A Job that failed by itself is kept for its logs; only one that would go on running is deleted.
+
+This must not know how objects are read or written, what time it is, or what was decided before: all of it is in the
+arguments, and the same arguments give the same plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from runyard import pods, rules
+from runyard.endings import has_failing_pod
+from runyard.situation import Situation, build_delete
+from runyard.status import Decision, build_events, build_status
+from runyard.world import Action, Observed, Plan, Run, Settings
+
+Rule = Callable[[Situation], Decision | None]
+
+RULES: tuple[Rule, ...] = (
+    rules.is_finished,
+    rules.has_invalid_spec,
+    rules.has_succeeded,
+    rules.has_ended_early,
+    rules.has_failed_to_prepare,
+    rules.is_told_to_stop,
+    rules.lacks_a_name,
+    rules.could_not_act,
+    rules.is_suspended,
+    rules.is_attempting,
+    rules.is_preparing,
+    rules.should_prepare,
+    rules.is_backing_off,
+    rules.is_stopping,
+    rules.should_start_attempt,
+)
+
+
+def plan(run: Run, observed: Observed, settings: Settings, now: datetime) -> Plan:
+    """Decide. Nothing is changed: the caller applies the actions in order, then writes the status if it differs."""
+    situation = Situation(run, observed, settings, now)
+    decision = decide(situation)
+    status = build_status(
+        situation.known, decision, is_prepared=situation.is_prepared, generation=run.generation, now=now
+    )
+    return Plan(
+        status=status,
+        actions=(*stop_settled_attempts(situation), *decision.actions),
+        events=build_events(run.status, status),
+        requeue_at=decision.requeue_at,
+    )
+
+
+def decide(situation: Situation) -> Decision:
+    """The first rule that applies."""
+    return next(decision for rule in RULES if (decision := rule(situation)))
+
+
+def stop_settled_attempts(situation: Situation) -> tuple[Action, ...]:
+    """Delete the Jobs of attempts that are over but would go on: suspended, or cut off from a part of their pods."""
+    settled = situation.run.status.ended_attempt
+    return tuple(
+        build_delete(job)
+        for job in situation.train_jobs
+        if pods.attempt_of(job) <= settled
+        and pods.is_live(job)
+        and not has_failing_pod(pods.pods_of(job, situation.observed.pods))
+    )

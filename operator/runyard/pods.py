@@ -1,0 +1,239 @@
+"""What Jobs and Pods, as read from the API server, say about themselves. Pure; knows no budgets and no phases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+from runyard_trainer.outcome import ExitCode, PodReport
+
+from runyard.api import LABEL_ATTEMPT, LABEL_ROLE
+from runyard.times import parse_time
+from runyard.world import Manifest
+
+INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+
+LOST_AFTER_S = 10
+"""Past the end of its grace period a pod that still seems to run is on a node that is gone."""
+
+_SIGNALLED = 128
+_MENDABLE_WAITS = {
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "ErrImagePull",
+    "ImageInspectError",
+    "ImagePullBackOff",
+    "InvalidImageName",
+}
+
+
+@dataclass(frozen=True)
+class Termination:
+    """How a pod ended."""
+
+    pod: str
+    index: int
+    """Its completion index."""
+    node: str | None
+    exit_code: int | None
+    """None where no container was left to say: the pod was evicted."""
+    reason: str
+    """The container's, or the pod's: Error, OOMKilled, Evicted..."""
+    message: str
+    """The termination message where it is no report, or what the pod says."""
+    finished_at: str
+    """RFC 3339; empty where unknown."""
+    disruption: str | None
+    """Why the pod was taken away; None where it ended by itself."""
+    report: PodReport | None
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Why a pod does not start, though someone could mend it."""
+
+    reason: str
+    message: str
+
+
+# ----------------------------------------------------------------------------------------------------------------- Jobs
+
+
+def role_of(manifest: Manifest) -> str | None:
+    """What a Job or Pod is for."""
+    role: str | None = manifest["metadata"]["labels"].get(LABEL_ROLE)
+    return role
+
+
+def attempt_of(manifest: Manifest) -> int:
+    """The attempt that a Job or Pod belongs to; 0 for none."""
+    return int(manifest["metadata"]["labels"].get(LABEL_ATTEMPT, "0"))
+
+
+def index_of(pod: Manifest) -> int:
+    """The pod's completion index: its node's number."""
+    return int(pod["metadata"]["labels"].get(INDEX_LABEL, "0"))
+
+
+def is_complete(job: Manifest) -> bool:
+    """All its pods ended with 0."""
+    return _condition_of(job, "Complete") is not None
+
+
+def find_job_failure(job: Manifest) -> Manifest | None:
+    """The condition that says that the Job has failed or is about to."""
+    return _condition_of(job, "Failed") or _condition_of(job, "FailureTarget")
+
+
+def is_deleting(manifest: Manifest) -> bool:
+    """Somebody has deleted it; it may take a while."""
+    return "deletionTimestamp" in manifest["metadata"]
+
+
+def is_live(job: Manifest) -> bool:
+    """It runs pods, or would if they went away."""
+    ends = ("Complete", "SuccessCriteriaMet", "Failed", "FailureTarget")
+    return not is_deleting(job) and not any(_condition_of(job, end) for end in ends)
+
+
+def pods_of(job: Manifest, pods: Iterable[Manifest]) -> list[Manifest]:
+    """Those that the Job controls."""
+    return [pod for pod in pods if job["metadata"]["uid"] in _owner_uids(pod)]
+
+
+def _owner_uids(pod: Manifest) -> Iterator[str]:
+    for owner in pod["metadata"].get("ownerReferences", []):
+        yield owner["uid"]
+
+
+# ----------------------------------------------------------------------------------------------------------------- pods
+
+
+def read_termination(pod: Manifest) -> Termination | None:
+    """How the pod ended, or None while it has not. Its container's end is known before the pod's."""
+    status = pod.get("status", {})
+    ended = _container_state(pod).get("terminated")
+    if ended is None and status.get("phase") != "Failed":
+        return None
+    source = ended or status
+    report = _parse_report(source.get("message"))
+    exit_code = ended["exitCode"] if ended else None
+    return Termination(
+        pod=pod["metadata"]["name"],
+        index=index_of(pod),
+        node=pod.get("spec", {}).get("nodeName"),
+        exit_code=exit_code,
+        reason=source.get("reason", "Error"),
+        message="" if report else source.get("message", ""),
+        finished_at=(ended or {}).get("finishedAt") or "",
+        disruption=_find_disruption(pod, ended, report),
+        report=report,
+    )
+
+
+def is_over(pod: Manifest) -> bool:
+    """Its container does not run, and never will again."""
+    return _container_state(pod).get("terminated") is not None or _phase(pod) in ("Succeeded", "Failed")
+
+
+def is_running(pod: Manifest) -> bool:
+    """Its container runs."""
+    return _container_state(pod).get("running") is not None
+
+
+def lost_at(pod: Manifest) -> datetime | None:
+    """From when on a pod that is being deleted counts as gone with its node; None where it is not being deleted.
+
+    What is told to stop has its grace period to save, and an attempt that began meanwhile would fence that save out.
+    Where the node does not answer, waiting gains nothing.
+    """
+    if not is_deleting(pod):
+        return None
+    deadline = parse_time(pod["metadata"]["deletionTimestamp"])  # of the request, plus the grace period
+    taint = _condition_of(pod, "DisruptionTarget")
+    is_unreachable = taint is not None and taint.get("reason") == "DeletionByTaintManager"
+    ready = _condition_of(pod, "Ready", status="False")
+    if is_unreachable and ready is not None:
+        return deadline - timedelta(seconds=pod["metadata"].get("deletionGracePeriodSeconds", 0))
+    return deadline + timedelta(seconds=LOST_AFTER_S)
+
+
+def is_lost(pod: Manifest, now: datetime) -> bool:
+    """The pod is gone with its node."""
+    moment = lost_at(pod)
+    return not is_over(pod) and moment is not None and moment <= now
+
+
+def is_alive(pod: Manifest, now: datetime) -> bool:
+    """Its container runs or may yet."""
+    return not is_over(pod) and not is_lost(pod, now)
+
+
+def next_loss(pods: Iterable[Manifest]) -> datetime | None:
+    """When the next of these pods will count as lost, unless it ends before."""
+    return min((moment for pod in pods if not is_over(pod) and (moment := lost_at(pod))), default=None)
+
+
+def find_wait(pods: Iterable[Manifest]) -> Wait | None:
+    """The first pod that waits for something that someone has to mend."""
+    return next((wait for pod in pods if (wait := _read_wait(pod))), None)
+
+
+def _read_wait(pod: Manifest) -> Wait | None:
+    name = pod["metadata"]["name"]
+    waiting = _container_state(pod).get("waiting") or {}
+    if waiting.get("reason") in _MENDABLE_WAITS:
+        return Wait(waiting["reason"], f"pod {name} cannot start: {waiting.get('message') or waiting['reason']}")
+    unscheduled = _condition_of(pod, "PodScheduled", status="False")
+    if unscheduled:
+        reason = unscheduled.get("reason", "Unschedulable")
+        return Wait(reason, f"no node takes pod {name}: {unscheduled.get('message') or reason}")
+    return None
+
+
+def _parse_report(message: str | None) -> PodReport | None:
+    try:
+        return PodReport.model_validate_json(message or "")
+    except ValidationError:
+        return None
+
+
+def _find_disruption(pod: Manifest, ended: dict[str, Any] | None, report: PodReport | None) -> str | None:
+    target = _condition_of(pod, "DisruptionTarget")
+    if target:
+        return str(target.get("reason", "DisruptionTarget"))
+    if ended is None:
+        return str(pod["status"].get("reason", "PodFailed"))
+    if ended.get("reason") == "ContainerStatusUnknown":
+        return "ContainerStatusUnknown"
+    return "PodDeleted" if _was_stopped(pod, ended, report) else None
+
+
+def _was_stopped(pod: Manifest, ended: dict[str, Any], report: PodReport | None) -> bool:
+    """Told to stop before it ended, and it did not fail by itself meanwhile: a report would say so."""
+    if not is_deleting(pod) or ended.get("reason") == "OOMKilled":
+        return False
+    grace = timedelta(seconds=pod["metadata"].get("deletionGracePeriodSeconds") or 0)
+    asked_at = parse_time(pod["metadata"]["deletionTimestamp"]) - grace
+    if ended.get("finishedAt") and parse_time(ended["finishedAt"]) < asked_at:
+        return False
+    return ended["exitCode"] == ExitCode.INTERRUPTED or (ended["exitCode"] > _SIGNALLED and report is None)
+
+
+def _container_state(pod: Manifest) -> dict[str, Any]:
+    statuses = pod.get("status", {}).get("containerStatuses") or [{}]
+    state: dict[str, Any] = statuses[0].get("state", {})
+    return state
+
+
+def _phase(pod: Manifest) -> str | None:
+    phase: str | None = pod.get("status", {}).get("phase")
+    return phase
+
+
+def _condition_of(manifest: Manifest, kind: str, status: str = "True") -> Manifest | None:
+    conditions: list[Manifest] = manifest.get("status", {}).get("conditions") or []
+    return next((found for found in conditions if (found["type"], found["status"]) == (kind, status)), None)

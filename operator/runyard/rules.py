@@ -1,0 +1,329 @@
+"""The rules of a run, one function each: `Situation` in, a `Decision` out, or None where the rule does not apply.
+
+`plan` has their order. A rule's reason and message become the conditions' as they are, so each message says what is
+wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timedelta
+
+from runyard_trainer.outcome import ExitCode
+
+from runyard import pods, render
+from runyard.api import ConditionType, LastFailure, Phase
+from runyard.endings import Ending, Severity, describe_failure, find_ending, judge, when_settled
+from runyard.situation import Situation, build_delete
+from runyard.status import Decision, count, find_condition
+from runyard.times import format_time, parse_time
+from runyard.world import Action, Create, Manifest
+
+MAX_BACKOFF_S = 60
+
+_STAGES = {
+    "evaluating": ("Evaluating", "measuring the losses on held-out text"),
+    "training": ("Training", "training"),
+    "exporting": ("Exporting", "exporting the model"),
+    "finished": ("Exporting", "the model is exported"),
+}
+
+
+# ------------------------------------------------------------------------------------------------- what ends everything
+
+
+def is_finished(situation: Situation) -> Decision | None:
+    """Finished once is finished for good, also after its Jobs are gone."""
+    stored = situation.run.status
+    for kind, phase in ((ConditionType.SUCCEEDED, Phase.SUCCEEDED), (ConditionType.FAILED, Phase.FAILED)):
+        condition = find_condition(stored, kind)
+        if condition is not None and condition.status == "True":
+            return Decision(phase, condition.reason, condition.message)
+    return None
+
+
+def has_invalid_spec(situation: Situation) -> Decision | None:
+    """The API server took what this operator cannot read: another version's CRD."""
+    if situation.run.spec is not None:
+        return None
+    message = f"{situation.run.spec_error}. Delete the run and create it anew with this mended"
+    return _fail(situation, ExitCode.SPEC_ERROR.reason, message)
+
+
+def has_succeeded(situation: Situation) -> Decision | None:
+    """All ranks of the newest attempt ended with 0: the export is committed."""
+    job = situation.attempt_job
+    if job is None or not pods.is_complete(job):
+        return None
+    report, progress = situation.read_rank_0_report(), situation.known.progress
+    result = report.result if report else None
+    return Decision(
+        Phase.SUCCEEDED,
+        "Completed",
+        f"the model is at {result.uri if result else situation.spec.output.uri}",
+        changes={
+            "ended_attempt": situation.attempt,
+            "next_attempt_time": None,
+            "result": result,
+            "progress": progress and progress.model_copy(update={"step": progress.total_steps}),
+        },
+    )
+
+
+def _fail(situation: Situation, reason: str, message: str, failure: LastFailure | None = None) -> Decision:
+    """The run has failed; what still runs of it is stopped."""
+    changes = {
+        "ended_attempt": situation.attempt,
+        "next_attempt_time": None,
+        "last_failure": failure or situation.known.last_failure,
+    }
+    return Decision(Phase.FAILED, reason, message, changes)
+
+
+# ---------------------------------------------------------------------------------------- what keeps us from doing more
+
+
+def lacks_a_name(situation: Situation) -> Decision | None:
+    """Somebody else's object has a name that this run needs."""
+    conflicts = situation.observed.conflicts
+    if not conflicts:
+        return None
+    message = (
+        f"{', '.join(conflicts)} in namespace {situation.run.namespace} belongs to someone else: delete or rename it, "
+        "or delete this run and create it under another name"
+    )
+    return Decision(situation.known.phase or Phase.PENDING, "NameConflict", message, is_stalled=True)
+
+
+def could_not_act(situation: Situation) -> Decision | None:
+    """The API server refused something; it is tried again."""
+    errors = situation.observed.apply_errors
+    if not errors:
+        return None
+    return Decision(situation.known.phase or Phase.PENDING, "ApplyFailed", f"{'; '.join(errors)}. Trying again")
+
+
+# -------------------------------------------------------------------------------------------------- how an attempt ends
+
+
+def has_ended_early(situation: Situation) -> Decision | None:
+    """The newest attempt is over, but not the run: settle it, once. The next one starts only after this is stored."""
+    if not situation.is_attempting:
+        return None
+    ending = find_ending(situation.attempt, situation.attempt_job, situation.attempt_pods, situation.now)
+    if ending is None:
+        return None
+    if ending.severity is Severity.DISRUPTION:
+        return _settle_disruption(situation, ending.failure)
+    return _settle_failure(situation, ending)
+
+
+def _settle_disruption(situation: Situation, failure: LastFailure) -> Decision:
+    restarts = count(situation.known.restarts, disruptions=1)
+    limit = situation.spec.recovery.max_disruptions
+    if restarts.disruptions > limit:
+        message = (
+            f"disrupted {restarts.disruptions} times, recovery.maxDisruptions is {limit}: {describe_failure(failure)}"
+        )
+        decision = _fail(situation, "DisruptionBudgetExceeded", message, failure)
+        return _with_changes(decision, restarts=restarts)
+    decision = _recover(situation, failure, "Disrupted", when=None)
+    return _with_changes(decision, restarts=restarts)
+
+
+def _settle_failure(situation: Situation, ending: Ending) -> Decision:
+    failure, restarts = ending.failure, count(situation.known.restarts, failures=1)
+    limit, since = situation.spec.recovery.max_failures, restarts.failures_since_checkpoint
+    if ending.severity is Severity.FATAL:
+        decision = _fail(situation, failure.reason, describe_failure(failure), failure)
+    elif since > limit:
+        since_when = "since the last checkpoint" if situation.known.checkpoint else "without a checkpoint"
+        message = f"failed {since} times {since_when}, recovery.maxFailures is {limit}: {describe_failure(failure)}"
+        decision = _fail(situation, "FailureBudgetExceeded", message, failure)
+    else:
+        when = situation.now + choose_backoff(situation.run.uid, situation.attempt, since)
+        decision = _recover(situation, failure, "AttemptFailed", when)
+    return _with_changes(decision, restarts=restarts)
+
+
+def _recover(situation: Situation, failure: LastFailure, reason: str, when: datetime | None) -> Decision:
+    checkpoint = situation.known.checkpoint
+    start = f"from step {checkpoint.step}" if checkpoint else "from its newest checkpoint, if there is one"
+    changes = {
+        "ended_attempt": situation.attempt,
+        "last_failure": failure,
+        "next_attempt_time": when and format_time(when),
+    }
+    message = f"{describe_failure(failure)}. The next attempt goes on {start}"
+    return Decision(Phase.RECOVERING, reason, message, changes, requeue_at=when or situation.now)
+
+
+def _with_changes(decision: Decision, **changes: object) -> Decision:
+    return Decision(
+        decision.phase, decision.reason, decision.message, decision.changes | changes, requeue_at=decision.requeue_at
+    )
+
+
+def choose_backoff(run_uid: str, attempt: int, failures: int) -> timedelta:
+    """1 s, 2 s, 4 s ... 60 s, and up to a quarter more so that runs which failed together do not come back together."""
+    jitter = hashlib.sha256(f"{run_uid}/{attempt}/backoff".encode()).digest()[0] / 255
+    return timedelta(seconds=min(MAX_BACKOFF_S, 2.0 ** min(failures - 1, 10)) * (1 + jitter / 4))
+
+
+# ------------------------------------------------------------------------------------------------------------- suspend
+
+
+def is_told_to_stop(situation: Situation) -> Decision | None:
+    """`suspend` settles the attempt, at no cost to a budget; the next pass deletes its Job."""
+    if not (situation.spec.suspend and situation.is_attempting):
+        return None
+    changes = {"ended_attempt": situation.attempt, "next_attempt_time": None}
+    return Decision(
+        Phase.SUSPENDING, "Suspending", _SAVING.format(situation.attempt), changes, requeue_at=situation.now
+    )
+
+
+_SAVING = "attempt {} saves a checkpoint and stops"
+
+
+def is_suspended(situation: Situation) -> Decision | None:
+    """Nothing runs, or what runs is about to end."""
+    if not situation.spec.suspend:
+        return None
+    job = situation.prepare_job
+    actions = (build_delete(job),) if job is not None and pods.is_live(job) else ()
+    alive = [pod for pod in situation.observed.pods if pods.is_alive(pod, situation.now)]
+    if alive or actions:
+        attempt = max(map(pods.attempt_of, alive), default=0)
+        message = _SAVING.format(attempt) if attempt else "preparation stops"
+        return Decision(Phase.SUSPENDING, "Suspending", message, actions=actions, requeue_at=pods.next_loss(alive))
+    return Decision(Phase.SUSPENDED, "Suspended", "nothing runs; set spec.suspend to false to go on")
+
+
+# ------------------------------------------------------------------------------------------------------------- attempts
+
+
+def is_attempting(situation: Situation) -> Decision | None:
+    """An attempt goes on."""
+    if not situation.is_attempting:
+        return None
+    phase, reason, message = _describe_attempt(situation)
+    moments = (pods.next_loss(situation.attempt_pods), when_settled(situation.attempt_pods, situation.now))
+    return Decision(phase, reason, message, requeue_at=min(filter(None, moments), default=None))
+
+
+def _describe_attempt(situation: Situation) -> tuple[Phase, str, str]:
+    progress, attempt = situation.observed.progress, situation.attempt
+    if progress is not None and progress.attempt == attempt and progress.stage in _STAGES:
+        reason, doing = _STAGES[progress.stage]
+        return Phase.RUNNING, reason, f"attempt {attempt}: {doing}"
+    was_running = find_condition(situation.run.status, ConditionType.RUNNING)
+    if situation.run.status.attempt == attempt and was_running is not None and was_running.status == "True":
+        return Phase.RUNNING, was_running.reason, was_running.message
+    wait = _describe_wait(situation, situation.attempt_pods)
+    if wait is not None:
+        return Phase.STARTING, *wait
+    num_running = sum(map(pods.is_running, situation.attempt_pods))
+    return Phase.STARTING, "Starting", f"attempt {attempt}: {num_running} of {situation.spec.compute.nodes} pods run"
+
+
+def _describe_wait(situation: Situation, waiting: list[Manifest]) -> tuple[str, str] | None:
+    wait = pods.find_wait(waiting)
+    if wait is None:
+        return None
+    secret = situation.recipe.storage.secret_name
+    if secret and "secret" in wait.message and secret in wait.message:
+        hint = (
+            f". Create the Secret {secret} in namespace {situation.run.namespace} with the keys AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY: the pod starts by itself then"
+        )
+        return wait.reason, wait.message + hint
+    return wait.reason, wait.message
+
+
+# -------------------------------------------------------------------------------------------------------------- prepare
+
+
+def has_failed_to_prepare(situation: Situation) -> Decision | None:
+    """Prepare found what will not mend, or failed too often."""
+    job = situation.prepare_job
+    if situation.is_prepared or job is None:
+        return None
+    ends = [end for pod in situation.prepare_pods if (end := pods.read_termination(pod)) and end.exit_code != 0]
+    endings = [judge(None, end, situation.now) for end in ends]
+    fatal = next((ending for ending in endings if ending.severity is Severity.FATAL), None)
+    job_failure = pods.find_job_failure(job)
+    if fatal is not None:
+        failure = fatal.failure
+    elif job_failure is None:
+        return None
+    elif endings:
+        failure = endings[-1].failure
+    else:
+        failure = LastFailure(reason=job_failure["reason"], message=job_failure.get("message", ""))
+    return _fail(situation, failure.reason, describe_failure(failure), failure)
+
+
+def is_preparing(situation: Situation) -> Decision | None:
+    """The prepare Job is at work. One whose pod is gone with its node is made anew: the Job would wait for it."""
+    job = situation.prepare_job
+    if situation.is_prepared or job is None:
+        return None
+    if any(pods.is_lost(pod, situation.now) for pod in situation.prepare_pods) and pods.is_live(job):
+        message = "the node that prepared the data is gone: starting again"
+        return Decision(Phase.PREPARING, "NodeLost", message, actions=(build_delete(job),))
+    reason, message = _describe_wait(situation, situation.prepare_pods) or _describe_preparation(situation)
+    return Decision(Phase.PREPARING, reason, message, requeue_at=pods.next_loss(situation.prepare_pods))
+
+
+def _describe_preparation(situation: Situation) -> tuple[str, str]:
+    ends = [end for pod in situation.prepare_pods if (end := pods.read_termination(pod)) and end.exit_code != 0]
+    if ends and not any(map(pods.is_running, situation.prepare_pods)):
+        failure = judge(None, ends[-1], situation.now).failure
+        return "Retrying", f"{describe_failure(failure)}. It is tried again"
+    return "Preparing", "checking the output and making tokens of the text"
+
+
+def should_prepare(situation: Situation) -> Decision | None:
+    """Nothing is prepared and nobody is at it."""
+    if situation.is_prepared:
+        return None
+    job = Create(render.build_prepare_job(situation.run, situation.spec, situation.settings))
+    return Decision(
+        Phase.PREPARING,
+        "Preparing",
+        "checking the output and making tokens of the text",
+        actions=(*situation.build_missing_config_map(), job),
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- next attempt
+
+
+def is_backing_off(situation: Situation) -> Decision | None:
+    """After a failure the next attempt has to wait a while."""
+    text = situation.known.next_attempt_time
+    if text is None or parse_time(text) <= situation.now:
+        return None
+    ready = find_condition(situation.run.status, ConditionType.READY)
+    reason, message = (ready.reason, ready.message) if ready else ("AttemptFailed", "")
+    return Decision(Phase.RECOVERING, reason, message, requeue_at=parse_time(text))
+
+
+def is_stopping(situation: Situation) -> Decision | None:
+    """Resumed before the suspended attempt has saved: it would be fenced out by the next one."""
+    failure, ended = situation.known.last_failure, situation.run.status.ended_attempt
+    was_suspended = failure is None or failure.attempt != ended
+    alive = [pod for pod in situation.train_pods if pods.is_alive(pod, situation.now)]
+    if not (was_suspended and alive):
+        return None
+    return Decision(Phase.SUSPENDING, "Suspending", _SAVING.format(ended), requeue_at=pods.next_loss(alive))
+
+
+def should_start_attempt(situation: Situation) -> Decision:
+    """Nothing is in the way."""
+    attempt = situation.attempt + 1
+    job = Create(render.build_train_job(situation.run, situation.spec, situation.settings, attempt))
+    actions: tuple[Action, ...] = (*situation.build_missing_config_map(), *situation.build_missing_service(), job)
+    changes = {"attempt": attempt, "next_attempt_time": None}
+    return Decision(Phase.STARTING, "Starting", f"attempt {attempt}: pods are being made", changes, actions)

@@ -1,0 +1,126 @@
+"""What a rule may look at: a run, what was observed of it and the time, with the facts that follow from them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+
+from runyard_trainer.contract import Recipe
+from runyard_trainer.outcome import PodReport
+
+from runyard import pods, render, status
+from runyard.api import ConditionType, Role, TrainingRunSpec, TrainingRunStatus
+from runyard.world import Action, Create, Delete, Manifest, Observed, Run, Settings
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A run as it is now."""
+
+    run: Run
+    observed: Observed
+    settings: Settings
+    now: datetime
+
+    @property
+    def spec(self) -> TrainingRunSpec:
+        """Rules after `has_invalid_spec` have one."""
+        assert self.run.spec is not None
+        return self.run.spec
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What the pods read."""
+        return render.resolve_recipe(self.spec, self.settings)
+
+    @cached_property
+    def known(self) -> TrainingRunStatus:
+        """The stored status and what the observation adds to it."""
+        known = self.run.status.model_copy(update={"attempt": self.attempt})
+        if self.run.spec is not None:
+            known = status.learn_shape(known, self.run.spec)
+        known = status.learn_preparation(known, self._read_report(self.prepare_pods, exit_code=0))
+        last_words = self.read_rank_0_report()
+        known = status.learn_progress(known, last_words.progress if last_words else None)
+        return status.learn_progress(known, self.observed.progress)
+
+    # ------------------------------------------------------------------------------------------------------- prepare
+
+    @cached_property
+    def prepare_job(self) -> Manifest | None:
+        """The Job that prepares."""
+        return next((job for job in self.observed.jobs if pods.role_of(job) == Role.PREPARE), None)
+
+    @cached_property
+    def prepare_pods(self) -> list[Manifest]:
+        """Those of the prepare Job that is there now, oldest first: an earlier one's say nothing about it."""
+        found = pods.pods_of(self.prepare_job, self.observed.pods) if self.prepare_job else []
+        return sorted(found, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+
+    @cached_property
+    def is_prepared(self) -> bool:
+        """Also remembered: the Job may be gone by now."""
+        is_complete = self.prepare_job is not None and pods.is_complete(self.prepare_job)
+        return is_complete or status.is_true(self.run.status, ConditionType.PREPARED)
+
+    # ------------------------------------------------------------------------------------------------------- attempts
+
+    @cached_property
+    def train_jobs(self) -> list[Manifest]:
+        """The Jobs of all attempts that are still there."""
+        return [job for job in self.observed.jobs if pods.role_of(job) == Role.TRAIN]
+
+    @cached_property
+    def train_pods(self) -> list[Manifest]:
+        """The pods of all attempts that are still there."""
+        return [pod for pod in self.observed.pods if pods.role_of(pod) == Role.TRAIN]
+
+    @cached_property
+    def attempt(self) -> int:
+        """The newest attempt: its Job can be there although the status write after it was lost."""
+        return max([self.run.status.attempt, *map(pods.attempt_of, self.train_jobs)])
+
+    @property
+    def is_attempting(self) -> bool:
+        """The newest attempt's end is not settled."""
+        return self.attempt > self.run.status.ended_attempt
+
+    @cached_property
+    def attempt_job(self) -> Manifest | None:
+        """The newest attempt's Job."""
+        return next((job for job in self.train_jobs if pods.attempt_of(job) == self.attempt), None)
+
+    @cached_property
+    def attempt_pods(self) -> list[Manifest]:
+        """The newest attempt's pods."""
+        return [pod for pod in self.train_pods if pods.attempt_of(pod) == self.attempt]
+
+    def read_rank_0_report(self) -> PodReport | None:
+        """The last words of the newest attempt's rank 0."""
+        return self._read_report([pod for pod in self.attempt_pods if pods.index_of(pod) == 0])
+
+    def _read_report(self, candidates: list[Manifest], exit_code: int | None = None) -> PodReport | None:
+        ends = [end for pod in candidates if (end := pods.read_termination(pod))]
+        wanted = (end.report for end in reversed(ends) if exit_code is None or end.exit_code == exit_code)
+        return next((report for report in wanted if report), None)
+
+    # -------------------------------------------------------------------------------------------------------- actions
+
+    def build_missing_config_map(self) -> tuple[Action, ...]:
+        """Create the recipe's ConfigMap, unless it is there."""
+        if render.name_config_map(self.run, self.recipe) in self.observed.config_maps:
+            return ()
+        return (Create(render.build_config_map(self.run, self.recipe)),)
+
+    def build_missing_service(self) -> tuple[Action, ...]:
+        """Create the ranks' Service, unless it is there."""
+        if render.name_service(self.run) in self.observed.services:
+            return ()
+        return (Create(render.build_service(self.run)),)
+
+
+def build_delete(job: Manifest) -> Delete:
+    """Delete the Job as it was seen."""
+    metadata = job["metadata"]
+    return Delete("Job", metadata["name"], metadata["uid"], metadata["resourceVersion"])
