@@ -79,11 +79,11 @@ def test_kubectl_applies_gets_and_deletes(own: Cluster) -> None:
     assert "NotFound" in own.kubectl("get", "configmap", "greeting", check=False).stderr
 
 
-def test_the_api_server_refuses_who_has_no_token(own: Cluster) -> None:
+def test_the_api_server_refuses_who_has_no_token(own: Cluster, tmp_path: Path) -> None:
     argv = [str(own.instance.kubectl), f"--server={own.instance.apiserver_url}", "--insecure-skip-tls-verify=true"]
     done = subprocess.run(
         [*argv, "--token=guess", "get", "pods"],
-        env={"PATH": os.environ["PATH"], "KUBECONFIG": "/dev/null"},
+        env={"HOME": str(tmp_path), "KUBECONFIG": "/dev/null"},
         capture_output=True,
         text=True,
         check=False,
