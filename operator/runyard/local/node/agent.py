@@ -88,9 +88,11 @@ class Agent:
             await self._shut_down(port)
 
     async def _shut_down(self, port: int) -> None:
+        # Not until their tasks are done: those stay with a pod for as long as its object is there.
+        ended = [worker.ended.wait() for worker in self.workers.values()]
         for worker in self.workers.values():
             worker.shut_down(_SHUTDOWN_GRACE_S)
-        await asyncio.gather(registration.report_not_ready(self.node, port), *self._tasks.values())
+        await asyncio.gather(registration.report_not_ready(self.node, port), *ended)
 
     # ----------------------------------------------------------------------------------------------------------- pods
 

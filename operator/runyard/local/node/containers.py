@@ -28,6 +28,7 @@ from runyard.local.node.environment import (
     find_references,
 )
 from runyard.local.node.hosts import find_hostname
+from runyard.local.node.logs import split_lines
 from runyard.local.node.node import Node, format_now
 from runyard.local.node.records import ContainerDir, PodDir
 from runyard.local.node.sandbox import plan_mounts
@@ -274,6 +275,6 @@ def read_termination_message(folder: ContainerDir, exit_code: int, policy: str) 
     """What the container left at its terminationMessagePath, or the end of its log."""
     message = folder.termination_log.read_bytes()[:_MAX_MESSAGE_BYTES]
     if not message and exit_code != 0 and policy == "FallbackToLogsOnError":
-        lines = folder.log.read_bytes().splitlines(keepends=True)[-80:]
+        lines = split_lines(folder.log.read_bytes())[-80:]
         message = b"".join(line.partition(b" ")[2] for line in lines)[-_MAX_LOG_MESSAGE_BYTES:]
     return message.decode(errors="replace")

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,7 +44,7 @@ class Selection:
 
 def select(content: bytes, wanted: Selection) -> bytes:
     """The wanted part of whole or last log lines, each of which starts with its time."""
-    lines = content.splitlines(keepends=True)
+    lines = split_lines(content)
     if wanted.since:
         lines = [line for line in lines if line[: _TIME_BYTES - 1].decode() >= wanted.since]
     if wanted.tail_lines is not None:
@@ -51,6 +52,11 @@ def select(content: bytes, wanted: Selection) -> bytes:
     if not wanted.timestamps:
         lines = [line[_TIME_BYTES:] for line in lines]
     return b"".join(lines)[: wanted.limit_bytes]
+
+
+def split_lines(content: bytes) -> list[bytes]:
+    """Lines with their ends; a carriage return, as progress bars write it, ends none."""
+    return BytesIO(content).readlines()
 
 
 @asynccontextmanager

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class PodWorker:
-    """See the module. `update` tells it what the API server has; `run` is its life."""
+    """See the module. `update` and `forget` tell it what the API server has; `run` is its life."""
 
     def __init__(self, node: Node, pod: Pod) -> None:
         self.pod = pod
@@ -52,9 +52,12 @@ class PodWorker:
         self._address: str | None = None
         self._started_at = pod.get("status", {}).get("startTime") or format_now()
         self._changed = asyncio.Event()
+        self.ended = asyncio.Event()
+        """Set once none of its processes runs, nor will."""
         self._deleted = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._is_gone = False
+        self._is_silent = False
+        self._is_leaving = False
         self._stopped = ("", "")
         self._is_over = False
         self._reported: Pod = {}
@@ -72,7 +75,7 @@ class PodWorker:
 
     def forget(self) -> None:
         """The object is gone: end everything at once, and report nothing."""
-        self._is_gone = True
+        self._is_silent = True
         self._stop(0)
         self._deleted.set()
 
@@ -82,17 +85,22 @@ class PodWorker:
             self._write_etc("hosts", render_hosts(self.pod, self._address, self._node.entries.values()))
 
     async def run(self) -> None:
-        """Returns when the object and everything that belongs to it are gone."""
-        if self.pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
-            await self._live()
+        """Returns when the object and everything that belongs to it are gone, or the node goes down."""
+        try:
+            if self.pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
+                await self._live()
+        finally:
+            self.ended.set()
         await self._deleted.wait()
-        await self._delete()
-        self._dir.remove()
+        if not self._is_leaving:
+            await self._delete()
+            self._dir.remove()
 
     def shut_down(self, grace_s: float) -> None:
         """The node goes down: end the processes, and let the next agent report how they ended."""
-        self._is_gone = True
+        self._is_silent = self._is_leaving = True
         self._stop(grace_s)
+        self._deleted.set()
 
     # ------------------------------------------------------------------------------------------------------- its life
 
@@ -117,6 +125,8 @@ class PodWorker:
         await self._report()
 
     async def _run_containers_until_stopped(self) -> None:
+        if self._deleted.is_set():
+            self._stop(0)
         running = asyncio.create_task(self._run_containers())
         deleted = asyncio.create_task(self._deleted.wait())
         deadline_s = self.pod["spec"].get("activeDeadlineSeconds")
@@ -125,7 +135,8 @@ class PodWorker:
         if not running.done():
             if not self._deleted.is_set():
                 self._stopped = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
-            self._stop(0 if self._is_gone else self._grace_s())
+            if not self._stopping.is_set():
+                self._stop(self._grace_s())
         await running
 
     async def _run_containers(self) -> None:
@@ -211,14 +222,14 @@ class PodWorker:
 
     async def _report(self) -> None:
         """Send the status, until the API server has it or the object is gone."""
-        while not self._is_gone:
+        while not self._is_silent:
             status = self.build_status()
             if status == self._reported:
                 return
             try:
                 await self._patch(status)
             except ApiError as error:
-                if error.status in (404, 409):
+                if error.status == 404:
                     return
                 log.warning("cannot report the status of %s: %s", self.pod["metadata"]["name"], error)
                 await asyncio.sleep(_RETRY_S)
@@ -233,7 +244,7 @@ class PodWorker:
 
     async def _delete(self) -> None:
         options = {"gracePeriodSeconds": 0, "preconditions": {"uid": self.pod["metadata"]["uid"]}}
-        while not self._is_gone:
+        while not self._is_silent:
             try:
                 await self._node.client.delete(pod_path(self.pod), options)
             except ApiError as error:

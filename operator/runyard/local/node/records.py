@@ -71,8 +71,10 @@ class ContainerDir:
 
     def has_ended(self) -> bool:
         """Whether nothing will be added to its log."""
+        if self.exit.exists() or not self.path.exists():
+            return True
         process = self.find_process()
-        return self.exit.exists() or (process is not None and not process.is_running())
+        return process is not None and not process.is_running()
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def plan_mounts(machine: Machine, pod_etc: Path, termination_log: Mount, volumes
         termination_log,
     ]
     if any(mount.kind == "bind" and _is_inside(machine.hidden, mount.target) for mount in machine.mounts):
-        ours.append(Mount("tmpfs", machine.hidden, read_only=True, size_bytes=0))
+        ours.append(Mount("tmpfs", machine.hidden, read_only=True))
     by_target = {mount.target: mount for mount in (*ours, *volumes)}
     return tuple(sorted(by_target.values(), key=lambda mount: PurePosixPath(mount.target).parts))
 

@@ -1,0 +1,53 @@
+"""What a container sees of the machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from runyard.local.node.sandbox import Machine, plan_mounts
+from runyard.local.node.shim import Mount, write_log
+
+TERMINATION_LOG = Mount("bind", "/dev/termination-log", "/p/log")
+
+
+def plan(machine: Machine, *volumes: Mount) -> Sequence[Mount]:
+    return plan_mounts(machine, Path("/p/etc"), TERMINATION_LOG, volumes)
+
+
+def machine(*folders: str, state: str = "/home/me/.runyard") -> Machine:
+    return Machine(tuple(Mount("bind", folder, folder, read_only=True) for folder in folders), state, "/usr/bin")
+
+
+def test_a_volume_on_tmp_does_not_hide_a_clone_below_it() -> None:
+    targets = [mount.target for mount in plan(machine("/tmp/x/clone", "/usr"), Mount("bind", "/tmp", "/p/volumes/tmp"))]
+    assert targets.index("/tmp") < targets.index("/tmp/x/clone")
+
+
+def test_a_volume_replaces_what_would_be_there() -> None:
+    shm = Mount("tmpfs", "/dev/shm", size_bytes=1 << 30)
+    assert [mount for mount in plan(machine("/usr"), shm) if mount.target == "/dev/shm"] == [shm]
+
+
+def test_the_instances_own_directory_is_hidden_where_it_would_be_seen() -> None:
+    hidden = Mount("tmpfs", "/src/clone/.state", read_only=True)
+    seen = plan(machine("/src/clone", state="/src/clone/.state"))
+    assert seen.index(hidden) > seen.index(Mount("bind", "/src/clone", "/src/clone", read_only=True))
+    assert not any(mount.target == "/home/me/.runyard" for mount in plan(machine("/src/clone")))
+
+
+def test_everything_of_the_machine_is_read_only_but_devices() -> None:
+    writable = {mount.target for mount in plan(machine("/usr", "/opt")) if mount.kind == "bind" and not mount.read_only}
+    assert {target for target in writable if not target.startswith("/dev/")} == set()
+
+
+def test_each_line_of_a_log_starts_with_its_time(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"one\ntwo\n\nthree")
+    os.close(writer)
+    write_log(reader, str(tmp_path / "log"))
+    os.close(reader)
+    lines = (tmp_path / "log").read_bytes().split(b"\n")
+    assert [line.partition(b" ")[2] for line in lines] == [b"one", b"two", b"", b"three"]
+    assert all(len(line.partition(b" ")[0]) == len("2026-01-01T00:00:00.000000000Z") for line in lines)
