@@ -214,7 +214,7 @@ def test_the_rights_suffice_for_all_that_the_operator_reads_and_writes(installed
                 await lab.create(run, lab.build(kind, "cpt-own", run.uid))
                 await lab.create(run, lab.build(kind, "cpt-own", run.uid))
             job = (await lab.cluster.observe(run)).jobs[0]["metadata"]
-            await lab.cluster.patch_status(run, TrainingRunStatus(phase=Phase.PENDING))
+            await lab.cluster.patch_status(run, TrainingRunStatus(phase=Phase.PENDING, conditions=[]))
             await record_event(lab.cluster, run, Event("Normal", "Tested", ""), 1, "test", NOW)
             assert len((await kube.get(collection_path("batch/v1", "team-a", "jobs")))["items"]) == 1
             await lab.cluster.apply(run, [Delete("Job", "cpt-own", job["uid"], job["resourceVersion"])])

@@ -143,7 +143,7 @@ def test_a_replica_that_does_not_lead_writes_nothing() -> None:
         with pytest.raises(NotLeaderError):
             await lab.cluster.apply(run, [Create(lab.build("ConfigMap", "late", run.uid))])
         with pytest.raises(NotLeaderError):
-            await lab.cluster.patch_status(run, TrainingRunStatus(attempt=1))
+            await lab.cluster.patch_status(run, TrainingRunStatus(attempt=1, conditions=[]))
         with pytest.raises(NotLeaderError):
             await record_event(lab.cluster, run, Event("Normal", "Late", ""), 1, "pod", NOW)
         assert (await lab.cluster.observe(run)).config_maps == frozenset()

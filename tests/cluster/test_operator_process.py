@@ -23,7 +23,7 @@ from runyard.api import API_VERSION
 from runyard.main import LEASE_NAME
 
 from tests.cluster.conftest import Cluster as ControlPlane
-from tests.cluster.lab import SPEC
+from tests.cluster.lab import BODIES, SPEC
 from tests.waiting import wait_until
 
 TAKEOVER_DEADLINE_S = 40
@@ -155,6 +155,37 @@ def settle(operator: Operator) -> None:
         return seen[-5:] == [seen[-1]] * 5 and len(seen) > 20
 
     wait_until(is_quiet, 60)
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "want"),
+    [
+        (
+            {"kind": "ResourceQuota", "metadata": {"name": "in-the-way"}, "spec": {"hard": {"count/jobs.batch": "0"}}},
+            "ApplyFailed",
+        ),
+        (
+            {"kind": "Job", "apiVersion": "batch/v1", "metadata": {"name": "cpt-prepare"}} | BODIES["Job"],
+            "NameConflict",
+        ),
+    ],
+    ids=["a quota", "another's Job"],
+)
+def test_what_keeps_it_from_acting_is_told_in_status_and_it_goes_on_once_that_is_gone(
+    place: Place, obstacle: dict[str, Any], want: str
+) -> None:
+    def reasons() -> set[str]:
+        conditions = place.get("trainingrun", "cpt").get("status", {}).get("conditions", [])
+        return {condition["reason"] for condition in conditions}
+
+    with place.operator("a") as operator:
+        wait_for_leader(operator)
+        kubectl = place.control_plane.kubectl
+        kubectl("create", "-n", place.namespace, "-f", "-", input=yaml.safe_dump({"apiVersion": "v1"} | obstacle))
+        place.apply_run("cpt")
+        wait_until(lambda: want in reasons(), 30)
+        kubectl("delete", "-n", place.namespace, obstacle["kind"], obstacle["metadata"]["name"])
+        wait_until(lambda: place.phase("cpt") == "Preparing" and want not in reasons(), 60)
 
 
 def test_a_run_that_is_deleted_takes_its_job_with_it_and_is_forgotten(place: Place) -> None:
