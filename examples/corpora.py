@@ -66,8 +66,7 @@ def build_general(is_held_out: bool, max_bytes: int) -> list[Document]:
 
 def build_code(max_bytes: int) -> list[Document]:
     """Modules without docstrings, up to a size."""
-    stripped = (Document(name, strip_docstrings(source)) for name, source in _sources())
-    return list(_take(sorted((document for document in stripped if document.text), key=_shuffled), max_bytes))
+    return list(_take(sorted(_all_code(), key=_shuffled), max_bytes))
 
 
 def strip_docstrings(source: str) -> str:
@@ -108,9 +107,17 @@ def _sources() -> list[tuple[str, str]]:
     return [(name, path.read_text(encoding="utf-8", errors="replace")) for name, path in sorted(found)]
 
 
-def _all_general() -> Iterator[Document]:
+@cache
+def _all_general() -> list[Document]:
+    return [*_topics(), *_docstrings()]
+
+
+def _topics() -> Iterator[Document]:
     for topic, text in sorted(topics.items()):
         yield Document(f"topic {topic}", text.strip())
+
+
+def _docstrings() -> Iterator[Document]:
     seen: set[str] = set()
     for name, source in _sources():
         for node in _documented_nodes(source):
@@ -118,6 +125,11 @@ def _all_general() -> Iterator[Document]:
             if len(docstring) >= MIN_DOCSTRING_CHARACTERS and docstring not in seen:
                 seen.add(docstring)
                 yield Document(name, docstring)
+
+
+@cache
+def _all_code() -> list[Document]:
+    return [Document(name, strip_docstrings(source)) for name, source in _sources()]
 
 
 def _take(documents: Iterable[Document], max_bytes: int) -> Iterator[Document]:

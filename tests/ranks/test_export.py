@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,7 @@ def test_lineage_names_the_run_and_chains_to_the_model_it_began_from(tied_run: t
     assert lineage["source"] == {"uri": f"file://{folder}/run/model", "lineage": first}
     assert first["source"] is None
     assert lineage["dataset"]["uri"].endswith("/dataset.json")
-    assert lineage["versions"]["torch"] == torch.__version__
+    assert lineage["versions"]["torch"] == version("torch")
     assert "not-for-lineage" not in json.dumps(lineage)
 
 

@@ -147,9 +147,14 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
 
 
 def digest_of(folder: Path) -> str:
-    """sha256 over the folder's files: a line `<name> <sha256>` for each, in order of name."""
+    """sha256 over a line `<name> <sha256>` for each file, in order of name.
+
+    The model card is left out: it tells of the run, and the same weights have the same digest.
+    """
     lines = []
     for path in _files_of(folder):
+        if path.name == "README.md":
+            continue
         with path.open("rb") as file:
             lines.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n")
     return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
