@@ -1,7 +1,8 @@
 """Run a function on real gloo ranks: processes of their own, joined through a file.
 
-The processes are forked from a server that has imported torch once, so that a world of four starts in well under a second. The
-function must be importable (a module's own, no lambda), its arguments and value picklable. It is called with its `World` first.
+The processes are forked from a server that has imported torch once, so that a world of four starts in well under a
+second. The function must be importable (a module's own, no lambda), its arguments and value picklable. It is called
+with its `World` first.
 """
 
 from __future__ import annotations

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +16,16 @@ import torch
 from runyard_trainer.checkpoint import Checkpointer
 from runyard_trainer.context import World
 from runyard_trainer.contract import Storage
+from runyard_trainer.distributed import is_peer_loss
 from runyard_trainer.head import Head
+from runyard_trainer.outcome import ExitCode, Interrupted, UserError
 from runyard_trainer.storage import Location, open_store
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from tests.ranks.run_ranks import run_ranks
+from tests.ranks.run_ranks import end_ranks, run_ranks
 
 
 class TrainedModel:
@@ -91,14 +98,6 @@ def restore_newest(world: World, folder: Path) -> tuple[int | None, dict[str, An
     return step, trained.content()
 
 
-def checkpoint_folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "output" / "checkpoints").iterdir() if any(path.iterdir()))
-
-
-def read_head(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "output" / "head.json").read_text())
-
-
 @pytest.mark.parametrize(("save_size", "restore_size"), [(2, 2), (4, 4), (4, 2), (1, 2)])
 def test_what_is_restored_equals_what_was_saved_bit_for_bit(tmp_path: Path, save_size: int, restore_size: int) -> None:
     saved = run_ranks(save_steps, save_size, tmp_path, [3], {})
@@ -128,9 +127,102 @@ def flip_byte(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.fixture(scope="module")
+def restored_after(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[int | None, bool]]]:
+    """For each damage to the newer of two checkpoints, by rank: the step restored, and whether its content is right."""
+    whole = tmp_path_factory.mktemp("whole")
+    saved = run_ranks(save_steps, 2, whole, [1, 2], {})[0]
+    folders = {name: tmp_path_factory.mktemp("damaged") for name in DAMAGES}
+    for name, damage in DAMAGES.items():
+        shutil.copytree(whole / "output", folders[name] / "output")
+        damage(folders[name] / "output" / "checkpoints" / "step-00000002-e1")
+    restored = run_ranks(restore_each, 2, list(folders.values()))
+    return {
+        name: [(rank[place][0], rank[place][1] == saved[1]) for rank in restored] for place, name in enumerate(folders)
+    }
+
+
+def restore_each(world: World, folders: list[Path]) -> list[tuple[int | None, dict[str, Any]]]:
+    return [restore_newest(world, folder) for folder in folders]
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, damage: str) -> None:
-    saved = run_ranks(save_steps, 2, tmp_path, [1, 2], {})
-    DAMAGES[damage](tmp_path / "output" / "checkpoints" / "step-00000002-e1")
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_on_all_ranks(
+    restored_after: dict[str, list[tuple[int | None, bool]]], damage: str
+) -> None:
+    assert restored_after[damage] == [(1, True), (1, True)]
+
+
+@dataclass
+class Faulty:
+    """A real store that does something else before it uploads a file of step 2."""
+
+    store: Any
+    fault: Callable[[], None]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def upload_file(self, key: str, path: Path) -> None:
+        if "step-00000002" in key:
+            self.fault()
+        self.store.upload_file(key, path)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse() -> None:
+    raise UserError("no right to write", ExitCode.STORAGE_ERROR)
+
+
+def save_with_fault_on_rank_1(world: World, folder: Path, fault: Callable[[], None]) -> str:
+    """How the second of two saves ended on this rank."""
+    output = open_output(folder)
+    head = Head.claim(output, "run-uid", 1) if world.rank == 0 else None
+    where = Location(Faulty(output.store, fault), output.prefix) if world.rank == 1 else output
+    checkpointer = Checkpointer(where, head, world, folder / "scratch")
+    trained = TrainedModel(world, seed=1)
+    for step in (1, 2):
+        trained.train(1)
+        checkpointer.save(step, {"run": trained}, tokens=step)
+    try:
+        checkpointer.wait()
+    except (RuntimeError, UserError, Interrupted) as error:
+        return f"{type(error).__name__}: {is_peer_loss(error)}: {error}"
+    return "saved"
+
+
+def test_a_rank_killed_in_mid_upload_leaves_the_checkpoint_before_and_no_rank_waiting(tmp_path: Path) -> None:
+    survivor, killed = end_ranks(save_with_fault_on_rank_1, 2, tmp_path, die)
+    assert killed.error == "exit code -9"
+    assert str(survivor.value).startswith("RuntimeError: True: ")
     restored = run_ranks(restore_newest, 2, tmp_path)
-    assert restored == [(1, saved[0][1])] * 2
+    assert [step for step, _ in restored] == [1, 1]
+    left = sorted(path.parent.name for path in (tmp_path / "output" / "checkpoints").rglob("*.distcp"))
+    assert set(left) == {"step-00000001-e1"}
+
+
+def test_a_failure_of_one_rank_is_raised_on_all(tmp_path: Path) -> None:
+    ends = run_ranks(save_with_fault_on_rank_1, 2, tmp_path, refuse)
+    assert ends == ["UserError: False: no right to write"] * 2
+    assert json.loads((tmp_path / "output" / "head.json").read_text())["checkpoint"]["step"] == 1
+
+
+def save_after_a_successor_has_claimed(world: World, folder: Path) -> str:
+    checkpointer = open_checkpointer(world, folder, attempt=1)
+    if world.rank == 0:
+        Head.claim(open_output(folder), "run-uid", 2)
+    checkpointer.save(1, {"run": TrainedModel(world, seed=1)}, tokens=1)
+    try:
+        checkpointer.wait()
+    except Interrupted as error:
+        return str(error)
+    return "saved"
+
+
+def test_all_ranks_of_a_succeeded_attempt_learn_of_it_from_their_save(tmp_path: Path) -> None:
+    ends = run_ranks(save_after_a_successor_has_claimed, 2, tmp_path)
+    assert all("attempt 2 of run run-uid has it, with epoch 2" in end for end in ends)
+    assert json.loads((tmp_path / "output" / "head.json").read_text())["checkpoint"] is None

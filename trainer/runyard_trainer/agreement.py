@@ -21,15 +21,11 @@ class Agreement:
     """
 
     def __init__(self, timeout_s: float) -> None:
-        self.is_distributed = dist.is_initialized()
-        timeout = timedelta(seconds=timeout_s)
-        self.group: dist.ProcessGroup | None = None
-        if self.is_distributed:
-            group = dist.new_group(backend="gloo", timeout=timeout)
-            assert isinstance(group, dist.ProcessGroup)
-            self.group = group
-        self._rank = dist.get_rank() if self.is_distributed else 0
-        self._size = dist.get_world_size() if self.is_distributed else 1
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        assert isinstance(group, dist.ProcessGroup), "every rank is a member"
+        self.group = group
+        self._rank = dist.get_rank()
+        self._size = dist.get_world_size()
 
     def gather(self, work: Callable[[], T]) -> list[T]:
         """Do `work` on every rank; all get the values of all, by rank.
@@ -50,9 +46,8 @@ class Agreement:
 
     def _exchange(self, own: _Outcome[T]) -> list[_Outcome[T]]:
         outcomes = [own] * self._size
-        if self.is_distributed:
-            dist.all_gather_object(outcomes, own, group=self.group)
-            outcomes[self._rank] = own
+        dist.all_gather_object(outcomes, own, group=self.group)
+        outcomes[self._rank] = own  # itself, with its traceback
         return outcomes
 
 

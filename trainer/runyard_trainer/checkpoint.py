@@ -12,13 +12,11 @@ At most one save is under way. What goes wrong in the thread is raised by the ne
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import shutil
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -31,7 +29,6 @@ from typing import Any, TypeVar
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay, wait_random_exponential
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -46,6 +43,7 @@ from runyard_trainer.checkpoint_files import (
     FileEntry,
     Manifest,
     PlainLoadPlanner,
+    StagingWriter,
     VerifiedReader,
     folder_name,
     read_manifest,
@@ -70,7 +68,6 @@ element up by its place.
 """
 
 _log = logging.getLogger(__name__)
-warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 
 def select_retained(
@@ -196,7 +193,7 @@ class Checkpointer:
         return entry
 
     def _write_staged(self, staged: State) -> None:
-        writer = FileSystemWriter(self._staging_dir, sync_files=False, per_thread_copy_ahead=0)
+        writer = StagingWriter(self._staging_dir, sync_files=False, per_thread_copy_ahead=0)
         # the lowest rank's value is kept of what all have: rank 0's metrics rows, not some rank's empty ones
         planner = DefaultSavePlanner(dedup_save_to_lowest_rank=True)
         with _plain_errors():
@@ -205,7 +202,6 @@ class Checkpointer:
                 storage_writer=writer,
                 planner=planner,
                 process_group=self._agreement.group,
-                no_dist=not self._agreement.is_distributed,
             )
 
     def _upload_staged(self, remote: Location) -> list[FileEntry]:
@@ -289,7 +285,6 @@ class Checkpointer:
                     storage_reader=reader,
                     planner=PlainLoadPlanner(),
                     process_group=self._agreement.group,
-                    no_dist=not self._agreement.is_distributed,
                 )
         finally:
             folder.remove_local()
@@ -333,15 +328,4 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except CheckpointException as failed:
-        rank = min(failed.failures)
-        raise _explain(failed.failures[rank][0], rank) from None
-
-
-def _explain(error: BaseException, rank: int) -> BaseException:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return UserError(
-            f"rank {rank}: the node's disk is too full to stage a checkpoint ({error.filename}): give the pods more "
-            "ephemeral storage, or larger nodes",
-            ExitCode.FAILED,
-        )
-    return error
+        raise failed.failures[min(failed.failures)][0] from None

@@ -6,6 +6,7 @@ sha256 of each. head.json holds the sha256 of the manifest, so whatever is read 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -20,12 +21,13 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
+from torch.distributed.checkpoint.planner import LoadPlan, ReadItem, SavePlan, SavePlanner
+from torch.distributed.checkpoint.storage import WriteResult
 
 from runyard_trainer.head import CheckpointEntry
-from runyard_trainer.outcome import Report
+from runyard_trainer.outcome import ExitCode, Report, UserError
 from runyard_trainer.storage import Location, NotFound
 
 CHECKPOINTS_NAME = "checkpoints"
@@ -144,6 +146,38 @@ class CheckpointFolder:
                 f"the manifest says {expected.bytes} and {expected.sha256[:12]}…"
             )
         partial.rename(path)
+
+
+class StagingWriter(FileSystemWriter):
+    """Writes a rank's part by DCP, and says in words when the disk is full."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> torch.futures.Future[list[WriteResult]]:
+        """The values. Raises UserError where the disk is full."""
+        with _told_when_full(self.path):
+            return super().write_data(plan, planner)
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """The index, on rank 0. Raises as `write_data`."""
+        with _told_when_full(self.path):
+            super().finish(metadata, results)
+
+
+@contextmanager
+def _told_when_full(path: object) -> Iterator[None]:
+    """A full disk is `unexpected pos` to torch; what the system said is further down the chain."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+                raise UserError(
+                    f"the node's disk is too full to stage a checkpoint in {path}: give the pods more ephemeral "
+                    "storage, or train on more nodes",
+                    ExitCode.FAILED,
+                ) from error
+            cause = cause.__context__
+        raise
 
 
 class VerifiedReader(FileSystemReader):
