@@ -404,7 +404,8 @@ BAD_INPUT: dict[str, tuple[Callable[[Place], None], dict[str, object], ExitCode,
         no_change,
         {"model": scratch(model_type="lama")},
         SPEC,
-        f"model.scratch.config.model_type: transformers {transformers.__version__} knows no 'lama': did you mean llama?",
+        f"model.scratch.config.model_type: transformers {transformers.__version__} knows no 'lama': "
+        "did you mean llama?",
     ),
     "a model that predicts no next token": (
         no_change,
