@@ -39,6 +39,3 @@ def app() -> None:
     except UserError as error:
         sys.stderr.write(f"runyard: {error}\n")
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("runyard: interrupted; the same command goes on where it stopped\n")
-        sys.exit(130)

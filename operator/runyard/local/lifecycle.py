@@ -60,8 +60,7 @@ def bring_up(state: Path, wanted: Wanted) -> bool:
         kubectl = Kubectl(instance.kubectl, instance.kubeconfig)
         started = _run_servers(instance, binaries, kubectl)
         started |= _run_nodes(instance, kubectl)
-        if started:
-            _apply_secret(instance, kubectl)
+        _apply_secret(instance, kubectl)
         if wanted.operator:
             with show_step("Operator"):
                 install_operator(instance, kubectl)
@@ -142,26 +141,26 @@ def _run_servers(instance: Instance, binaries: Binaries, kubectl: Kubectl) -> bo
         ),
     )
     for title, commands, is_ready in stages:
-        if all(instance.processes.is_current(command) for command in commands):
-            continue
-        started = True
-        with show_step(title):
-            _run(instance, commands, is_ready)
+        started |= _run(instance, title, commands, is_ready)
     return started
 
 
-def _run(instance: Instance, commands: list[Command], is_ready: Callable[[], bool]) -> None:
-    """Start those that do not run as they should, and wait until they are ready."""
-    for command in commands:
-        if not instance.processes.is_current(command):
+def _run(instance: Instance, title: str, commands: list[Command], is_ready: Callable[[], bool]) -> bool:
+    """Start those that do not run as they should, and wait until all are ready. False where there was nothing to do."""
+    stale = [command for command in commands if not instance.processes.is_current(command)]
+    if not stale and is_ready():
+        return False
+    with show_step(title):
+        for command in stale:
             is_node = command.name.startswith("node-")
             instance.processes.stop(command.name, grace_s=_NODE_GRACE_S if is_node else _SERVER_GRACE_S)
             instance.processes.start(command)
+        _wait_until_ready(instance, commands, is_ready)
+    return True
 
-    def is_settled() -> bool:
-        return _find_dead(instance, commands) is not None or is_ready()
 
-    settled = wait_until(is_settled, _READY_DEADLINE_S)
+def _wait_until_ready(instance: Instance, commands: list[Command], is_ready: Callable[[], bool]) -> None:
+    settled = wait_until(lambda: _find_dead(instance, commands) is not None or is_ready(), _READY_DEADLINE_S)
     dead = _find_dead(instance, commands)
     if settled and dead is None:
         return
@@ -185,11 +184,8 @@ def _run_nodes(instance: Instance, kubectl: Kubectl) -> bool:
     if surplus:
         _stop_nodes(instance, surplus)
         kubectl.run("delete", "node", *surplus, "--ignore-not-found")
-    if not surplus and all(instance.processes.is_current(command) for command in commands):
-        return False
-    with show_step(f"{instance.nodes} nodes with {instance.gpus_per_node} simulated GPUs each"):
-        _run(instance, commands, lambda: are_nodes_ready(instance, kubectl))
-    return True
+    title = f"Nodes: {instance.nodes}, each with {instance.gpus_per_node} simulated GPUs"
+    return _run(instance, title, commands, lambda: are_nodes_ready(instance, kubectl)) or bool(surplus)
 
 
 def _stop_nodes(instance: Instance, names: list[str]) -> None:
