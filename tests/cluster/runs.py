@@ -1,4 +1,4 @@
-"""What the end-to-end tests do to runs: write a manifest, apply it, wait for it, find its processes, read what it left."""
+"""What the end-to-end tests do to runs: write, apply, wait for, find the processes of, read what was left."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TINY_LLAMA = {
 
 def upload_corpus(cluster: Cluster, prefix: str, *, num_documents: int = 60) -> str:
     """Upload a small made-up corpus as JSONL, and give its URI."""
-    words = "the run keeps its shards in order and a step of the loop reads them back without a copy".split()
+    words = "the run keeps its shards in order and reads them back".split()  # noqa: SIM905 - reads as the text it makes
     lines = []
     for number in range(num_documents):
         picked = [words[(number * 7 + place * place) % len(words)] for place in range(80)]

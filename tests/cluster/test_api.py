@@ -151,7 +151,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a learning rate of zero": ({"training": {"steps": 5, "learningRate": 0}}, ["spec.training.learningRate"]),
     "an objective that is not built": ({"objective": "translation"}, ["spec.objective", "causal-lm"]),
     "memory of many": ({"compute": {"resources": {"memory": "lots"}}}, ["spec.compute.resources.memory"]),
-    "the output in place of the model": ({"output": {"uri": "s3://models/pythia-1b"}}, ["spec.output.uri", "model.uri"]),
+    "the output over the model": ({"output": {"uri": "s3://models/pythia-1b"}}, ["spec.output.uri", "model.uri"]),
     "no compute": ({"compute": None}, ["spec.compute"]),
 }  # fmt: skip
 

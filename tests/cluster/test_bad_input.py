@@ -58,12 +58,18 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "no-such-prefix": (train_on("bad/nothing-here/"), "DataError", ["data.train[0].uri", "bad/nothing-here/"]),
     "not-utf-8": (train_on("bad/latin.txt"), "DataError", ["bad/latin.txt", "UTF-8"]),
     "too-little-text": (train_on("bad/short.txt"), "DataError", ["sequenceLength"]),
-    "missing-bucket": ({"data": {"train": [{"uri": "s3://no-such-bucket/corpus/"}]}}, "StorageError", ["no-such-bucket"]),
-    "output-bucket-missing": ({"output": {"uri": "s3://no-such-bucket/out"}}, "StorageError", ["no-such-bucket", "output.uri"]),
+    "missing-bucket": (
+        {"data": {"train": [{"uri": "s3://no-such-bucket/corpus/"}]}}, "StorageError", ["no-such-bucket", "data.train"],
+    ),
+    "output-bucket-missing": (
+        {"output": {"uri": "s3://no-such-bucket/out"}}, "StorageError", ["no-such-bucket", "output.uri"],
+    ),
     "output-taken": ({"output": {"uri": f"s3://{BUCKET}/out/taken"}}, "OutputTaken", ["other/first", "takeOver"]),
     "wrong-credentials": ({"storage": {"secretName": "wrong-keys"}}, "StorageError", ["credentials"]),
     "model-without-safetensors": ({"model": {"uri": f"s3://{BUCKET}/bad/pickle-model/"}}, "DataError", ["safetensors"]),
-    "not-a-model-folder": ({"model": {"uri": f"s3://{BUCKET}/bad/no-model/"}}, "DataError", ["config.json", "model.uri"]),
+    "not-a-model-folder": (
+        {"model": {"uri": f"s3://{BUCKET}/bad/no-model/"}}, "DataError", ["config.json", "model.uri"],
+    ),
     "unknown-architecture": ({"model": scratch(model_type="no-such-model")}, "SpecError", ["no-such-model"]),
     "sequence-longer-than-the-model-takes": (
         {"training": {"steps": 1, "sequenceLength": 512, "batchSequences": 1}}, "SpecError",
