@@ -111,7 +111,7 @@ def test_nothing_is_restored_where_nothing_was_committed(tmp_path: Path) -> None
     assert content["rows"] == ""
 
 
-DAMAGES = {
+DAMAGES: dict[str, Callable[[Path], object]] = {
     "a flipped byte in a rank's file": lambda folder: flip_byte(folder / "__1_0.distcp"),
     "a flipped byte in the index": lambda folder: flip_byte(folder / ".metadata"),
     "a flipped byte in the manifest": lambda folder: flip_byte(folder / "manifest.json"),
