@@ -1,4 +1,4 @@
-"""`python -m runyard`: as `runyard`; `operator`, which runs in an image without the command line's packages, needs none."""
+"""`python -m runyard`: as `runyard`, but `operator` runs in an image without the command line's packages."""
 
 import sys
 
