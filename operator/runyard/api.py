@@ -212,7 +212,7 @@ class TrainingRunStatus(Status):
     """Derived from the recipe."""
     phase: Phase | None = None
     """One word for people."""
-    conditions: Annotated[list[Condition], Field(max_length=32, default_factory=list)]
+    conditions: Annotated[list[Condition], Field(max_length=32)] = Field(default_factory=list)
     """The truth about the run."""
     attempt: int = 0
     """The newest attempt; 0 before the first."""

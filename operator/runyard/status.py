@@ -77,7 +77,7 @@ def learn_progress(status: TrainingRunStatus, progress: Progress | None) -> Trai
         restarts = restarts.model_copy(update={"failures_since_checkpoint": 0})
     return status.model_copy(
         update={
-            "progress": _show_progress(progress) if progress.total_steps else status.progress,
+            "progress": status.progress if progress.stage == "starting" else _show_progress(progress),
             "checkpoint": checkpoint,
             "restarts": restarts,
             "resolved": status.resolved | progress.resolved,
@@ -148,16 +148,19 @@ def _judge_conditions(decision: Decision, is_prepared: bool) -> Iterator[tuple[C
     is_settled = phase in _SETTLED or is_stalled
     yield ConditionType.READY, phase is Phase.SUCCEEDED, *said
     yield ConditionType.RECONCILING, not is_settled, *said
-    yield ConditionType.STALLED, is_stalled, *(said if is_stalled else ("NotStalled", ""))
-    yield ConditionType.PREPARED, is_prepared, "Prepared" if is_prepared else "NotPrepared", ""
-    yield ConditionType.RUNNING, phase is Phase.RUNNING, *said
-    yield (
-        ConditionType.SUSPENDED,
-        phase is Phase.SUSPENDED,
-        *(said if phase is Phase.SUSPENDED else ("NotSuspended", "")),
-    )
-    yield ConditionType.SUCCEEDED, phase is Phase.SUCCEEDED, *said
-    yield ConditionType.FAILED, phase is Phase.FAILED, *said
+    holding = {
+        ConditionType.STALLED: is_stalled,
+        ConditionType.PREPARED: is_prepared,
+        ConditionType.RUNNING: phase is Phase.RUNNING,
+        ConditionType.SUSPENDED: phase is Phase.SUSPENDED,
+        ConditionType.SUCCEEDED: phase is Phase.SUCCEEDED,
+        ConditionType.FAILED: phase is Phase.FAILED,
+    }
+    for kind, holds in holding.items():
+        if holds and kind is not ConditionType.PREPARED:
+            yield kind, True, *said
+        else:
+            yield kind, holds, kind.value if holds else f"Not{kind}", ""
 
 
 def _build_condition(
