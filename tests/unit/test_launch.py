@@ -291,3 +291,8 @@ def test_what_the_launcher_killed_is_nobodys_failure() -> None:
     failed = Worker(rank=1, pid=2, output=0, exit_code=1)
     assert find_culprit([killed, failed]) is failed
     assert find_culprit([killed]) is None
+
+
+def test_the_launcher_starts_without_torch() -> None:
+    script = "import sys, runyard_trainer.launch; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
