@@ -38,7 +38,7 @@ generate: setup ## Write the CRD from the pydantic models
 	$(BIN)/python -m runyard.crd
 
 bench: setup ## Trained tokens/s: our loop, a bare one, Hugging Face's Trainer
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python benchmarks/training.py $(ARGS)
 
 up: setup ## Bring the local control plane up, with the operator
 	$(BIN)/runyard local up
