@@ -7,6 +7,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -44,8 +45,9 @@ def pod_spec(code: str, volumes: list[dict[str, Any]] | None = None, **more: Any
     }
 
 
-def create_pod(cluster: Cluster, name: str, spec: dict[str, Any]) -> None:
-    cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata(name), "spec": spec})
+def create_pod(cluster: Cluster, name: str, spec: dict[str, Any], label: str = "") -> None:
+    labelled = metadata(name, labels={"test": label or name})
+    cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": labelled, "spec": spec})
 
 
 def create_job(cluster: Cluster, name: str, spec: dict[str, Any], **job_spec: Any) -> None:
@@ -81,10 +83,6 @@ def wait_for_start(cluster: Cluster, name: str) -> None:
     wait_until(lambda: "running" in container_state(cluster, name), DEADLINE_S)
 
 
-def uid(cluster: Cluster, name: str) -> str:
-    return str(cluster.get_json("pod", name)["metadata"]["uid"])
-
-
 def logs(cluster: Cluster, *arguments: str) -> str:
     return cluster.kubectl("logs", *arguments).stdout
 
@@ -114,8 +112,8 @@ def test_a_job_fails_with_its_pods_exit_code_and_last_words(cluster: Cluster, na
 def test_a_process_that_dies_of_a_signal_exits_with_128_and_its_number(cluster: Cluster, name: str) -> None:
     create_pod(cluster, name, pod_spec("import time; time.sleep(600)"))
     wait_for_start(cluster, name)
-    (shim,) = cluster.state.glob(f"nodes/*/pods/{uid(cluster, name)}/containers/main/0/process.json")
-    (process,) = psutil.Process(json.loads(shim.read_text())["pid"]).children()
+    shim = json.loads((run_dir(cluster, name) / "process.json").read_text())
+    (process,) = psutil.Process(shim["pid"]).children()
     process.kill()
     wait_for_phase(cluster, name, "Failed")
     assert container_state(cluster, name)["terminated"]["exitCode"] == 137
@@ -348,34 +346,63 @@ print(user["username"], user["extra"]["authentication.kubernetes.io/pod-name"][0
     assert run_to_end(cluster, name, pod_spec(code)) == f"system:serviceaccount:default:default {name}\n"
 
 
-def test_a_killed_agent_comes_back_and_reports_what_it_lost(cluster: Cluster, name: str) -> None:
-    spec = pod_spec("import time; print('up', flush=True); time.sleep(600)")
-    create_pod(cluster, name, spec | {"nodeName": "node-1"})
-    create_pod(cluster, f"{name}-again", spec | {"nodeName": "node-1", "restartPolicy": "Always"})
-    cluster.kubectl("label", "pod", f"{name}-again", f"test={name}", "--overwrite")
-    for pod in (name, f"{name}-again"):
+def test_a_container_that_is_not_alive_is_killed_and_started_again(cluster: Cluster, name: str) -> None:
+    probe = {"tcpSocket": {"port": 7002}, "periodSeconds": 1, "failureThreshold": 1}
+    spec = pod_spec("import time; time.sleep(600)", livenessProbe=probe)
+    create_pod(cluster, name, spec | {"restartPolicy": "Always", "terminationGracePeriodSeconds": 1})
+    wait_until(lambda: status(cluster, name).get("containerStatuses", [{}])[0].get("restartCount"), DEADLINE_S)
+    assert status(cluster, name)["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] == 137
+
+
+def test_init_containers_come_first_and_leave_files_to_the_others(cluster: Cluster, name: str) -> None:
+    mounts = [{"name": "shared", "mountPath": "/shared"}]
+    spec = pod_spec("print(open('/shared/file').read())", [{"name": "shared", "emptyDir": {}}], volumeMounts=mounts)
+    first = container("open('/shared/file', 'w').write('from init')", volumeMounts=mounts)
+    assert run_to_end(cluster, name, spec | {"initContainers": [first | {"name": "first"}]}) == "from init\n"
+
+
+def test_a_pod_that_takes_too_long_fails(cluster: Cluster, name: str) -> None:
+    create_pod(cluster, name, pod_spec("import time; time.sleep(600)") | {"activeDeadlineSeconds": 1})
+    wait_for_phase(cluster, name, "Failed")
+    assert status(cluster, name)["reason"] == "DeadlineExceeded"
+
+
+def test_a_node_works_on_after_the_api_server_was_killed(cluster: Cluster, name: str) -> None:
+    create_pod(cluster, name, pod_spec("import time; time.sleep(600)"))
+    wait_for_start(cluster, name)
+    server = cluster.instance.processes.find("kube-apiserver")
+    assert server is not None
+    server.send(9)
+    wait_until(lambda: not server.is_running(), DEADLINE_S)
+    cluster.local("up", "--no-operator")
+    assert "running" in container_state(cluster, name)
+    cluster.kubectl("delete", "pod", name, f"--timeout={DEADLINE_S}s")
+
+
+def test_a_killed_agent_comes_back_and_reports_how_containers_ended(cluster: Cluster, name: str) -> None:
+    lost, restarted, ended = name, f"{name}-restarted", f"{name}-ended"
+    sleeping = pod_spec("import time; time.sleep(600)") | {"nodeName": "node-1"}
+    ending = pod_spec("import sys, time; time.sleep(3); sys.exit(75)") | {"nodeName": "node-1"}
+    for pod, spec in ((lost, sleeping), (restarted, sleeping | {"restartPolicy": "Always"}), (ended, ending)):
+        create_pod(cluster, pod, spec, label=name)
+    for pod in (lost, restarted, ended):
         wait_for_start(cluster, pod)
     agent = cluster.instance.processes.find("node-1")
     assert agent is not None
     agent.send(9)
-    wait_until(lambda: not agent.is_running(), DEADLINE_S)
+    wait_until((run_dir(cluster, ended) / "exit").exists, DEADLINE_S)
+    assert not (run_dir(cluster, lost) / "exit").exists(), "containers live on without an agent"
     cluster.local("up", "--no-operator")
-    wait_for_phase(cluster, name, "Failed")
-    terminated = container_state(cluster, name)["terminated"]
-    assert (terminated["exitCode"], terminated["reason"]) == (255, "Unknown")
-    wait_for_start(cluster, f"{name}-again")
-    assert status(cluster, f"{name}-again")["containerStatuses"][0]["restartCount"] == 1
+    for pod, want in ((lost, (255, "Unknown")), (ended, (75, "Error"))):
+        wait_for_phase(cluster, pod, "Failed")
+        terminated = container_state(cluster, pod)["terminated"]
+        assert (terminated["exitCode"], terminated["reason"]) == want
+    wait_for_start(cluster, restarted)
+    assert status(cluster, restarted)["containerStatuses"][0]["restartCount"] == 1
 
 
-def test_a_container_that_ended_while_the_agent_was_away_keeps_its_exit_code(cluster: Cluster, name: str) -> None:
-    agent = cluster.instance.processes.find("node-1")
-    assert agent is not None
-    spec = pod_spec("import sys, time; print('up', flush=True); time.sleep(1); sys.exit(75)")
-    create_pod(cluster, name, spec | {"nodeName": "node-1"})
-    wait_for_start(cluster, name)
-    agent.send(9)
-    folder = cluster.state / "nodes" / "node-1" / "pods" / uid(cluster, name)
-    wait_until((folder / "containers" / "main" / "0" / "exit").exists, DEADLINE_S)
-    cluster.local("up", "--no-operator")
-    wait_for_phase(cluster, name, "Failed")
-    assert container_state(cluster, name)["terminated"]["exitCode"] == 75
+def run_dir(cluster: Cluster, pod: str) -> Path:
+    """Where its node keeps the first run of a pod's container."""
+    metadata = cluster.get_json("pod", pod)
+    folder = cluster.state / "nodes" / metadata["spec"]["nodeName"] / "pods" / metadata["metadata"]["uid"]
+    return folder / "containers" / "main" / "0"

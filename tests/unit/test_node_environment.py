@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from runyard.local.node.environment import (
     Facts,
     build_command,
     build_environment,
+    check_container,
     expand,
     find_references,
 )
@@ -24,6 +26,7 @@ OBJECTS = {
     (SECRET, "keys"): {"id": b"AK", "bad name": b"?"},
     (CONFIG_MAP, "settings"): {"color": b"red"},
     (SECRET, "gone"): None,
+    (SECRET, "binary"): {"key": b"\xff"},
 }
 FACTS = Facts(POD, "127.9.1.2", "127.9.1.1", OBJECTS)
 
@@ -111,3 +114,21 @@ def test_a_container_without_command_is_refused() -> None:
 
 def test_two_dollars_are_one() -> None:
     assert expand("$$ $A $(A", {"A": "1"}) == "$ $A $(A"
+
+
+def test_a_value_that_is_no_text_stays_the_same_bytes() -> None:
+    assert os.fsencode(build(secret_key("binary", "key"))["V"]) == b"\xff"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"lifecycle": {"preStop": {"sleep": {"seconds": 1}}}},
+        {"restartPolicy": "Always"},
+        {"livenessProbe": {"exec": {"command": ["true"]}}},
+    ],
+)
+def test_what_a_local_node_cannot_do_is_refused(more: dict[str, Any]) -> None:
+    check_container({"name": "c", "livenessProbe": {"httpGet": {"port": 80}}})
+    with pytest.raises(ConfigError, match="a local node"):
+        check_container({"name": "c", **more})

@@ -29,7 +29,7 @@ STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 
 _REQUEST_TIMEOUT_S = 15.0
 _WATCH_TIMEOUT_S = 300
-_FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 5.0
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 1.0
 
 log = logging.getLogger(__name__)
 

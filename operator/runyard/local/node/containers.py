@@ -25,6 +25,7 @@ from runyard.local.node.environment import (
     Facts,
     build_command,
     build_environment,
+    check_container,
     find_references,
 )
 from runyard.local.node.hosts import find_hostname
@@ -166,6 +167,7 @@ class Container:
         return None
 
     async def _build_spec(self, folder: ContainerDir) -> ContainerSpec:
+        check_container(self.spec)
         namespace = self._pod["metadata"]["namespace"]
         objects = await self._node.read_objects(namespace, find_references(self.spec))
         facts = Facts(self._pod, self._address, self._node.address, objects)

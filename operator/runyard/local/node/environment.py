@@ -79,6 +79,17 @@ class Facts:
         raise ConfigError(f'unsupported fieldPath "{path}"')
 
 
+def check_container(container: Json) -> None:
+    """Raises ConfigError for what a local node would have to leave undone."""
+    if "lifecycle" in container:
+        raise ConfigError("lifecycle: a local node runs no hooks")
+    if "restartPolicy" in container:
+        raise ConfigError("restartPolicy of a container: a local node knows that of the pod only")
+    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+        if kind in container and not {"httpGet", "tcpSocket"} & container[kind].keys():
+            raise ConfigError(f"{kind}: a local node knows httpGet and tcpSocket")
+
+
 def find_references(container: Json) -> Iterator[Reference]:
     """Every ConfigMap and Secret that the container's variables come from."""
     for source in container.get("envFrom", []):
@@ -109,7 +120,7 @@ def _read_env_from(source: Json, facts: Facts) -> dict[str, str]:
     reference = source[member]
     data = facts.read(kind, reference["name"], optional=reference.get("optional", False))
     prefix = source.get("prefix", "")
-    return {prefix + key: value.decode() for key, value in data.items() if _NAME.fullmatch(prefix + key)}
+    return {prefix + key: _decode(value) for key, value in data.items() if _NAME.fullmatch(prefix + key)}
 
 
 def _read_variable(variable: Json, facts: Facts, earlier: Mapping[str, str]) -> str | None:
@@ -122,8 +133,13 @@ def _read_variable(variable: Json, facts: Facts, earlier: Mapping[str, str]) -> 
         if member in source:
             wanted = source[member]
             value = facts.read_key(kind, wanted["name"], wanted["key"], optional=wanted.get("optional", False))
-            return None if value is None else value.decode()
+            return None if value is None else _decode(value)
     raise ConfigError(f"env {variable['name']}: a local node does not know {', '.join(source)}")
+
+
+def _decode(value: bytes) -> str:
+    """As exec turns it back into the very bytes."""
+    return value.decode(errors="surrogateescape")
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:

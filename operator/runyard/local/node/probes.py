@@ -81,17 +81,12 @@ async def _wait_until_started(probe: Mapping[str, Any], container: Mapping[str, 
 
 
 async def _is_successful(probe: Mapping[str, Any], container: Mapping[str, Any], address: str) -> bool:
-    """One try. An exec probe fails: a local node runs nothing inside a container that runs already."""
+    """One try."""
     try:
         async with asyncio.timeout(probe.get("timeoutSeconds", 1)):
             if "httpGet" in probe:
                 return await _get(probe["httpGet"], container, address)
-            if "tcpSocket" in probe:
-                host = probe["tcpSocket"].get("host") or address
-                _, writer = await asyncio.open_connection(host, _find_port(probe["tcpSocket"]["port"], container))
-                writer.close()
-                return True
-            return False
+            return await _connect(probe["tcpSocket"], container, address)
     except (aiohttp.ClientError, OSError, TimeoutError):
         return False
 
@@ -104,6 +99,12 @@ async def _get(action: Mapping[str, Any], container: Mapping[str, Any], address:
     # Like a kubelet, it takes any certificate.
     async with aiohttp.ClientSession() as session, session.get(url, headers=headers, ssl=False) as response:
         return 200 <= response.status < 400
+
+
+async def _connect(action: Mapping[str, Any], container: Mapping[str, Any], address: str) -> bool:
+    _, writer = await asyncio.open_connection(action.get("host") or address, _find_port(action["port"], container))
+    writer.close()
+    return True
 
 
 def _find_port(port: int | str, container: Mapping[str, Any]) -> int:

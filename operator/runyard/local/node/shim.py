@@ -152,7 +152,7 @@ def _become_container(spec: ContainerSpec, start_result: int, log_writer: int) -
         # After the change of user, which clears it.
         _call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         _execute(spec)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the command or a variable
         os.write(start_result, str(error).encode())
     finally:
         os._exit(START_FAILED)
