@@ -2,7 +2,7 @@
 
     python examples/corpora.py FOLDER | s3://bucket/prefix
 
-    general/docstrings.jsonl           the standard library's docstrings and pydoc's topics: English
+    general/docstrings.jsonl           the prose of the standard library's docstrings and of pydoc's topics
     general-held-out/docstrings.jsonl  other modules' docstrings, other topics: to measure forgetting
     code/<module>.py                   the standard library's source without its docstrings: the new domain
 
@@ -18,6 +18,7 @@ import ast
 import hashlib
 import inspect
 import json
+import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -39,8 +40,11 @@ LEFT_OUT = frozenset(
 )
 """Folders of the standard library that hold other people's modules, tests or tables."""
 
-MIN_DOCSTRING_CHARACTERS = 160
+MIN_DOCSTRING_CHARACTERS = 120
 """A shorter one teaches little English."""
+
+PROSE_SHARE = 0.95
+"""A paragraph is English if so much of it is letters, spaces, commas and full stops."""
 
 HELD_OUT_SHARE = 0.1
 
@@ -114,17 +118,28 @@ def _all_general() -> list[Document]:
 
 def _topics() -> Iterator[Document]:
     for topic, text in sorted(topics.items()):
-        yield Document(f"topic {topic}", text.strip())
+        yield Document(f"topic {topic}", keep_prose(text))
 
 
 def _docstrings() -> Iterator[Document]:
     seen: set[str] = set()
     for name, source in _sources():
         for node in _documented_nodes(source):
-            docstring = inspect.cleandoc(ast.get_docstring(node) or "")
-            if len(docstring) >= MIN_DOCSTRING_CHARACTERS and docstring not in seen:
-                seen.add(docstring)
-                yield Document(name, docstring)
+            text = keep_prose(ast.get_docstring(node) or "")
+            if len(text) >= MIN_DOCSTRING_CHARACTERS and text not in seen:
+                seen.add(text)
+                yield Document(name, text)
+
+
+def keep_prose(text: str) -> str:
+    """The paragraphs that read as English: examples, tables and signatures are left out."""
+    paragraphs = (inspect.cleandoc(paragraph) for paragraph in re.split(r"\n\s*\n", text))
+    return "\n\n".join(paragraph for paragraph in paragraphs if _is_prose(paragraph))
+
+
+def _is_prose(paragraph: str) -> bool:
+    num_plain = sum(char.isalpha() or char in " \n,." for char in paragraph)
+    return num_plain >= PROSE_SHARE * len(paragraph) > 0
 
 
 @cache

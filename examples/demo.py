@@ -220,7 +220,9 @@ def write_sample(model_folder: Path) -> str:
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model_folder)
     model: Any = AutoModelForCausalLM.from_pretrained(model_folder)
-    written = model.generate(**tokenizer(PROMPT, return_tensors="pt"), max_new_tokens=40, do_sample=False)
+    written = model.generate(
+        **tokenizer(PROMPT, return_tensors="pt"), max_new_tokens=40, do_sample=False, repetition_penalty=1.2
+    )
     return " ⏎ ".join(line for line in tokenizer.decode(written[0], skip_special_tokens=True).splitlines() if line)
 
 

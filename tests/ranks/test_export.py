@@ -22,6 +22,7 @@ from runyard_trainer.prepare import prepare
 from runyard_trainer.report import TrainedRun
 from runyard_trainer.shards import Dataset, open_dataset, read_resolved
 from runyard_trainer.storage import open_store
+from safetensors.torch import load_file
 
 from tests.ranks.run_ranks import run_ranks
 
@@ -211,6 +212,8 @@ def test_everything_that_was_promised_lies_at_the_output(tied_run: tuple[Recipe,
     assert (output / "metrics.csv").read_text() == METRICS_CSV
     assert json.loads((output / "model/config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     assert result.digest.startswith("sha256:")
+    num_parameters = sum(tensor.numel() for tensor in load_file(output / "model/model.safetensors").values())
+    assert f"{num_parameters:,} parameters" in (output / "model/README.md").read_text()
 
 
 def test_lineage_names_the_run_and_chains_to_the_model_it_began_from(tied_run: tuple[Recipe, Path]) -> None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from corpora import Document, build_code, build_files, build_general, strip_docstrings, upload
+from corpora import Document, build_code, build_files, build_general, keep_prose, strip_docstrings, upload
 from runyard_trainer.contract import Storage
 
 SMALL = {"general_bytes": 200_000, "held_out_bytes": 20_000, "code_bytes": 150_000}
@@ -72,6 +72,12 @@ def test_source_code_still_parses_without_its_docstrings(files: dict[str, bytes]
 )
 def test_stripping_takes_out_docstrings_alone(source: str, want: str) -> None:
     assert strip_docstrings(source) == want
+
+
+def test_prose_is_kept_and_examples_tables_and_signatures_are_not() -> None:
+    prose = "Return the sum.\n\n    It is a number, as\n    one would expect."
+    text = f"{prose}\n\n    >>> add(1, 2)\n    3\n\nadd(x, y, /) -> z"
+    assert keep_prose(text) == "Return the sum.\n\nIt is a number, as\none would expect."
 
 
 def test_the_files_are_uploaded_below_the_destination(tmp_path: Path, files: dict[str, bytes]) -> None:

@@ -85,11 +85,12 @@ def _column(rows: list[dict[str, str]], name: str) -> list[str]:
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
-    """Centred moving average of an odd window that narrows at both ends, where it would reach past the values."""
+    """Moving average of an odd window around each value, of which the ends have only the half that is there."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
-    reach = np.minimum(np.minimum(places, places[::-1]), window // 2)
-    averages: list[float] = ((sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)).tolist()
+    first = np.maximum(places - window // 2, 0)
+    end = np.minimum(places + window // 2 + 1, len(values))
+    averages: list[float] = ((sums[end] - sums[first]) / (end - first)).tolist()
     return averages
 
 

@@ -67,8 +67,8 @@ def export_run(
     def write() -> Result:
         with TemporaryDirectory(prefix="runyard-export-", dir=context.scratch_dir) as scratch:
             folder = Path(scratch)
+            num_parameters = sum(tensor.numel() for tensor in weights.values())  # before they are written, and dropped
             model.save_pretrained(folder, state_dict=weights, max_shard_size=MAX_SHARD_SIZE)
-            num_parameters = sum(tensor.numel() for tensor in weights.values())
             return _leave(folder, num_parameters, trained, recipe, context, dataset, output)
 
     return run_on_rank_0(write, context.world)

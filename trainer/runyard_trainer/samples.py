@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -34,7 +35,10 @@ def choose_prompts(texts: Iterable[str]) -> list[str]:
 
 
 def write_samples(model_folder: Path, prompts: list[str]) -> list[Sample]:
-    """What the exported model writes after each prompt: greedy, on CPU, so the same each time."""
+    """What the exported model writes after each prompt: greedy, on CPU, so the same each time.
+
+    What was said counts less: a small model would say it for ever.
+    """
     if not prompts:
         return []
     model: Any = AutoModelForCausalLM.from_pretrained(model_folder, local_files_only=True)
@@ -55,10 +59,11 @@ def _continue(model: Any, tokenizer: Any, prompt: str) -> str:
         attention_mask=torch.ones_like(prompt_ids),
         max_new_tokens=num_new,
         do_sample=False,
+        repetition_penalty=1.2,
         pad_token_id=tokenizer.eos_token_id,
     )
     text: str = tokenizer.decode(written[0, prompt_ids.shape[1] :], skip_special_tokens=True)
-    return text
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip()
 
 
 def _cut_at_word(text: str) -> str:
