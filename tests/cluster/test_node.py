@@ -404,5 +404,5 @@ def test_a_killed_agent_comes_back_and_reports_how_containers_ended(cluster: Clu
 def run_dir(cluster: Cluster, pod: str) -> Path:
     """Where its node keeps the first run of a pod's container."""
     metadata = cluster.get_json("pod", pod)
-    folder = cluster.state / "nodes" / metadata["spec"]["nodeName"] / "pods" / metadata["metadata"]["uid"]
+    folder: Path = cluster.state / "nodes" / metadata["spec"]["nodeName"] / "pods" / metadata["metadata"]["uid"]
     return folder / "containers" / "main" / "0"

@@ -31,7 +31,7 @@ from runyard.local.node.environment import (
 from runyard.local.node.hosts import find_hostname
 from runyard.local.node.logs import split_lines
 from runyard.local.node.node import Node, format_now
-from runyard.local.node.records import ContainerDir, PodDir
+from runyard.local.node.records import ContainerDir
 from runyard.local.node.sandbox import plan_mounts
 from runyard.local.node.shim import START_FAILED, ContainerSpec, Mount
 from runyard.local.node.status import (
@@ -71,7 +71,7 @@ class Container:
         self.spec = spec
         self._node = node
         self._pod = pod
-        self._pod_dir = PodDir(node.folder.pod(pod["metadata"]["uid"]).path)
+        self._pod_dir = node.folder.pod(pod["metadata"]["uid"])
         self._changed = changed
         self._address = ""
         self._process: asyncio.subprocess.Process | None = None
