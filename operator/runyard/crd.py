@@ -1,6 +1,6 @@
 """The CRD, made from the pydantic models of `api.py`.
 
-    pydantic model ─> JSON schema ─> structural schema (`to_structural`) ─> CRD with CEL rules, columns, status subresource
+    pydantic model ─> JSON schema ─> structural schema (`to_structural`) ─> CRD with CEL rules, columns, status
 
 What a CRD cannot say the same way ($ref, anyOf null, const, numeric exclusiveMinimum, additionalProperties: false) is
 rewritten; a keyword that is not known here is refused, so that nothing is dropped in silence.
@@ -119,7 +119,7 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
         + [
             {
                 "rule": "!has(self.model.uri) || self.model.uri != self.output.uri",
-                "message": "output.uri is model.uri: a run never writes over the model it starts from; choose another output.uri",
+                "message": "output.uri is model.uri: a run never writes over its model; choose another output.uri",
                 "fieldPath": ".output.uri",
             }
         ],

@@ -1,6 +1,8 @@
 """The values that pass between the parts of the operator: what was observed, what is to be done. Frozen, no behaviour.
 
-    cluster.observe() -> Observed ─> plan(run, observed, now) -> Plan ─> cluster.apply(actions), then one status patch
+    cluster.observe() -> Observed ─> plan(run, observed, settings, now) -> Plan ─> cluster.apply(actions), one patch
+
+Kubernetes objects stay plain JSON: typed models drop the fields they do not know.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ class Settings:
     storage_endpoint: str | None = None
     storage_region: str = "us-east-1"
     storage_addressing: str = "virtual"
-    storage_secret_name: str = "runyard-s3"
+    storage_secret_name: str = "runyard-s3"  # noqa: S105 - the name of a Secret
     default_cpu: str = "1"
     """CPU of a pod whose run asks for none."""
     default_memory: str = "4Gi"

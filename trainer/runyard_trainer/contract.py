@@ -115,8 +115,8 @@ class DataSource(Model):
     uri: Uri
     """An object, or a prefix ending in `/`."""
     format: Literal["auto", "text", "jsonl"] = "auto"
-    """`text`: one document a file. `jsonl`: one JSON object a line. `auto`: by the file's ending (.jsonl or .ndjson; else
-    text)."""
+    """`text`: one document a file. `jsonl`: one JSON object a line. `auto`: by the file's ending, .jsonl and .ndjson or
+    anything else."""
     columns: Columns = Columns()
     """The record's fields, for `jsonl`."""
 
@@ -158,8 +158,8 @@ class Schedule(Model):
     """The learning rate as a pure function of the step."""
 
     type: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    """After the warm-up: `cosine` or `linear` decay to the end, `constant`, or `wsd`: constant, then linear decay over the
-    last fifth."""
+    """After the warm-up: `cosine` or `linear` decay to the end, `constant`, or `wsd`: constant, and linear decay over
+    the last fifth."""
     warmup: Fraction = 0.01
     """Share of all steps in which the rate climbs linearly from 0 to its peak."""
     min_ratio: Fraction = 0.1
@@ -181,7 +181,8 @@ class Optimizer(Model):
 
 class Training(Model):
     """How long and how to train. Exactly one of `epochs`, `tokens` and `steps`; at most one of `batchTokens` and
-    `batchSequences`."""
+    `batchSequences`.
+    """
 
     epochs: float | None = Field(default=None, gt=0, le=10_000)
     """Passes over `data.train`."""

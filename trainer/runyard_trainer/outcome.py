@@ -64,14 +64,14 @@ _REASONS = {
 
 
 class UserError(Exception):
-    """A mistake a person can mend: its message says what is wrong, where, and what to do; printed without a traceback."""
+    """A mistake that a person can mend: the message says what is wrong, where, and what to do, without a traceback."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.SPEC_ERROR) -> None:
         super().__init__(message)
         self.code = code
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - it is no error
     """The attempt ends early but the run goes on: the process exits with `ExitCode.INTERRUPTED`."""
 
 
