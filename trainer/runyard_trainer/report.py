@@ -15,7 +15,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from runyard_trainer.chart import draw_curve, read_curve
 from runyard_trainer.contract import Recipe
 from runyard_trainer.outcome import Losses
 from runyard_trainer.samples import Sample
@@ -134,6 +133,9 @@ def _tell(name: str, before: float | None, after: float) -> str:
 
 def render_report(summary: RunSummary) -> str:
     """The page, as HTML."""
+    # deferred: matplotlib takes seconds to load, which no rank should wait for before it trains
+    from runyard_trainer.chart import draw_curve, read_curve
+
     curve = read_curve(summary.trained.metrics_csv)
     return _render(
         "report.html.j2",
