@@ -36,7 +36,9 @@ class Situation:
 
     @cached_property
     def known(self) -> TrainingRunStatus:
-        """The stored status and what the observation adds to it."""
+        """The stored status and what the observation adds to it; nothing to that of a finished run."""
+        if status.is_finished(self.run.status):
+            return self.run.status
         known = self.run.status.model_copy(update={"attempt": self.attempt})
         if self.run.spec is not None:
             known = status.learn_shape(known, self.run.spec)
@@ -78,8 +80,8 @@ class Situation:
 
     @cached_property
     def attempt(self) -> int:
-        """The newest attempt: its Job can be there although the status write after it was lost."""
-        return max([self.run.status.attempt, *map(pods.attempt_of, self.train_jobs)])
+        """The newest attempt: its Job or pods can be there although the status write after them was lost."""
+        return max([self.run.status.attempt, *map(pods.attempt_of, (*self.train_jobs, *self.train_pods))])
 
     @property
     def is_attempting(self) -> bool:

@@ -48,6 +48,11 @@ def is_true(status: TrainingRunStatus, kind: ConditionType) -> bool:
     return condition is not None and condition.status == "True"
 
 
+def is_finished(status: TrainingRunStatus) -> bool:
+    """Whether the run has succeeded or failed, which is for good."""
+    return is_true(status, ConditionType.SUCCEEDED) or is_true(status, ConditionType.FAILED)
+
+
 # ------------------------------------------------------------------------------------------------------------- learning
 
 

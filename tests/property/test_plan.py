@@ -1,0 +1,282 @@
+"""The plan in a small world that does to a run whatever a cluster can do, in any order.
+
+Pods start, end with any code, are deleted and lost with their nodes; Jobs fail, complete, are deleted; status writes
+are lost after the actions; the user suspends and resumes; time passes. After each step the promises of `plan` are
+checked, and in the end the weather turns good and the run has to arrive.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runyard.api import FATAL_EXIT_CODES, Phase, TrainingRunStatus
+from runyard.plan import plan
+from runyard.pods import attempt_of, is_deleting, is_live, is_over, pods_of, role_of
+from runyard.status import is_finished
+from runyard.times import format_time
+from runyard.world import Create, Manifest, Observed, Plan
+from runyard_trainer.outcome import CommittedCheckpoint, Progress
+
+from tests.builders import NOW, SETTINGS, make_pod, make_progress, make_run
+
+GRACE_S = 120
+MAX_PASSES = 6
+
+
+class Cluster:
+    """A run, its Jobs and Pods, and those who act on them besides the operator."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.status = TrainingRunStatus()
+        self.suspend = False
+        self.jobs: dict[str, Manifest] = {}
+        self.pods: dict[str, Manifest] = {}
+        self.names: set[str] = set()
+        self.created: list[str] = []
+        self.progress: Progress | None = None
+        self._num_made = 0
+
+    # -------------------------------------------------------------------------------------------------- the operator
+
+    def plan(self) -> Plan:
+        observed = Observed(
+            jobs=tuple(self.jobs.values()),
+            pods=tuple(self.pods.values()),
+            services=frozenset(self.names),
+            config_maps=frozenset(self.names),
+            progress=self.progress,
+        )
+        return plan(make_run(self.status, suspend=self.suspend), observed, SETTINGS, self.now)
+
+    def reconcile(self, *, loses_status: bool = False) -> Plan:
+        planned = self.plan()
+        for action in planned.actions:
+            if isinstance(action, Create):
+                self._create(action.manifest)
+            else:
+                self.delete_job(action.name)
+        if not loses_status:
+            self.status = planned.status
+        return planned
+
+    def _create(self, manifest: Manifest) -> None:
+        name = manifest["metadata"]["name"]
+        if manifest["kind"] != "Job":
+            self.names.add(name)
+        elif name not in self.jobs:
+            self._num_made += 1
+            manifest["metadata"] |= {"uid": f"job-{self._num_made}", "resourceVersion": "1"}
+            manifest["status"] = {"conditions": []}
+            self.jobs[name] = manifest
+            self.created.append(name)
+
+    # ------------------------------------------------------------------------------------------------------- the others
+
+    def delete_job(self, name: str) -> None:
+        """As with background propagation: the Job is gone, its pods are told to stop."""
+        for pod in pods_of(self.jobs.pop(name), self.pods.values()):
+            self.delete_pod(pod)
+
+    def delete_pod(self, pod: Manifest) -> None:
+        if not is_deleting(pod):
+            deadline = format_time(self.now + timedelta(seconds=GRACE_S))
+            pod["metadata"] |= {"deletionTimestamp": deadline, "deletionGracePeriodSeconds": GRACE_S}
+
+    def end_pod(self, pod: Manifest, code: int) -> None:
+        ended = {"exitCode": code, "reason": "Error", "finishedAt": format_time(self.now), "message": ""}
+        pod["status"] |= {"phase": "Failed" if code else "Succeeded"}
+        pod["status"]["containerStatuses"][0]["state"] = {"terminated": ended}
+
+    def sync_jobs(self) -> None:
+        """The Job controller and the garbage collector."""
+        owners = {job["metadata"]["uid"] for job in self.jobs.values()}
+        for name, pod in list(self.pods.items()):
+            is_orphan = pod["metadata"]["ownerReferences"][0]["uid"] not in owners
+            if is_over(pod) and (is_orphan or (is_deleting(pod) and pod["status"]["phase"] == "Succeeded")):
+                del self.pods[name]
+        for job in self.jobs.values():
+            if is_live(job):
+                self._sync_job(job)
+
+    def _sync_job(self, job: Manifest) -> None:
+        pods = pods_of(job, self.pods.values())
+        failed = [pod for pod in pods if pod["status"]["phase"] == "Failed"]
+        succeeded = [pod for pod in pods if pod["status"]["phase"] == "Succeeded"]
+        spec = job["spec"]
+        codes = {pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] for pod in failed}
+        if len(failed) > spec["backoffLimit"] or (role_of(job) == "prepare" and codes & FATAL_EXIT_CODES):
+            self._end_job(job, "Failed")
+            for pod in pods:
+                if not is_over(pod):
+                    self.delete_pod(pod)
+        elif len(succeeded) == spec["completions"]:
+            self._end_job(job, "Complete")
+        else:
+            self._make_pods(job, pods)
+
+    def _end_job(self, job: Manifest, condition: str) -> None:
+        job["status"]["conditions"].append({"type": condition, "status": "True", "reason": "Because"})
+
+    def _make_pods(self, job: Manifest, pods: list[Manifest]) -> None:
+        labels = {pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] for pod in pods}
+        is_busy = role_of(job) == "prepare" and any(pod["status"]["phase"] != "Failed" for pod in pods)
+        for index in range(job["spec"]["completions"]):
+            if (role_of(job) == "prepare" and not is_busy) or str(index) not in labels:
+                self._num_made += 1
+                pod = make_pod(job, index, creationTimestamp=format_time(self.now))
+                self.pods[f"{pod['metadata']['name']}-{self._num_made}"] = pod
+
+    def live_pods(self) -> list[Manifest]:
+        return [pod for pod in self.pods.values() if not is_over(pod)]
+
+
+class Story:
+    """What happens to a cluster, with the promises of `plan` checked at each pass."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster()
+
+    def start_an_attempt(self) -> None:
+        """Go to where most of it can go wrong."""
+        while not self.cluster.live_pods() or self.cluster.status.attempt == 0:
+            self.settle()
+            for pod in self.cluster.live_pods():
+                self.cluster.end_pod(pod, 0)
+            self.cluster.sync_jobs()
+
+    # ------------------------------------------------------------------------------------------------- what can happen
+
+    def end_pod(self, pick: int, code: int) -> None:
+        if pods := self.cluster.live_pods():
+            self.cluster.end_pod(pods[pick % len(pods)], code)
+
+    def delete_pod(self, pick: int) -> None:
+        if pods := self.cluster.live_pods():
+            self.cluster.delete_pod(pods[pick % len(pods)])
+
+    def delete_job(self, pick: int) -> None:
+        """One that a stored status knows of: one that is deleted before leaves no trace."""
+        known = [name for name, job in self.cluster.jobs.items() if attempt_of(job) <= self.cluster.status.attempt]
+        if known:
+            self.cluster.delete_job(known[pick % len(known)])
+
+    def answer_with_progress(self, pick: int) -> None:
+        checkpoint = CommittedCheckpoint(uri="u", step=pick, time="t")
+        attempt = max(1, self.cluster.status.attempt)
+        self.cluster.progress = make_progress(attempt=attempt, step=pick, checkpoint=checkpoint)
+
+    def set_suspend(self, value: bool) -> None:
+        self.cluster.suspend = value
+
+    def pass_time(self, seconds: int) -> None:
+        self.cluster.now += timedelta(seconds=seconds)
+
+    # ------------------------------------------------------------------------------------------------ what is answered
+
+    def reconcile(self, *, loses_status: bool = False) -> Plan:
+        """One pass of the operator, checked."""
+        cluster = self.cluster
+        before, num_created, was_finished = cluster.status, len(cluster.created), is_finished(cluster.status)
+        planned = cluster.reconcile(loses_status=loses_status)
+        check_counts(before, cluster.status)
+        created = cluster.created[num_created:]
+        for name in filter(lambda name: name != "cpt-prepare", created):
+            assert name == f"cpt-a{before.ended_attempt + 1}", "it does not rest on a stored end of the last attempt"
+            assert cluster.created.count(name) == 1, "a second Job for one attempt"
+        if was_finished:
+            assert not created
+            assert cluster.status == before
+        live = [job for job in cluster.jobs.values() if is_live(job) and attempt_of(job) > cluster.status.ended_attempt]
+        assert len(live) <= 1, "two live attempts"
+        return planned
+
+    def settle(self) -> None:
+        """Passes at one moment come to rest: then there is nothing to do, to write or to tell."""
+        for _ in range(MAX_PASSES):
+            before = self.cluster.status
+            if not self.reconcile().actions and self.cluster.status == before:
+                break
+        else:
+            raise AssertionError("passes without end")
+        again = self.cluster.plan()
+        assert (again.actions, again.events, again.status) == ((), (), self.cluster.status)
+
+    def act(self) -> None:
+        """The operator, and then the Job controller."""
+        self.settle()
+        self.cluster.sync_jobs()
+
+    def arrive(self) -> None:
+        """In good weather every run arrives."""
+        self.cluster.suspend, self.cluster.progress = False, None
+        for _ in range(60):
+            self.settle()
+            if is_finished(self.cluster.status):
+                return
+            self.cluster.sync_jobs()
+            for pod in self.cluster.live_pods():
+                self.cluster.end_pod(pod, 143 if is_deleting(pod) else 0)
+            self.cluster.sync_jobs()
+            self.cluster.now = max(self.cluster.now, self.cluster.plan().requeue_at or self.cluster.now)
+        raise AssertionError(f"the run does not arrive: {self.cluster.status}")
+
+
+EVENTS: dict[str, Callable[[Story, int], None]] = {
+    **{f"a pod ends with {code}": partial(Story.end_pod, code=code) for code in (0, 1, 70, 75, 137, 143)},
+    "a pod is deleted": Story.delete_pod,
+    "a Job is deleted": Story.delete_job,
+    "rank 0 answers": Story.answer_with_progress,
+    "suspend": lambda story, _: story.set_suspend(True),
+    "resume": lambda story, _: story.set_suspend(False),
+    "a second passes": lambda story, _: story.pass_time(1),
+    "minutes pass": lambda story, _: story.pass_time(300),
+}
+REACTIONS: dict[str, Callable[[Story], object]] = {
+    "nobody notices": lambda _: None,
+    "the Job controller acts": lambda story: story.cluster.sync_jobs(),
+    "the operator makes a pass": Story.reconcile,
+    "the operator is killed before its status write": lambda story: story.reconcile(loses_status=True),
+    "the operator settles": Story.settle,
+    "everyone acts": Story.act,
+}
+
+
+def check_counts(before: TrainingRunStatus, after: TrainingRunStatus) -> None:
+    """An attempt that has ended early is counted, once."""
+    num_ended = after.ended_attempt - before.ended_attempt
+    num_counted = sum(
+        getattr(after.restarts, name) - getattr(before.restarts, name) for name in ("failures", "disruptions")
+    )
+    assert 0 <= num_counted <= num_ended <= 1
+    assert after.ended_attempt <= after.attempt <= after.ended_attempt + 1
+    was_stopped = after.phase in (Phase.SUSPENDING, Phase.SUCCEEDED)
+    assert num_counted == num_ended or was_stopped, "an end that was not counted"
+
+
+@given(st.booleans(), st.lists(st.tuples(st.sampled_from([*EVENTS]), st.integers(0, 9), st.sampled_from([*REACTIONS]))))
+@settings(max_examples=150)
+def test_whatever_happens_each_end_counts_once_no_attempt_starts_twice_and_the_run_arrives(
+    has_begun: bool, happenings: list[tuple[str, int, str]]
+) -> None:
+    story = Story()
+    if has_begun:
+        story.start_an_attempt()
+    for event, pick, reaction in happenings:
+        EVENTS[event](story, pick)
+        REACTIONS[reaction](story)
+    story.arrive()
+
+
+def test_the_same_arguments_give_the_same_plan_and_stay_as_they_were() -> None:
+    cluster = Cluster()
+    cluster.reconcile()
+    cluster.sync_jobs()
+    jobs = copy.deepcopy(cluster.jobs)
+    assert cluster.plan() == cluster.plan()
+    assert cluster.jobs == jobs
