@@ -27,7 +27,24 @@ LLAMA = {
 GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
 GPT2_WITHOUT_DROPOUT = GPT2 | {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
-_WORDS = "the a cat dog bird sees likes finds small red old house tree river and but then runs sleeps".split()
+_WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "bird",
+    "sees",
+    "likes",
+    "finds",
+    "small",
+    "red",
+    "old",
+    "house",
+    "tree",
+    "and",
+    "but",
+    "then",
+]
 
 
 def write_corpus(folder: Path) -> None:

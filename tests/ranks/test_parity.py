@@ -7,7 +7,7 @@ normalisation, clipping, AdamW, the groups that decay and the schedule are all t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -42,10 +42,10 @@ class InOrderTrainer(Trainer):
         self.losses: list[float] = []
 
     def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler[int]:
-        return torch.utils.data.SequentialSampler(self.train_dataset)
+        return torch.utils.data.SequentialSampler(cast(list[Any], self.train_dataset))
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        loss = super().compute_loss(*args, **kwargs)
+        loss: Any = super().compute_loss(*args, **kwargs)
         self.losses.append(float(loss.detach()))
         return loss
 

@@ -82,7 +82,7 @@ def read_head(recipe: Recipe) -> dict[str, Any]:
     return head
 
 
-# ---------------------------------------------------------------------------------------------------------- world's size
+# ------------------------------------------------------------------------------------------ world's size
 
 
 def test_losses_agree_to_1e_5_with_1_2_3_and_4_processes(folder: Path) -> None:
@@ -132,7 +132,7 @@ def test_the_same_samples_come_in_the_same_order_with_any_number_of_processes(fo
             assert torch.equal(read_step(size, step), want)
 
 
-# --------------------------------------------------------------------------------------------------------- interruptions
+# ------------------------------------------------------------------------------------------ interruptions
 
 
 @pytest.mark.parametrize("size", [1, 2])

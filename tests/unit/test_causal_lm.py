@@ -27,9 +27,8 @@ TRAINED_ARCHITECTURES = ["llama", "qwen2", "gpt_neox", "gpt2"]
 def build_model(model_type: str, **fields: Any) -> Any:
     torch.manual_seed(0)
     tokens = {"vocab_size": 128, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
-    return AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(model_type, **{**CONFIGS.get(model_type, {}), **tokens, **fields})
-    )
+    config = AutoConfig.for_model(model_type, **{**CONFIGS.get(model_type, {}), **tokens, **fields})
+    return AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
 
 
 def pack(*documents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,11 +1,12 @@
 """`python -m runyard_trainer`: alone with a recipe, or as a part of a run in a cluster.
 
-    python -m runyard_trainer recipe.yaml          prepare and train, here (`torchrun -m runyard_trainer recipe.yaml`: on several ranks)
+    python -m runyard_trainer recipe.yaml          prepare and train, here
+    torchrun -m runyard_trainer recipe.yaml        the same on several ranks
     python -m runyard_trainer prepare [recipe]     prepare only
     python -m runyard_trainer train [recipe]       one rank of an attempt
 
-In a pod the recipe is a mounted file. The exit code says how it ended (`outcome.ExitCode`); what a person can mend is one line on
-stderr, without a traceback.
+In a pod the recipe is a mounted file. The exit code says how it ended (`outcome.ExitCode`); what a person can mend is
+told on stderr without a traceback.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -30,12 +30,12 @@ USAGE = "usage: python -m runyard_trainer recipe.yaml | prepare [recipe.yaml] | 
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
-    """Do what the arguments say; returns the exit code, with the report where Kubernetes or the launcher looks for it."""
+    """Do what the arguments say; returns the exit code, and leaves a report for the launcher or Kubernetes."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     try:
         command, path = parse_arguments(arguments)
     except UserError as error:
-        print(error, file=sys.stderr)
+        _say(str(error))
         return error.code
     report = run_reported(lambda: COMMANDS[command](path, env))
     write_report(report, report_path(command, env))
@@ -63,10 +63,10 @@ def run_reported(work: Callable[[], PodReport]) -> PodReport:
     try:
         return work()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        _say(f"error: {error}")
         return PodReport(reason=error.code.reason, message=str(error), exit_code=error.code)
     except Interrupted as error:
-        print(f"interrupted: {error}", file=sys.stderr, flush=True)
+        _say(f"interrupted: {error}")
         code = ExitCode.INTERRUPTED
         return PodReport(reason=code.reason, message=str(error), exit_code=code)
     except Exception as error:  # noqa: BLE001 - the last one to see it: it becomes traceback, report and exit code
@@ -111,7 +111,7 @@ def alone_command(path: Path, env: Mapping[str, str]) -> PodReport:
         prepare_command(path, env)
     report = train_command(path, env)
     if env.get("RANK", "0") == "0" and report.result is not None:
-        print(f"model:  {report.result.uri}\nreport: {report.result.report}", flush=True)
+        _say(f"model:  {report.result.uri}\nreport: {report.result.report}")
     return report
 
 
@@ -178,10 +178,9 @@ def write_report(report: PodReport, path: Path | None) -> None:
     path.write_text(report.to_json())
 
 
-def run_as_process(arguments: Sequence[str], env: Mapping[str, str]) -> Any:
-    """`main`, and the end of the process."""
-    sys.exit(main(arguments, env))
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - for the person who reads the log
 
 
 if __name__ == "__main__":
-    run_as_process(sys.argv[1:], os.environ)
+    sys.exit(main(sys.argv[1:], os.environ))

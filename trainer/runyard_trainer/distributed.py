@@ -119,3 +119,12 @@ def sum_over_ranks(values: Sequence[float], world: World) -> list[float]:
     sums = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(sums)
     return [float(value) for value in sums]
+
+
+def min_over_ranks(value: float, world: World) -> float:
+    """The least of all ranks' values."""
+    if world.size == 1:
+        return value
+    least = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return float(least)

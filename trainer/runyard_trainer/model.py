@@ -13,13 +13,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from accelerate import init_empty_weights
+from accelerate import init_empty_weights  # type: ignore[import-untyped]  # it ships no types
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
@@ -35,7 +35,11 @@ from runyard_trainer.storage import open_store
 Precision = Literal["bf16", "fp32"]
 
 
-def load_model(recipe: Recipe, data: DatasetInfo, context: RunContext, device: torch.device) -> CausalLM:
+class ShardedCausalLM(CausalLM, FSDPModule):
+    """What `fully_shard` makes of a CausalLM; for type checkers, never instantiated."""
+
+
+def load_model(recipe: Recipe, data: DatasetInfo, context: RunContext, device: torch.device) -> ShardedCausalLM:
     """The objective around its model, sharded over all ranks, with its first weights. All ranks call it together.
 
     Raises:
@@ -50,10 +54,9 @@ def load_model(recipe: Recipe, data: DatasetInfo, context: RunContext, device: t
 
     config, traits = run_on_rank_0(load_on_rank_0, context.world)
     with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(_to_config(config), dtype=torch.float32)
+        model = _build_model(AutoConfig.for_model(**config))
     model.tie_weights()
-    module = CausalLM(model, traits)
-    shard_model(module, recipe.training, device, resolve_precision(recipe.training, device))
+    module = shard_model(CausalLM(model, traits), recipe.training, device, resolve_precision(recipe.training, device))
     scatter_weights(model, full[0].state_dict() if full else None, device)
     return module
 
@@ -83,7 +86,7 @@ def _build_full_model(recipe: Recipe, data: DatasetInfo, context: RunContext) ->
 def fit_to_tokenizer(config: PreTrainedConfig, data: DatasetInfo) -> PreTrainedConfig:
     """The configuration with the tokenizer's vocabulary and end-of-document token.
 
-    No padding token is set: it would be the end-of-document token here, and a padding token's embedding is never trained.
+    No padding token is set: it would be the end-of-document token, and a padding token's embedding is never trained.
     """
     config.vocab_size = data.vocab_size
     config.bos_token_id = config.eos_token_id = data.eos_token_id
@@ -95,7 +98,11 @@ def initialize_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """Random weights, fp32: a function of the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        return _build_model(config)
+
+
+def _build_model(config: PreTrainedConfig) -> PreTrainedModel:
+    return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))  # type: ignore[no-untyped-call]  # transformers leaves it untyped
 
 
 def _download_model(recipe: Recipe, folder: Path) -> Path:
@@ -116,7 +123,7 @@ def _read_folder(folder: Path, recipe: Recipe) -> PreTrainedModel:
         UserError: DATA_ERROR where that is not a whole model.
     """
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        read: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,
@@ -129,23 +136,21 @@ def _read_folder(folder: Path, recipe: Recipe) -> PreTrainedModel:
         raise UserError(
             f"model.uri: {recipe.model.uri} is no causal language model: {reason}", ExitCode.DATA_ERROR
         ) from error
+    model, report = read
     missing = sorted(report["missing_keys"])
     if missing:
         raise UserError(
-            f"model.uri: the safetensors files of {recipe.model.uri} lack {len(missing)} weights, among them {missing[0]}",
+            f"model.uri: the safetensors files of {recipe.model.uri} lack {len(missing)} weights, {missing[0]} first: "
+            "upload the whole model",
             ExitCode.DATA_ERROR,
         )
-    return model  # type: ignore[no-any-return]  # transformers declares a pair as well
-
-
-def _to_config(fields: dict[str, Any]) -> PreTrainedConfig:
-    return AutoConfig.for_model(**fields)
+    return cast(PreTrainedModel, model)
 
 
 # ---------------------------------------------------------------------------------------------------------- sharding
 
 
-def shard_model(module: CausalLM, training: Training, device: torch.device, precision: Precision) -> None:
+def shard_model(module: CausalLM, training: Training, device: torch.device, precision: Precision) -> ShardedCausalLM:
     """Shard parameters, gradients and optimizer state over all ranks, layer by layer; in place.
 
     Weights stay fp32; with bf16 the layers compute in bf16 and gradients are summed in fp32.
@@ -158,7 +163,7 @@ def shard_model(module: CausalLM, training: Training, device: torch.device, prec
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for layer in decoder_layers(module.model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(module, mesh=mesh, mp_policy=policy)
+    return cast(ShardedCausalLM, fully_shard(module, mesh=mesh, mp_policy=policy))
 
 
 def decoder_layers(model: PreTrainedModel) -> Iterator[nn.Module]:
@@ -169,7 +174,11 @@ def decoder_layers(model: PreTrainedModel) -> Iterator[nn.Module]:
 
 def scatter_weights(model: PreTrainedModel, weights: dict[str, torch.Tensor] | None, device: torch.device) -> None:
     """Give a sharded model its memory and the weights that rank 0 has, one at a time; other ranks pass None."""
-    model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device))
+
+    def allocate(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
+
+    model._apply(allocate)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             assert isinstance(parameter, DTensor), name

@@ -4,17 +4,15 @@
       ─> every step: read, forward and backward, clip, AdamW, report; every so many: checkpoint
       ─> last checkpoint ─> measure again ─> export ─> finish the head
 
-Everything that must outlive an attempt is in `TrainState`, the weights, the optimizer and the metrics; the order of the samples, the
-learning rate and dropout are functions of the step. All ranks go through here alike: what one decides by itself is what all
-would decide, or comes out of a sum over all.
+Everything that must outlive an attempt is in `TrainState`, the weights, the optimizer and the metrics; the order of the
+samples, the learning rate and dropout are functions of the step. All ranks go through here alike: what one decides by
+itself is what all would decide, or comes out of a sum over all.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import math
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,28 +20,27 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from runyard_trainer.batches import Batches, StepBatches
+from runyard_trainer.batches import Batches
 from runyard_trainer.checkpoint import Checkpointer
 from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract import Recipe
-from runyard_trainer.distributed import joined_ranks, run_on_rank_0, select_device, sum_over_ranks
+from runyard_trainer.distributed import joined_ranks, run_on_rank_0, select_device
 from runyard_trainer.evaluate import evaluate_model
 from runyard_trainer.export import export_run
 from runyard_trainer.head import Head
-from runyard_trainer.model import load_model, resolve_precision
+from runyard_trainer.micro_batch import choose_micro_batch
+from runyard_trainer.model import ShardedCausalLM, load_model, resolve_precision
 from runyard_trainer.monitor import Monitor, StopRequest
-from runyard_trainer.objectives.causal_lm import CausalLM
-from runyard_trainer.optimizer import build_optimizer, clip_gradients, learning_rate, set_learning_rate
-from runyard_trainer.order import Order, count_steps, rank_starts
+from runyard_trainer.optimizer import build_optimizer, learning_rate, set_learning_rate
+from runyard_trainer.order import Order, count_steps
 from runyard_trainer.outcome import ExitCode, Interrupted, Losses, Result, UserError
 from runyard_trainer.report import TrainedRun
 from runyard_trainer.shards import open_dataset, read_resolved
+from runyard_trainer.step import Learner, StepResult, take_step
 from runyard_trainer.storage import Location, open_store
 
 MAX_NON_FINITE_STEPS = 5
 """So many steps in a row without a finite loss and gradient end the run."""
-
-CPU_MICRO_BATCH = 8
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +74,7 @@ class TrainState:
 class ShardedState:
     """Weights and optimizer, as checkpoints take them."""
 
-    module: CausalLM
+    module: ShardedCausalLM
     optimizer: torch.optim.Optimizer
 
     def state_dict(self) -> dict[str, Any]:
@@ -90,25 +87,6 @@ class ShardedState:
         set_state_dict(
             self.module, self.optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"]
         )
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What a step was like, the same on every rank."""
-
-    loss: float
-    """Nats per token."""
-    tokens: int
-    """Predicted."""
-    grad_norm: float
-    """Before clipping."""
-    is_stop_requested: bool
-    """By a signal to any rank."""
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether its gradient may be used."""
-        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 def train(recipe: Recipe, context: RunContext) -> Result:
@@ -153,6 +131,7 @@ def train(recipe: Recipe, context: RunContext) -> Result:
 
         module = load_model(recipe, dataset.info, context, device)
         optimizer = build_optimizer(module, training.optimizer)
+        learner = Learner(module, optimizer, training, world, device)
         state = TrainState()
         everything = {"sharded": ShardedState(module, optimizer), "train": state, "monitor": monitor}
         checkpointer = Checkpointer(
@@ -165,7 +144,8 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         )
         checkpointer.restore(everything)
         monitor.set_checkpoint(checkpointer.committed)
-        resolve_micro_batch(state, recipe, world, module.traits.stochastic)
+        if state.world_size != world.size:
+            state.micro_batch, state.world_size = choose_micro_batch(learner), world.size
         precision = resolve_precision(training, device)
         settings = {
             **resolved.resolved,
@@ -186,7 +166,7 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         while state.step < total_steps:
             rate = learning_rate(state.step, total_steps, recipe.learning_rate, training.schedule)
             set_learning_rate(optimizer, rate)
-            done = take_step(module, optimizer, batches.step(state.step), state, recipe, world, device, stop)
+            done = take_step(learner, batches.step(state.step), state.step, stop.requested)
             state.step += 1
             state.tokens += done.tokens
             count_non_finite(state, done)
@@ -220,65 +200,6 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         return result
 
 
-# ------------------------------------------------------------------------------------------------------------ one step
-
-
-def take_step(
-    module: CausalLM,
-    optimizer: torch.optim.Optimizer,
-    batches: StepBatches,
-    state: TrainState,
-    recipe: Recipe,
-    world: World,
-    device: torch.device,
-    stop: StopRequest,
-) -> StepResult:
-    """Train on one step's sequences; where loss or gradient is not finite, change nothing."""
-    num_tokens = int(sum_over_ranks([batches.trained_tokens], world)[0])
-    loss_sum = accumulate_gradients(module, batches, num_tokens, state.step, recipe, world, device)
-    grad_norm = clip_gradients(module, recipe.training.optimizer.max_grad_norm)
-    loss_sum_all, stops = sum_over_ranks([loss_sum, stop.requested], world)
-    result = StepResult(loss_sum_all / max(num_tokens, 1), num_tokens, grad_norm, stops > 0)
-    if result.is_finite:
-        optimizer.step()
-    optimizer.zero_grad()
-    return result
-
-
-def accumulate_gradients(
-    module: CausalLM,
-    batches: StepBatches,
-    num_tokens: int,
-    step: int,
-    recipe: Recipe,
-    world: World,
-    device: torch.device,
-) -> float:
-    """Forward and backward of this rank's micro-batches; returns the sum of their losses in nats.
-
-    Ranks add up their gradients in the last one only. FSDP divides that sum by the number of ranks, which is undone here.
-    """
-    training = recipe.training
-    scale = world.size / max(num_tokens, 1)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    micro_batch = batches.micro_batches[0].input_ids.shape[0]
-    places = rank_starts(training.sequences_per_step, world, micro_batch)
-    for place, batch in zip(places, batches.micro_batches, strict=True):
-        if module.traits.stochastic:
-            torch.manual_seed(seed_of(training.seed, step, place))
-        module.set_requires_gradient_sync(batch is batches.micro_batches[-1])
-        loss = module(batch.input_ids.to(device), batch.position_ids.to(device), batch.labels.to(device))
-        (loss * scale).backward()
-        loss_sum += loss.detach()
-    return float(loss_sum)
-
-
-def seed_of(seed: int, step: int, place: int) -> int:
-    """Of the dropout of one sequence: its place in the step says which, not the rank that computes it."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{place}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
-
-
 def count_non_finite(state: TrainState, done: StepResult) -> None:
     """Note whether the step was skipped.
 
@@ -296,9 +217,6 @@ def count_non_finite(state: TrainState, done: StepResult) -> None:
             "training.learningRate, lengthen training.schedule.warmup, or look at the text of those steps",
             ExitCode.NON_FINITE,
         )
-
-
-# ------------------------------------------------------------------------------------------------------- around the loop
 
 
 def claim_head(output: Location, recipe: Recipe, context: RunContext) -> tuple[Head | None, Result | None]:
@@ -331,23 +249,8 @@ def finish_head(head: Head | None, result: Result, world: World) -> None:
 
 
 def serve_progress(monitor: Monitor, context: RunContext) -> None:
-    """Let it be read over HTTP. Runs side by side on one machine, without pods, share one address: the first one serves."""
+    """Let it be read over HTTP. Without pods, runs side by side share an address: the first one serves."""
     try:
         monitor.serve(context.pod_ip)
     except OSError as error:
         log.warning("progress is not served: %s:%s", context.pod_ip, error)
-
-
-def resolve_micro_batch(state: TrainState, recipe: Recipe, world: World, is_stochastic: bool) -> None:
-    """Choose how many sequences a forward pass takes, once for each size of the world.
-
-    With dropout it is one sequence, so that masks belong to sequences and not to how these are grouped.
-    """
-    share = math.ceil(recipe.training.sequences_per_step / world.size)
-    if is_stochastic:
-        state.micro_batch = 1
-    elif recipe.training.micro_batch is not None:
-        state.micro_batch = min(recipe.training.micro_batch, share)
-    elif state.world_size != world.size:
-        state.micro_batch = min(CPU_MICRO_BATCH, share)
-    state.world_size = world.size

@@ -77,7 +77,7 @@ def project_and_sum_cross_entropy(
         return _project(hidden, weight, bias, targets)
     losses = [
         checkpoint(_project, some_hidden, weight, bias, some_targets, use_reentrant=False, preserve_rng_state=False)
-        for some_hidden, some_targets in zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        for some_hidden, some_targets in zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
     ]
     return torch.stack(losses).sum()
 

@@ -1,0 +1,232 @@
+"""Trained tokens per second: the loop of Runyard, a bare loop around the same model, and the Hugging Face Trainer.
+
+    python benchmarks/training.py [--steps 12] [--repeats 3]
+
+The three take turns in one process, on the same packed batches, so that a machine which slows down slows them all. One
+turn is `--steps` optimizer steps after a warm-up; the median over the turns counts. On a GPU if there is one.
+
+    runyard   train(): order, prefetching, FSDP2, metrics, /progress, and an asynchronous checkpoint within the turn
+    bare      forward, backward, clip, AdamW on the plain model; batches read beforehand; no logging, no checkpoint
+    trainer   transformers.Trainer on the same, with its own defaults, no checkpoint
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import logging
+import platform
+import random
+import statistics
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from runyard_trainer.batches import Batches, StepBatches
+from runyard_trainer.checks import check_model
+from runyard_trainer.context import RunContext, World
+from runyard_trainer.contract import Recipe
+from runyard_trainer.distributed import select_device
+from runyard_trainer.model import fit_to_tokenizer, initialize_model, resolve_precision
+from runyard_trainer.objectives.causal_lm import CausalLM, probe
+from runyard_trainer.optimizer import build_optimizer
+from runyard_trainer.order import Order
+from runyard_trainer.prepare import prepare
+from runyard_trainer.shards import Dataset, open_dataset, read_resolved
+from runyard_trainer.storage import open_store
+from runyard_trainer.train import train
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+WARM_UP_STEPS = 2
+CPU_SIZES = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+CUDA_SIZES = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 16, "num_attention_heads": 16}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=12, help="optimizer steps in a turn")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each")
+    arguments = parser.parse_args()
+    device = select_device(World())
+    contestants = {"runyard": time_runyard, "bare": time_bare, "trainer": time_trainer}
+    speeds: dict[str, list[float]] = {name: [] for name in contestants}
+    with tempfile.TemporaryDirectory(prefix="runyard-bench-") as folder:
+        write_text(Path(folder) / "text")
+        for turn in range(arguments.repeats):
+            recipe = build_recipe(Path(folder), turn, arguments.steps, device)
+            prepare(recipe, build_context(recipe))
+            for name, measure in contestants.items():
+                speeds[name].append(measure(recipe, device))
+                print(f"turn {turn + 1} of {arguments.repeats}: {name:8} {speeds[name][-1]:9,.0f} tokens/s", flush=True)
+    print_table(speeds, device)
+
+
+def print_table(speeds: dict[str, list[float]], device: torch.device) -> None:
+    """Medians, and how they compare with the bare loop turn by turn."""
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    print(f"\n{where}, torch {torch.__version__}, Python {platform.python_version()}")
+    print(f"{'':10}{'tokens/s':>10}{'of bare':>10}   each turn")
+    for name, values in speeds.items():
+        share = statistics.median(value / bare for value, bare in zip(values, speeds["bare"], strict=True))
+        turns = ", ".join(f"{value:,.0f}" for value in values)
+        print(f"{name:10}{statistics.median(values):10,.0f}{share:10.1%}   {turns}")
+
+
+# ----------------------------------------------------------------------------------------------------- what is trained
+
+
+def write_text(folder: Path) -> None:
+    """Words of a made-up language, as many documents as there are lengths."""
+    folder.mkdir()
+    chance = random.Random(0)
+    words = ["".join(chance.choices("abcdefghijklmnop", k=chance.randint(2, 8))) for _ in range(3000)]
+    for number in range(300):
+        text = " ".join(chance.choices(words, k=chance.choice([50, 200, 800])))
+        (folder / f"{number:03}.txt").write_text(text)
+
+
+def build_recipe(folder: Path, turn: int, steps: int, device: torch.device) -> Recipe:
+    """Of one turn; every turn has an output of its own, and all share the prepared data."""
+    is_cpu = device.type == "cpu"
+    config = {"model_type": "llama", "max_position_embeddings": 2048, **(CPU_SIZES if is_cpu else CUDA_SIZES)}
+    return Recipe.model_validate(
+        {
+            "model": {"scratch": {"config": config, "tokenizer": {"train": {"vocabSize": 4096}}}},
+            "data": {"train": [{"uri": f"file://{folder}/text/"}], "validation": {"fraction": 0.01}},
+            "training": {
+                "steps": steps + WARM_UP_STEPS,
+                "sequenceLength": 256 if is_cpu else 2048,
+                "batchSequences": 16,
+                "microBatch": 8,
+            },
+            "evaluation": {"before": False},
+            "checkpoint": {"everySteps": max(1, steps // 2)},
+            "output": {"uri": f"file://{folder}/out-{turn}"},
+        }
+    )
+
+
+def build_context(recipe: Recipe) -> RunContext:
+    """Of a run alone."""
+    return RunContext.from_environment({}, recipe)
+
+
+def build_model(recipe: Recipe, dataset: Dataset) -> Any:
+    """The model as Runyard builds it, not sharded."""
+    return initialize_model(fit_to_tokenizer(check_model(recipe), dataset.info), recipe.training.seed)
+
+
+def read_steps(recipe: Recipe) -> tuple[Dataset, list[StepBatches]]:
+    """The prepared data, and every step's micro-batches."""
+    training = recipe.training
+    resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
+    cache = build_context(recipe).scratch_dir / "bench"
+    dataset = open_dataset(open_store(resolved.dataset, recipe.storage), cache)
+    num_train = dataset.stream("train").num_sequences(training.sequence_length, keep_tail=False)
+    order = Order(num_train, 0, 0.0, training.sequences_per_step, training.seed)
+    with Batches(dataset, order, World(), training.micro_batch or 1, training.sequence_length) as batches:
+        return dataset, [batches.step(step) for step in range(training.steps or 0)]
+
+
+# ------------------------------------------------------------------------------------------------------- contestants
+
+
+def time_runyard(recipe: Recipe, _device: torch.device) -> float:
+    """Tokens per second between the metrics of the last warm-up step and of the last step."""
+    train(recipe, build_context(recipe))
+    text = Path(recipe.output.uri.removeprefix("file://"), "metrics.csv").read_text()
+    rows = list(csv.DictReader(io.StringIO(text)))[WARM_UP_STEPS - 1 :]
+    first, last = (datetime.fromisoformat(row["time"]) for row in (rows[0], rows[-1]))
+    return (int(rows[-1]["tokens"]) - int(rows[0]["tokens"])) / (last - first).total_seconds()
+
+
+def time_bare(recipe: Recipe, device: torch.device) -> float:
+    """What the same model does with nothing around it."""
+    dataset, steps = read_steps(recipe)
+    model = build_model(recipe, dataset)
+    module = CausalLM(model, probe(model)).to(device).train()
+    optimizer = build_optimizer(module, recipe.training.optimizer)
+    is_bf16 = resolve_precision(recipe.training, device) == "bf16"
+    started = 0.0
+    for number, step in enumerate(steps):
+        if number == WARM_UP_STEPS:
+            started = now(device)
+        for batch in step.micro_batches:
+            inputs = (part.to(device) for part in (batch.input_ids, batch.position_ids, batch.labels))
+            with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
+                loss = module(*inputs)
+            (loss / step.trained_tokens).backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.training.optimizer.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    return count_tokens(steps) / (now(device) - started)
+
+
+def time_trainer(recipe: Recipe, device: torch.device) -> float:
+    """What transformers' Trainer does with the same sequences."""
+    training = recipe.training
+    dataset, steps = read_steps(recipe)
+    clock = Clock(device)
+    sequences = [
+        {"input_ids": batch.input_ids[i], "position_ids": batch.position_ids[i], "labels": batch.labels[i]}
+        for step in steps
+        for batch in step.micro_batches
+        for i in range(len(batch.input_ids))
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            model=build_model(recipe, dataset),
+            train_dataset=cast(Any, sequences),
+            callbacks=[clock],
+            args=TrainingArguments(
+                output_dir=folder,
+                use_cpu=device.type == "cpu",
+                bf16=resolve_precision(training, device) == "bf16",
+                max_steps=training.steps or 0,
+                per_device_train_batch_size=training.micro_batch or 1,
+                gradient_accumulation_steps=training.sequences_per_step // (training.micro_batch or 1),
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                remove_unused_columns=False,
+            ),
+        )
+        trainer.train()
+    return count_tokens(steps) / (clock.ended - clock.started)
+
+
+class Clock(TrainerCallback):
+    """When the warm-up ended, and when the last step did."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.started = 0.0
+        self.ended = 0.0
+
+    def on_step_end(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
+        """Called by the Trainer."""
+        self.ended = now(self.device)
+        if state.global_step == WARM_UP_STEPS:
+            self.started = self.ended
+
+
+def count_tokens(steps: list[StepBatches]) -> int:
+    """Trained after the warm-up."""
+    return sum(step.trained_tokens for step in steps[WARM_UP_STEPS:])
+
+
+def now(device: torch.device) -> float:
+    """Seconds, when all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+if __name__ == "__main__":
+    logging.disable(logging.WARNING)
+    main()
