@@ -1,0 +1,132 @@
+"""Conditions, progress and Events: what a decision looks like to people and to kstatus."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from runyard.api import Condition, ConditionType, LastFailure, Phase, Restarts, RunProgress, TrainingRunStatus
+from runyard.status import Decision, build_events, build_status, learn_progress
+from runyard.times import format_duration, format_time, parse_time
+from runyard.world import Event
+from runyard_trainer.outcome import CommittedCheckpoint
+
+from tests.builders import NOW, at, make_progress
+
+RUNNING = Decision(Phase.RUNNING, "Training", "attempt 1: training")
+
+
+def show(decision: Decision, before: TrainingRunStatus | None = None, *, second: float = 0) -> TrainingRunStatus:
+    return build_status(before or TrainingRunStatus(), decision, is_prepared=True, generation=4, now=at(second))
+
+
+def conditions(status: TrainingRunStatus) -> dict[str, Condition]:
+    return {condition.type: condition for condition in status.conditions}
+
+
+KSTATUS = {
+    "a run in progress is reconciling": (RUNNING, ("False", "True", "False")),
+    "a succeeded run is ready": (Decision(Phase.SUCCEEDED, "Completed", ""), ("True", "False", "False")),
+    "a failed run is stalled": (Decision(Phase.FAILED, "DataError", ""), ("False", "False", "True")),
+    "a suspended run is at rest": (Decision(Phase.SUSPENDED, "Suspended", ""), ("False", "False", "False")),
+    "a run that someone must help is stalled": (
+        Decision(Phase.PREPARING, "NameConflict", "", is_stalled=True),
+        ("False", "False", "True"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KSTATUS)
+def test_kstatus_reads_it_right(name: str) -> None:
+    decision, want = KSTATUS[name]
+    shown = conditions(show(decision))
+    assert tuple(shown[kind].status for kind in ("Ready", "Reconciling", "Stalled")) == want
+
+
+def test_a_conditions_time_moves_only_when_its_status_flips() -> None:
+    first = show(RUNNING)
+    exporting = show(Decision(Phase.RUNNING, "Exporting", "attempt 1: exporting"), first, second=60)
+    assert conditions(exporting)["Running"].last_transition_time == format_time(NOW)
+    assert conditions(exporting)["Running"].reason == "Exporting"
+    done = show(Decision(Phase.SUCCEEDED, "Completed", "the model is there"), exporting, second=90)
+    moved = {kind for kind, shown in conditions(done).items() if shown.last_transition_time == format_time(at(90))}
+    assert moved == {"Ready", "Reconciling", "Running", "Succeeded"}
+
+
+def test_every_condition_tells_the_generation_that_it_is_about() -> None:
+    status = show(RUNNING)
+    assert status.observed_generation == 4
+    assert {condition.observed_generation for condition in status.conditions} == {4}
+    assert [condition.type for condition in status.conditions] == list(ConditionType)
+
+
+def test_speed_and_eta_vanish_while_nothing_trains_and_the_rest_of_progress_stays() -> None:
+    progress = RunProgress(step=7, total_steps=9, loss="2.0", tokens_per_second=5, eta_seconds=8, eta="8s")
+    before = TrainingRunStatus(progress=progress)
+    assert show(RUNNING, before).progress == progress
+    recovering = show(Decision(Phase.RECOVERING, "AttemptFailed", ""), before)
+    assert recovering.progress == RunProgress(step=7, total_steps=9, loss="2.0")
+
+
+def test_an_attempt_that_starts_again_hides_nothing_of_the_progress_so_far() -> None:
+    before = TrainingRunStatus(attempt=2, progress=RunProgress(step=70, total_steps=90))
+    assert learn_progress(before, make_progress(attempt=2, stage="starting", step=0)).progress == before.progress
+
+
+def test_an_older_checkpoint_does_not_replace_a_newer_one_nor_refill_the_budget() -> None:
+    newer, older = (CommittedCheckpoint(uri="u", step=step, time="t") for step in (50, 40))
+    before = TrainingRunStatus(attempt=1, checkpoint=newer, restarts=Restarts(failures=2, failures_since_checkpoint=2))
+    after = learn_progress(before, make_progress(checkpoint=older))
+    assert (after.checkpoint, after.restarts) == (newer, before.restarts)
+
+
+# --------------------------------------------------------------------------------------------------------------- Events
+
+
+def test_each_change_of_phase_is_told_once() -> None:
+    first = show(RUNNING)
+    assert build_events(TrainingRunStatus(), first) == (Event("Normal", "Running", "attempt 1: training"),)
+    assert build_events(first, show(RUNNING, first, second=5)) == ()
+
+
+@pytest.mark.parametrize(
+    ("restarts", "reason"), [(Restarts(failures=1), "OOMKilled"), (Restarts(disruptions=1), "Disrupted")]
+)
+def test_an_attempts_end_is_told_with_where_how_and_what(restarts: Restarts, reason: str) -> None:
+    failure = LastFailure(attempt=3, rank=5, node="gpu-7", exit_code=137, reason="OOMKilled", message="more memory")
+    changes: dict[str, Any] = {"last_failure": failure, "restarts": restarts}
+    after = show(Decision(Phase.RECOVERING, "AttemptFailed", "again", changes))
+    told = build_events(show(RUNNING), after)
+    message = "attempt 3, rank 5 on gpu-7 ended with OOMKilled, exit code 137: more memory"
+    assert told == (Event("Warning", reason, message), Event("Normal", "Recovering", "again"))
+
+
+def test_a_failed_run_is_told_as_a_warning() -> None:
+    (event,) = build_events(show(RUNNING), show(Decision(Phase.FAILED, "DataError", "b.jsonl:3")))
+    assert event == Event("Warning", "Failed", "b.jsonl:3")
+
+
+# ---------------------------------------------------------------------------------------------------------------- times
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (59, "59s"),
+        (60, "1m"),
+        (61, "1m 1s"),
+        (5520, "1h 32m"),
+        (3600, "1h"),
+        (3601, "1h"),
+        (200_000, "2d 7h"),
+    ],
+)
+def test_durations_have_at_most_two_units(seconds: int, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_times_are_utc_and_never_earlier_than_meant() -> None:
+    assert format_time(datetime(2026, 1, 1, 1, 0, 0, 1, tzinfo=timezone(timedelta(hours=1)))) == "2026-01-01T00:00:01Z"
+    assert parse_time("2026-01-01T00:00:01Z") == datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)
