@@ -102,7 +102,7 @@ def wait_for_checkpoint(cluster: Cluster, name: str, step: int) -> dict[str, Any
 
     def committed() -> bool:
         seen.update(read_json(cluster, f"out/{name}/head.json", default={}))
-        return (seen.get("checkpoint") or {}).get("step", 0) >= step
+        return bool((seen.get("checkpoint") or {}).get("step", 0) >= step)
 
     wait_until(committed, 120)
     return seen
