@@ -196,7 +196,11 @@ def _tell_ended_attempt(old: TrainingRunStatus, new: TrainingRunStatus) -> Itera
     if failure is None or failure == old.last_failure:
         return
     is_disruption = new.restarts.disruptions > old.restarts.disruptions
-    yield Event("Warning", "Disrupted" if is_disruption else failure.reason, describe_failure(failure))
+    yield Event(
+        "Warning",
+        "Disrupted" if is_disruption else "AttemptFailed" if failure.attempt else "PrepareFailed",
+        describe_failure(failure),
+    )
 
 
 def _tell_phase(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Event]:
@@ -204,6 +208,8 @@ def _tell_phase(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Even
     is_stalled = is_true(new, ConditionType.STALLED)
     is_newly_stalled = is_stalled and not is_true(old, ConditionType.STALLED)
     if ready is None or new.phase is None or (new.phase == old.phase and not is_newly_stalled):
+        return
+    if new.phase is Phase.RECOVERING:  # told by the attempt's end
         return
     name = ready.reason if is_newly_stalled and new.phase is not Phase.FAILED else new.phase.value
     yield Event("Warning" if is_stalled else "Normal", name, ready.message or ready.reason)

@@ -206,6 +206,13 @@ class Story:
             raise AssertionError("passes without end")
         again = self.cluster.plan()
         assert (again.actions, again.events, again.status) == ((), (), self.cluster.status)
+        if self.cluster.suspend or is_finished(self.cluster.status):
+            assert not [name for name, job in self.cluster.jobs.items() if self.would_go_on(job)]
+
+    def would_go_on(self, job: Manifest) -> bool:
+        """Nobody ends this Job: neither the operator, nor the Job controller for a pod that failed."""
+        has_failed = any(pod["status"]["phase"] == "Failed" for pod in pods_of(job, self.cluster.pods.values()))
+        return is_live(job) and not has_failed
 
     def act(self) -> None:
         """The operator, and then the Job controller."""

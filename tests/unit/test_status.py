@@ -91,7 +91,7 @@ def test_each_change_of_phase_is_told_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("restarts", "reason"), [(Restarts(failures=1), "OOMKilled"), (Restarts(disruptions=1), "Disrupted")]
+    ("restarts", "reason"), [(Restarts(failures=1), "AttemptFailed"), (Restarts(disruptions=1), "Disrupted")]
 )
 def test_an_attempts_end_is_told_with_where_how_and_what(restarts: Restarts, reason: str) -> None:
     failure = LastFailure(attempt=3, rank=5, node="gpu-7", exit_code=137, reason="OOMKilled", message="more memory")
@@ -99,7 +99,7 @@ def test_an_attempts_end_is_told_with_where_how_and_what(restarts: Restarts, rea
     after = show(Decision(Phase.RECOVERING, "AttemptFailed", "again", changes))
     told = build_events(show(RUNNING), after)
     message = "attempt 3, rank 5 on gpu-7 ended with OOMKilled, exit code 137: more memory"
-    assert told == (Event("Warning", reason, message), Event("Normal", "Recovering", "again"))
+    assert told == (Event("Warning", reason, message),)
 
 
 def test_a_failed_run_is_told_as_a_warning() -> None:
