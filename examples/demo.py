@@ -216,6 +216,7 @@ def build_table(result: dict[str, Any]) -> Table:
 
 def write_sample(model_folder: Path) -> str:
     """What the adapted model makes of `PROMPT`: its likeliest tokens, as one line."""
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when transformers is imported
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model_folder)
