@@ -102,14 +102,24 @@ def _build_root() -> Schema:
             "spec": spec,
             "status": status,
         },
-        "x-kubernetes-validations": [
-            {
-                "rule": f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
-                "message": f"metadata.name may have at most {MAX_NAME_LENGTH} characters: the names of the run's Jobs "
-                "and pods are made from it; choose a shorter one",
-            }
-        ],
+        "x-kubernetes-validations": build_name_rules(),
     }
+
+
+def build_name_rules() -> list[dict[str, str]]:
+    """CEL rules on metadata.name, which a schema cannot speak of."""
+    return [
+        {
+            "rule": f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
+            "message": f"metadata.name may have at most {MAX_NAME_LENGTH} characters: the names of the run's Jobs "
+            "and pods are made from it; choose a shorter one",
+        },
+        {
+            "rule": "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            "message": "metadata.name must begin with a letter and have no dots, as the host names of the run's pods "
+            "are made from it: use lower-case letters, digits and '-'",
+        },
+    ]
 
 
 def build_rules() -> dict[str, list[dict[str, str]]]:
@@ -118,10 +128,17 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
         "": [_immutable(field) for field in _aliases(TrainingRunSpec) if field not in MUTABLE_FIELDS]
         + [
             {
-                "rule": "!has(self.model.uri) || self.model.uri != self.output.uri",
+                "rule": f"!has(self.model.uri) || {_as_folder('self.model.uri')} != {_as_folder('self.output.uri')}",
                 "message": "output.uri is model.uri: a run never writes over its model; choose another output.uri",
                 "fieldPath": ".output.uri",
-            }
+            },
+            {
+                "rule": "!self.data.train.exists(source, source.uri.endsWith('/') && "
+                f"{_as_folder('self.output.uri')}.startsWith(source.uri))",
+                "message": "output.uri lies in a folder of data.train, so what the run leaves would become text to "
+                "train on; choose another output.uri",
+                "fieldPath": ".output.uri",
+            },
         ],
         "model": [_exactly_one("model", "uri", "scratch")],
         "model.scratch.tokenizer": [_exactly_one("model.scratch.tokenizer", "train", "uri")],
@@ -147,6 +164,11 @@ def _immutable(field: str) -> dict[str, str]:
         "delete the run and create another",
         "fieldPath": f".{field}",
     }
+
+
+def _as_folder(uri: str) -> str:
+    """A trailing slash makes no difference."""
+    return f"({uri}.endsWith('/') ? {uri} : {uri} + '/')"
 
 
 def _exactly_one(path: str, *fields: str) -> dict[str, str]:

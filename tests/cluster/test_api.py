@@ -104,7 +104,10 @@ def objects(draw: st.DrawFn, schema: dict[str, Any], path: str) -> dict[str, Any
 
 
 def is_sane(spec: dict[str, Any]) -> bool:
-    return spec["model"].get("uri") != spec["output"]["uri"]
+    output = spec["output"]["uri"].rstrip("/") + "/"
+    sources = [source["uri"] for source in spec["data"]["train"]]
+    is_in_its_own_text = any(uri.endswith("/") and output.startswith(uri) for uri in sources)
+    return not is_in_its_own_text and spec["model"].get("uri", "").rstrip("/") + "/" != output
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -152,6 +155,8 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "an objective that is not built": ({"objective": "translation"}, ["spec.objective", "causal-lm"]),
     "memory of many": ({"compute": {"resources": {"memory": "lots"}}}, ["spec.compute.resources.memory"]),
     "the output over the model": ({"output": {"uri": "s3://models/pythia-1b"}}, ["spec.output.uri", "model.uri"]),
+    "the output over the model, with a slash": ({"output": {"uri": "s3://models/pythia-1b/"}}, ["spec.output.uri"]),
+    "the output among the text": ({"output": {"uri": "s3://corpora/filings"}}, ["spec.output.uri", "data.train"]),
     "no compute": ({"compute": None}, ["spec.compute"]),
 }  # fmt: skip
 
@@ -171,6 +176,13 @@ def test_a_name_too_long_for_its_pods_is_refused_with_the_limit(api: client.Cust
     with pytest.raises(client.ApiException) as refused:
         create(api, SMALLEST, name="n" * (MAX_NAME_LENGTH + 1))
     assert f"at most {MAX_NAME_LENGTH} characters" in refused.value.body
+
+
+@pytest.mark.parametrize("name", ["fin.cpt", "7b-cpt"])
+def test_a_name_that_is_no_host_name_is_refused(api: client.CustomObjectsApi, name: str) -> None:
+    with pytest.raises(client.ApiException) as refused:
+        create(api, SMALLEST, name=name)
+    assert "metadata.name must begin with a letter and have no dots" in refused.value.body
 
 
 def test_only_suspend_may_change_once_the_run_exists(api: client.CustomObjectsApi) -> None:
