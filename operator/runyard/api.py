@@ -31,6 +31,10 @@ LABEL_ROLE = "runyard.dev/role"
 LABEL_ATTEMPT = "runyard.dev/attempt"
 
 
+CONTAINER_NAME = "trainer"
+"""Of the one container of ours in a pod; others may have been put beside it."""
+
+
 class Role(StrEnum):
     """What a Job of a run is for: the value of `LABEL_ROLE`."""
 

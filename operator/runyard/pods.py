@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from runyard_trainer.outcome import ExitCode, PodReport
 
-from runyard.api import LABEL_ATTEMPT, LABEL_ROLE
+from runyard.api import CONTAINER_NAME, LABEL_ATTEMPT, LABEL_ROLE
 from runyard.times import parse_time
 from runyard.world import Manifest
 
@@ -224,9 +224,9 @@ def _was_stopped(pod: Manifest, ended: dict[str, Any], report: PodReport | None)
 
 
 def _container_state(pod: Manifest) -> dict[str, Any]:
-    statuses = pod.get("status", {}).get("containerStatuses") or [{}]
-    state: dict[str, Any] = statuses[0].get("state", {})
-    return state
+    statuses = pod.get("status", {}).get("containerStatuses") or []
+    states: Iterator[dict[str, Any]] = (each.get("state", {}) for each in statuses if each["name"] == CONTAINER_NAME)
+    return next(states, {})
 
 
 def _phase(pod: Manifest) -> str | None:

@@ -13,6 +13,7 @@ from runyard_trainer.outcome import PROGRESS_PORT, TERMINATION_LOG_PATH
 
 from runyard.api import (
     API_VERSION,
+    CONTAINER_NAME,
     FATAL_EXIT_CODES,
     KIND,
     LABEL_ATTEMPT,
@@ -34,7 +35,6 @@ PREPARE_GRACE_PERIOD_S = 30
 UNREACHABLE_TOLERATION_S = 30
 """How long a pod stays bound to a node that does not answer."""
 
-CONTAINER = "trainer"
 _RECIPE_DIR, _RECIPE_KEY = RECIPE_PATH.rsplit("/", 1)
 
 
@@ -126,7 +126,7 @@ def build_prepare_job(run: Run, spec: TrainingRunSpec, settings: Settings) -> Ma
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             {
                 "action": "FailJob",
-                "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": sorted(FATAL_EXIT_CODES)},
+                "onExitCodes": {"containerName": CONTAINER_NAME, "operator": "In", "values": sorted(FATAL_EXIT_CODES)},
             },
         ]
     }
@@ -245,7 +245,7 @@ def _build_container(
 ) -> dict[str, Any]:
     amounts = {"cpu": _cpu_of(spec, settings), "memory": spec.compute.resources.memory or settings.default_memory}
     return {
-        "name": CONTAINER,
+        "name": CONTAINER_NAME,
         "image": spec.compute.image or settings.trainer_image,
         "command": command,
         "env": env,

@@ -289,6 +289,13 @@ def test_any_other_exit_is_a_failure(code: int) -> None:
     assert planned.status.restarts == Restarts(failures=1, failures_since_checkpoint=1)
 
 
+def test_a_container_that_someone_put_beside_ours_says_nothing() -> None:
+    job = make_train_job()
+    pod = make_pod(job)
+    pod["status"]["containerStatuses"].insert(0, {"name": "sidecar", "state": {"terminated": {"exitCode": 64}}})
+    assert decide(attempt_run(), jobs=[job], pods=[pod]).status.ended_attempt == 0
+
+
 def test_a_pod_out_of_memory_says_so_and_what_to_do() -> None:
     job = make_train_job()
     planned = decide(attempt_run(), jobs=[job], pods=[make_dead_pod(job, code=137, reason="OOMKilled")])
