@@ -208,7 +208,7 @@ class Clock(TrainerCallback):
         self.started = 0.0
         self.ended = 0.0
 
-    def on_step_end(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 - its signature
         """Called by the Trainer."""
         self.ended = now(self.device)
         if state.global_step == WARM_UP_STEPS:

@@ -182,5 +182,12 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201 - for the person who reads the log
 
 
+def _end_process(code: int) -> None:
+    """Without the interpreter's teardown: there, threads of gloo or NCCL that still wait for a lost peer abort it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], os.environ))
+    _end_process(main(sys.argv[1:], os.environ))

@@ -51,6 +51,7 @@ def joined_ranks(context: RunContext, device: torch.device) -> Iterator[None]:
             _join(context, device)
         yield
         if is_ours:
+            dist.barrier()  # none closes its connections while another still uses them
             dist.destroy_process_group()
     except (RuntimeError, OSError) as error:
         if is_peer_loss(error):
