@@ -105,7 +105,7 @@ def build_recipe(folder: Path, turn: int, steps: int, device: torch.device) -> R
                 "microBatch": 8,
             },
             "evaluation": {"before": False},
-            "checkpoint": {"everySteps": max(1, steps // 2)},
+            "checkpoint": {"everySteps": (steps + WARM_UP_STEPS + 1) // 2},
             "output": {"uri": f"file://{folder}/out-{turn}"},
         }
     )

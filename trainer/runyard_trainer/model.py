@@ -162,7 +162,7 @@ def shard_model(module: CausalLM, training: Training, device: torch.device, prec
     if precision == "bf16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for layer in decoder_layers(module.model):
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=mesh.size() > 1)
     return cast(ShardedCausalLM, fully_shard(module, mesh=mesh, mp_policy=policy))
 
 
