@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
-from examples.corpora import build_files, upload
 from runyard_trainer.contract import Storage
+
+from examples.corpora import build_files, upload
 
 MODEL = {
     "model_type": "llama",
@@ -38,7 +39,7 @@ def train(folder: Path, name: str, **fields: Any) -> dict[str, Any]:
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(recipe))
     # a folder of its own: what ranks share of a run must not be what another test shares
-    env = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "2"}
+    env = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
     argv = [sys.executable, "-m", "runyard_trainer", str(path)]
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -31,6 +31,7 @@ USAGE = "usage: python -m runyard_trainer recipe.yaml | prepare [recipe.yaml] | 
 
 def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
     """Do what the arguments say; returns the exit code, and leaves a report for the launcher or Kubernetes."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers reads it when it is imported
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     try:
         command, path = parse_arguments(arguments)
