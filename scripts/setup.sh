@@ -59,7 +59,7 @@ find_uv() {
 make_venv() {
     python=$(find_python)
     uv=$(find_uv)
-    export UV_PYTHON_DOWNLOADS=never
+    export UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=true
     if ! .venv/bin/python -c "$is_usable" 2>/dev/null; then
         rm -rf .venv
         "$uv" venv --quiet --python "$python" .venv
