@@ -1,6 +1,6 @@
 """Trained tokens per second: the loop of Runyard, a bare loop around the same model, and the Hugging Face Trainer.
 
-    python benchmarks/training.py [--steps 12] [--repeats 3]
+    python benchmarks/training.py [--steps 16] [--repeats 3] [--threads 1]
 
 The three take turns in one process, on the same packed batches, so that a machine which slows down slows them all. One
 turn is `--steps` optimizer steps after a warm-up; the median over the turns counts. On a GPU if there is one.
@@ -42,16 +42,18 @@ from runyard_trainer.train import train
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 WARM_UP_STEPS = 2
-CPU_SIZES = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+CPU_SIZES = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 4}
 CUDA_SIZES = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 16, "num_attention_heads": 16}
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=12, help="optimizer steps in a turn")
+    parser.add_argument("--steps", type=int, default=16, help="optimizer steps in a turn")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; more than the idle cores only add noise")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     device = select_device(World())
     contestants = {"runyard": time_runyard, "bare": time_bare, "trainer": time_trainer}
     speeds: dict[str, list[float]] = {name: [] for name in contestants}
@@ -101,7 +103,7 @@ def build_recipe(folder: Path, turn: int, steps: int, device: torch.device) -> R
             "training": {
                 "steps": steps + WARM_UP_STEPS,
                 "sequenceLength": 256 if is_cpu else 2048,
-                "batchSequences": 16,
+                "batchSequences": 32,
                 "microBatch": 8,
             },
             "evaluation": {"before": False},

@@ -83,6 +83,7 @@ def accumulate_gradients(learner: Learner, batches: StepBatches, num_tokens: flo
         if module.traits.stochastic:  # then a micro-batch is one sequence
             torch.manual_seed(seed_of(training.seed, step, number * learner.world.size + learner.world.rank))
         module.set_requires_gradient_sync(batch is last)
+        module.set_reshard_after_backward(batch is last or learner.world.size > 1)
         loss = module(batch.input_ids.to(device), batch.position_ids.to(device), batch.labels.to(device))
         (loss * scale).backward()
         loss_sum += loss.detach()
