@@ -149,3 +149,9 @@ def metric_steps(cluster: Cluster, name: str) -> list[int]:
 def job_names(cluster: Cluster, name: str) -> list[str]:
     items = cluster.get_json("jobs", "-l", f"runyard.dev/run={name}")["items"]
     return sorted(item["metadata"]["name"] for item in items)
+
+
+def rank_0_logs(cluster: Cluster, name: str, attempt: int) -> str:
+    """Everything that the pod of rank 0 has printed in an attempt."""
+    selector = f"runyard.dev/run={name},runyard.dev/attempt={attempt},batch.kubernetes.io/job-completion-index=0"
+    return cluster.kubectl("logs", "--selector", selector, "--tail=-1").stdout

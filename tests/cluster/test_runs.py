@@ -5,6 +5,7 @@ The undisturbed run comes first; every disturbed one has the same recipe and mus
 
 from __future__ import annotations
 
+import re
 import signal
 from typing import Any
 
@@ -86,6 +87,16 @@ def test_a_rank_killed_mid_run_costs_at_most_an_interval_and_no_bit(
     assert final["lastFailure"]["attempt"] == 1
     assert final["lastFailure"]["rank"] == 1
     assert final["lastFailure"]["exitCode"] == 137
+    committed = re.findall(
+        r"checkpoint of step (\d+): .* committed", runs.rank_0_logs(cluster, "rank-killed", attempt=1)
+    )
+    resumed = re.findall(
+        r"continuing from the checkpoint of step (\d+)", runs.rank_0_logs(cluster, "rank-killed", attempt=2)
+    )
+    assert resumed == committed[-1:], "the next attempt goes on from the last commit"
+    assert list(map(int, committed)) == list(range(EVERY, int(committed[-1]) + 1, EVERY)), (
+        "an interval was not committed"
+    )
 
 
 def test_a_pod_deleted_mid_run_costs_no_bit(cluster: Cluster, corpus: str, undisturbed: str) -> None:

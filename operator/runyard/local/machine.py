@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import platform
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from runyard_trainer.outcome import UserError
+
+FIRST_KERNEL = (5, 12)
+"""The first with mount_setattr."""
+
+_AS_A_POD = ("-Urmupf", "--mount-proc")
+"""The namespaces of a pod; containers often allow all of them but a /proc of one's own."""
 
 _SWITCHES = {
     "kernel.apparmor_restrict_unprivileged_userns": "0",
@@ -23,11 +31,15 @@ def check_machine() -> None:
     unshare = shutil.which("unshare")
     if unshare is None:
         raise UserError("`unshare` is not on PATH: install util-linux (`apt-get install util-linux`)")
-    attempt = subprocess.run([unshare, "-Urmu", "true"], capture_output=True, text=True, check=False)
+    version = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
+    if version < FIRST_KERNEL:
+        wanted = ".".join(map(str, FIRST_KERNEL))
+        raise UserError(f"Linux {platform.release()} cannot make a pod's mounts read-only: {wanted} or newer is needed")
+    attempt = subprocess.run([unshare, *_AS_A_POD, "true"], capture_output=True, text=True, check=False)
     if attempt.returncode != 0:
         raise UserError(
             f"this machine does not allow unprivileged user namespaces, in which pods run "
-            f"(`unshare -Urmu true`: {attempt.stderr.strip()}). {_explain_how_to_allow()}"
+            f"(`unshare {' '.join(_AS_A_POD)} true`: {attempt.stderr.strip()}). {_explain_how_to_allow()}"
         )
 
 
