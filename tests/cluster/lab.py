@@ -27,7 +27,8 @@ NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 POD_SPEC = {"restartPolicy": "Never", "containers": [{"name": "main", "image": "none"}]}
 BODIES: dict[str, dict[str, Any]] = {
-    "Job": {"spec": {"template": {"spec": POD_SPEC}}},
+    # the Job controller leaves it alone: its writes would race with the tests' own
+    "Job": {"spec": {"managedBy": "runyard.dev/tests", "template": {"spec": POD_SPEC}}},
     "ConfigMap": {"data": {"recipe.json": "{}"}},
     "Service": {"spec": {"clusterIP": "None", "selector": {"app": "x"}}},
 }

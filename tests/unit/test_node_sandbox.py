@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from runyard.local.node.sandbox import Machine, plan_mounts
+from runyard.local.node.sandbox import Machine, find_links, plan_mounts
 from runyard.local.node.shim import Mount, write_log
 
 TERMINATION_LOG = Mount("bind", "/dev/termination-log", "/p/log")
@@ -51,3 +51,12 @@ def test_each_line_of_a_log_starts_with_its_time(tmp_path: Path) -> None:
     lines = (tmp_path / "log").read_bytes().split(b"\n")
     assert [line.partition(b" ")[2] for line in lines] == [b"one", b"two", b"", b"three"]
     assert all(len(line.partition(b" ")[0]) == len("2026-01-01T00:00:00.000000000Z") for line in lines)
+
+
+def test_every_link_on_the_way_to_the_interpreter_is_found(tmp_path: Path) -> None:
+    (tmp_path / "real").touch()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").symlink_to("../real")
+    (tmp_path / "python").symlink_to(tmp_path / "bin" / "python3")
+    assert find_links(str(tmp_path / "python")) == [str(tmp_path / "python"), str(tmp_path / "bin" / "python3")]
+    assert find_links(str(tmp_path / "real")) == []

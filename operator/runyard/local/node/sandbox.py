@@ -47,8 +47,23 @@ class Machine:
 def find_machine(state: Path) -> Machine:
     """Look at this machine and this interpreter."""
     system = [_reflect(path) for path in (*_SYSTEM, *(f"/etc/{name}" for name in _ETC)) if os.path.lexists(path)]
-    python = [Mount("bind", path, path, read_only=True) for path in _find_python_folders()]
-    return Machine((*system, *python), str(state.resolve()), sysconfig.get_path("scripts"))
+    folders = _find_python_folders()
+    python = [Mount("bind", path, path, read_only=True) for path in folders]
+    links = [_reflect(link) for link in find_links(sys.executable) if not _is_in_any(link, (*folders, "/usr"))]
+    return Machine((*system, *python, *links), str(state.resolve()), sysconfig.get_path("scripts"))
+
+
+def find_links(path: str) -> list[str]:
+    """The links that `path` leads over, itself included: an environment's python may go through any folder."""
+    links = []
+    while os.path.islink(path):
+        links.append(path)
+        path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+    return links
+
+
+def _is_in_any(path: str, folders: Sequence[str]) -> bool:
+    return any(PurePosixPath(path).is_relative_to(folder) for folder in folders)
 
 
 def _reflect(path: str) -> Mount:
