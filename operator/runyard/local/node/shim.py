@@ -188,7 +188,8 @@ def _apply_mount(root: str, mount: Mount) -> None:
     target = root + mount.target
     if mount.kind == "symlink":
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        os.symlink(mount.source, target)
+        if not (os.path.islink(target) and os.readlink(target) == mount.source):  # a volume keeps it over a restart
+            os.symlink(mount.source, target)
     elif mount.kind == "bind" and not os.path.isdir(mount.source):
         os.makedirs(os.path.dirname(target), exist_ok=True)
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644) if not os.path.exists(target) else os.dup(0))
