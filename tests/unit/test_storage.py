@@ -95,6 +95,22 @@ def test_of_racing_conditional_writers_one_wins(location: Location) -> None:
         assert sum(pool.map(lambda i: write(i, if_none_match=True), range(8))) == 1
 
 
+def test_who_reads_while_another_replaces_gets_one_whole_version(location: Location) -> None:
+    versions = [b"%d" % i * 1000 for i in range(60)]
+    etags = {(location / "a").put(versions[0]): versions[0]}
+
+    def replace() -> None:
+        etags.update({(location / "a").put(version): version for version in versions})
+
+    with ThreadPoolExecutor(1) as pool:
+        replacing = pool.submit(replace)
+        read = [(location / "a").get()]
+        while not replacing.done():
+            read.append((location / "a").get())
+        replacing.result()
+    assert all(etags[blob.etag] == blob.data for blob in read)
+
+
 def test_large_files_go_up_and_down_whole(location: Location, tmp_path: Path) -> None:
     data = os.urandom(33 << 20)
     (tmp_path / "up").write_bytes(data)

@@ -17,12 +17,14 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
 )
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from runyard_trainer.contract import Storage
 from runyard_trainer.outcome import ExitCode, UserError
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 _TRANSFER = TransferConfig(multipart_threshold=32 << 20, multipart_chunksize=32 << 20, max_concurrency=4)
 _MAX_ATTEMPTS = 6
 _CONFLICT_ATTEMPTS = 5
-_BODY_ATTEMPTS = 3
+_BODY_ATTEMPTS = 6
 
 _NAMED_SECRET = "the Secret that storage.secretName names"  # noqa: S105 - it names no secret
 _REMEDIES = {
@@ -56,6 +58,12 @@ _REMEDIES = {
 _REFUSING_STATUSES = {401, 403, 405, 501}
 """These do not mend by themselves either, whatever the code."""
 _CODE_OF_STATUS = {301: "PermanentRedirect", 403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed"}
+
+
+class _BrokenBody(BotoCoreError):
+    """An answer began well, and its body did not arrive whole."""
+
+    fmt = "{error}"
 
 
 class S3Store:
@@ -147,16 +155,22 @@ class S3Store:
         with self._explained("delete", key):
             self._client.delete_object(Bucket=self._bucket, Key=key)
 
+    @retry(
+        retry=retry_if_exception_type(_BrokenBody),
+        stop=stop_after_attempt(_BODY_ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.05, max=2),
+        reraise=True,
+    )
     def _read_object(self, **request: Any) -> Blob:
-        """GetObject; boto retries the request, and this the body."""
-        for attempt in range(1, _BODY_ATTEMPTS + 1):
-            answer = self._client.get_object(Bucket=self._bucket, **request)
-            try:
-                return Blob(answer["Body"].read(), answer["ETag"])
-            except (HTTPClientError, IncompleteReadError):
-                if attempt == _BODY_ATTEMPTS:
-                    raise
-        raise AssertionError("the last attempt returns or raises")
+        """GetObject; boto retries the request, and this the body.
+
+        While an object is replaced, some servers send the one body with the other's checksum.
+        """
+        answer = self._client.get_object(Bucket=self._bucket, **request)
+        try:
+            return Blob(answer["Body"].read(), answer["ETag"])
+        except (HTTPClientError, IncompleteReadError, FlexibleChecksumError) as error:
+            raise _BrokenBody(error=error) from error
 
     def _etag_if_ours(self, key: str, data: bytes, refused: PreconditionFailed) -> str:
         """After a retry: the first try may have written and its answer been lost; then the condition met ourselves."""
