@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
-from runyard_trainer.contract import Model, Recipe
+from runyard_trainer.contract import Mode, Model, Recipe
 from runyard_trainer.outcome import CommittedCheckpoint, DataSummary, ExitCode, Result
 
 GROUP = "runyard.dev"
@@ -212,7 +212,7 @@ class TrainingRunStatus(Status):
 
     observed_generation: int | None = None
     """The metadata.generation this status is about."""
-    mode: Literal["PreTraining", "ContinuedPreTraining"] | None = None
+    mode: Mode | None = None
     """Derived from the recipe."""
     phase: Phase | None = None
     """One word for people."""

@@ -17,6 +17,7 @@ from runyard_trainer.contract import Recipe, Storage
 from runyard_trainer.evaluate import evaluate_model
 from runyard_trainer.export import export_run
 from runyard_trainer.model import load_model
+from runyard_trainer.objectives import build_objective
 from runyard_trainer.outcome import Losses, Result
 from runyard_trainer.prepare import prepare
 from runyard_trainer.report import TrainedRun
@@ -111,9 +112,9 @@ def open_prepared(recipe: Recipe, folder: Path) -> Dataset:
 def measure_and_export(world: World, recipe_json: str, folder: Path, micro_batch: int = 2) -> tuple[Losses, Result]:
     recipe = Recipe.model_validate_json(recipe_json)
     context, dataset = build_context(recipe, folder, world), open_prepared(recipe, folder)
-    module = load_model(recipe, dataset.info, context, torch.device("cpu"))
+    module = load_model(recipe, build_objective(recipe, dataset.info), dataset.info, context, torch.device("cpu"))
     module.train()
-    losses = evaluate_model(module, dataset, world, SEQUENCE_LENGTH, micro_batch, torch.device("cpu"))
+    losses = evaluate_model(module, dataset, recipe, world, micro_batch, torch.device("cpu"))
     assert module.training
     trained = TrainedRun(None, losses, 2, 300, "fp32", METRICS_CSV, {"microBatch": str(micro_batch)})
     output = open_store(recipe.output.uri, recipe.storage)
@@ -123,8 +124,14 @@ def measure_and_export(world: World, recipe_json: str, folder: Path, micro_batch
 def measure(world: World, recipe_json: str, folder: Path, micro_batch: int) -> Losses:
     recipe = Recipe.model_validate_json(recipe_json)
     dataset = open_prepared(recipe, folder)
-    module = load_model(recipe, dataset.info, build_context(recipe, folder, world), torch.device("cpu"))
-    return evaluate_model(module, dataset, world, SEQUENCE_LENGTH, micro_batch, torch.device("cpu"))
+    module = load_model(
+        recipe,
+        build_objective(recipe, dataset.info),
+        dataset.info,
+        build_context(recipe, folder, world),
+        torch.device("cpu"),
+    )
+    return evaluate_model(module, dataset, recipe, world, micro_batch, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,16 @@ import torch
 from runyard_trainer.batches import Batches
 from runyard_trainer.context import World
 from runyard_trainer.contract import Recipe
+from runyard_trainer.objectives import build_objective
 from runyard_trainer.order import Order
 from runyard_trainer.outcome import Interrupted
+from runyard_trainer.records import kind_of
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.storage import open_store
 from runyard_trainer.train import train
 
 from tests.ranks.prepared import (
     GPT2,
-    LENGTH,
     build_context,
     build_recipe,
     prepare_corpus,
@@ -97,10 +98,10 @@ def test_losses_agree_to_1e_5_with_1_2_3_and_4_processes(folder: Path) -> None:
         assert losses[size] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_dropout_belongs_to_the_sample_and_not_to_the_rank(folder: Path) -> None:
+def test_with_micro_batches_of_one_dropout_belongs_to_the_sample_and_not_to_the_rank(folder: Path) -> None:
     losses = {}
     for size in (1, 3):
-        recipe = build_recipe(folder, f"dropout-{size}", GPT2, steps=6)
+        recipe = build_recipe(folder, f"dropout-{size}", GPT2, steps=6, microBatch=1)
         assert run_ranks(train_rank, size, folder, recipe) == ["finished"] * size
         losses[size] = read_losses(recipe)
     assert losses[3] == pytest.approx(losses[1], rel=1e-5)
@@ -110,20 +111,22 @@ def test_the_same_samples_come_in_the_same_order_with_any_number_of_processes(fo
     recipe = build_recipe(folder, "prepared")
     resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
     dataset = open_dataset(open_store(resolved.dataset, recipe.storage), folder / "cache")
+    streams = {name: kind_of(recipe, name).open_samples(dataset, name, recipe) for name in ("train", "replay")}
+    objective = build_objective(recipe, dataset.info)
     order = Order(
-        num_train=dataset.stream("train").num_sequences(LENGTH, keep_tail=False),
-        num_replay=dataset.stream("replay").num_sequences(LENGTH, keep_tail=False),
+        num_train=len(streams["train"]),
+        num_replay=len(streams["replay"]),
         replay_fraction=0.2,
         batch=10,
         seed=3,
     )
 
     def read_step(size: int, step: int) -> torch.Tensor:
-        ranks = [Batches(dataset, order, World(rank, size, rank, size), 2, LENGTH) for rank in range(size)]
+        ranks = [Batches(streams, objective, order, World(rank, size, rank, size), 2) for rank in range(size)]
         parts = [rank.step(step).micro_batches for rank in ranks]
         for rank in ranks:
             rank.close()
-        in_order = [part[micro_step].input_ids for micro_step in range(len(parts[0])) for part in parts]
+        in_order = [part[micro_step].inputs["input_ids"] for micro_step in range(len(parts[0])) for part in parts]
         return torch.cat(in_order)[: order.batch]
 
     for step in range(20):

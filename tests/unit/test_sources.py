@@ -11,15 +11,19 @@ import zstandard
 from runyard_trainer import sources
 from runyard_trainer.contract import Columns, DataSource, Storage
 from runyard_trainer.outcome import ExitCode, UserError
-from runyard_trainer.sources import list_sources, read_documents
+from runyard_trainer.sources import Row, list_sources, read_records
 
 from tests.s3server import S3Server
+
+
+def parse(row: Row) -> tuple[str, str]:
+    return row.text("text"), row.place
 
 
 def read(path: Path, text_column: str = "text") -> list[tuple[str, str]]:
     """(text, where) of every document of a file or folder."""
     source = DataSource(uri=f"file://{path}", columns=Columns(text=text_column))
-    return [(d.text, d.source) for d in read_documents(list_sources([source], Storage(), "data.train"))]
+    return list(read_records(list_sources([source], Storage(), "data.train"), parse))
 
 
 def error_of(path: Path, text_column: str = "text") -> str:
@@ -39,7 +43,6 @@ def test_a_jsonl_file_is_a_document_a_line_with_its_line_number(tmp_path: Path) 
     where = f"file://{tmp_path}/a.jsonl"
     assert read(tmp_path / "a.jsonl") == [
         ("one", f"{where}:1"),
-        ("", f"{where}:2"),
         ("zwei ü", f"{where}:3"),
         ("", f"{where}:4"),
     ]
@@ -80,7 +83,7 @@ WRONG_LINES = {
     "not an object": (b'["x"]', "expected a JSON object, found a list"),
     "no such field": (
         b'{"body": "x", "id": 1}',
-        "no field 'text', found body, id: name the text's field in columns.text",
+        "no field 'text', found body, id: name the field that holds it in columns.text",
     ),
     "not a string": (b'{"text": null}', "field 'text' is null, not a string"),
     "a number": (b'{"text": 3}', "field 'text' is a number, not a string"),
@@ -109,8 +112,8 @@ def test_wrong_lines_of_all_files_are_told_together_with_their_number(tmp_path: 
 
 def test_after_a_wrong_line_no_more_documents_are_handed_on(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\noops\n{"text": "two"}\n')
-    documents = read_documents(list_sources([DataSource(uri=f"file://{tmp_path}")], Storage(), "data.train"))
-    assert next(documents).text == "one"
+    documents = read_records(list_sources([DataSource(uri=f"file://{tmp_path}")], Storage(), "data.train"), parse)
+    assert next(documents)[0] == "one"
     with pytest.raises(UserError, match="not JSON"):
         next(documents)
 
@@ -124,7 +127,7 @@ def test_a_text_file_that_is_not_utf8_is_named_by_line(tmp_path: Path) -> None:
 
 
 def test_a_document_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_DOCUMENT_BYTES", 2 << 20)
+    monkeypatch.setattr(sources, "MAX_ROW_BYTES", 2 << 20)
     (tmp_path / "a.txt").write_bytes(b"x" * (2 << 20))
     assert len(read(tmp_path / "a.txt")) == 1
     (tmp_path / "b.txt").write_bytes(b"x" * ((2 << 20) + 1))
@@ -155,7 +158,7 @@ def test_sources_on_s3_are_objects_prefixes_and_whole_buckets(s3: S3Server) -> N
     client.put_object(Bucket=bucket, Key="corpus/", Body=b"")
 
     def texts(uri: str) -> list[str]:
-        return [d.text for d in read_documents(list_sources([DataSource(uri=uri)], s3.storage, "data.train"))]
+        return [text for text, _ in read_records(list_sources([DataSource(uri=uri)], s3.storage, "data.train"), parse)]
 
     assert texts(f"s3://{bucket}/corpus/") == ["A", "B"]
     assert texts(f"s3://{bucket}/corpus") == ["A", "B"]
@@ -168,5 +171,6 @@ def test_sources_on_s3_are_objects_prefixes_and_whole_buckets(s3: S3Server) -> N
 def test_bytes_read_are_told_as_they_come(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x" * 1000)
     told: list[int] = []
-    list(read_documents(list_sources([DataSource(uri=f"file://{tmp_path}")], Storage(), "data.train"), told.append))
+    files = list_sources([DataSource(uri=f"file://{tmp_path}")], Storage(), "data.train")
+    list(read_records(files, parse, told.append))
     assert sum(told) == 1000

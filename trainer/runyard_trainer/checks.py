@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import transformers
 from transformers import CONFIG_MAPPING, PretrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 
 from runyard_trainer.contract import Recipe, ScratchModel
 from runyard_trainer.outcome import ExitCode, UserError
@@ -23,6 +27,12 @@ _OLDER_FIELDS = {"rope_theta", "rope_scaling", "torch_dtype"}
 """Fields that transformers still reads and no longer lists."""
 _MAX_POSITIONS = "max_position_embeddings"
 
+_ARCHITECTURES: dict[str, tuple[Mapping[str, Any], str]] = {
+    "causal-lm": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot predict the next token"),
+    "classification": (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "has no head that classifies texts"),
+}
+"""By objective: which architectures can be trained so, and what the others cannot do."""
+
 
 def check_model(recipe: Recipe) -> PretrainedConfig:
     """The model's configuration, once everything about it that shows without weights has been found right.
@@ -31,22 +41,22 @@ def check_model(recipe: Recipe) -> PretrainedConfig:
         UserError: SPEC_ERROR for what the recipe asks wrongly, DATA_ERROR for what the model's folder lacks.
     """
     if recipe.model.scratch is not None:
-        config = _build_scratch_config(recipe.model.scratch)
+        config = _build_scratch_config(recipe.model.scratch, recipe.objective)
         field = "model.scratch.config."
     else:
         assert recipe.model.uri is not None, "the contract holds exactly one of uri and scratch"
-        config = _read_config(open_store(recipe.model.uri, recipe.storage, "model.uri"))
+        config = _read_config(open_store(recipe.model.uri, recipe.storage, "model.uri"), recipe.objective)
         field = f"model.uri: {recipe.model.uri}/config.json says "
     _check_sequence_length(config, recipe.training.sequence_length, field)
     return config
 
 
-def _build_scratch_config(scratch: ScratchModel) -> PretrainedConfig:
+def _build_scratch_config(scratch: ScratchModel, objective: str) -> PretrainedConfig:
     given = dict(scratch.config)
     model_type = given.pop("model_type", None)
     if model_type is None:
         raise UserError("model.scratch.config has no model_type: name the architecture, for example llama")
-    _check_model_type(model_type, "model.scratch.config.model_type")
+    _check_model_type(model_type, objective, "model.scratch.config.model_type")
     config_class = CONFIG_MAPPING[model_type]
     known = _known_fields(config_class)
     for name in given:
@@ -65,16 +75,17 @@ def _known_fields(config_class: type[PretrainedConfig]) -> set[str]:
     return declared | set(config_class().to_dict()) | set(config_class.attribute_map) | _OLDER_FIELDS
 
 
-def _check_model_type(model_type: Any, field: str) -> None:
+def _check_model_type(model_type: Any, objective: str, field: str) -> None:
+    able, lacks = _ARCHITECTURES[objective]
     if model_type not in CONFIG_MAPPING:
-        near = difflib.get_close_matches(str(model_type), list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), n=1)
+        near = difflib.get_close_matches(str(model_type), list(able), n=1)
         hint = f"did you mean {near[0]}?" if near else "name another, for example llama"
         raise UserError(f"{field}: transformers {transformers.__version__} knows no {model_type!r}: {hint}")
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise UserError(f"{field}: {model_type!r} cannot predict the next token, which objective causal-lm trains")
+    if model_type not in able:
+        raise UserError(f"{field}: {model_type!r} {lacks}, which objective {objective} trains")
 
 
-def _read_config(folder: Location) -> PretrainedConfig:
+def _read_config(folder: Location, objective: str) -> PretrainedConfig:
     try:
         text = (folder / "config.json").get().data
     except NotFound as error:
@@ -89,7 +100,7 @@ def _read_config(folder: Location) -> PretrainedConfig:
         raise UserError(
             f"model.uri: {folder}/config.json is not a configuration with a model_type: {error}", ExitCode.DATA_ERROR
         ) from error
-    _check_model_type(model_type, f"model.uri: {folder}/config.json: model_type")
+    _check_model_type(model_type, objective, f"model.uri: {folder}/config.json: model_type")
     try:
         return CONFIG_MAPPING[model_type].from_dict(given)
     except Exception as error:  # as above

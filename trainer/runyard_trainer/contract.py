@@ -48,6 +48,21 @@ Uri = Annotated[str, Field(min_length=6, max_length=1024, pattern=URI_PATTERN)]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+Objective = Literal[
+    "causal-lm",
+    "masked-lm",
+    "masked-lm-nsp",
+    "sft",
+    "classification",
+    "token-classification",
+    "question-answering",
+    "preference",
+]
+LANGUAGE_OBJECTIVES = frozenset({"causal-lm", "masked-lm", "masked-lm-nsp"})
+"""Those that learn from unlabelled text; the others fine-tune."""
+
+Mode = Literal["PreTraining", "ContinuedPreTraining", "FineTuning"]
+
 
 # ---------------------------------------------------------------------------------------------------------------- model
 
@@ -102,11 +117,20 @@ class ModelSource(Model):
 # ----------------------------------------------------------------------------------------------------------------- data
 
 
-class Columns(Model):
-    """Which fields of a record hold what."""
+ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
 
-    text: str = Field(default="text", min_length=1, max_length=256)
-    """The field with the document's text."""
+
+class Columns(Model):
+    """Which fields of a record hold what, where they have other names than these."""
+
+    text: ColumnName = "text"
+    """The field with the text."""
+    text_pair: ColumnName = "text_pair"
+    """A second text, for classification of pairs."""
+    label: ColumnName = "label"
+    """The class of a text, for classification."""
+    labels: ColumnName = "labels"
+    """The classes of a text that may have several."""
 
 
 class DataSource(Model):
@@ -118,7 +142,7 @@ class DataSource(Model):
     """`text`: one document a file. `jsonl`: one JSON object a line. `auto`: by the file's ending, .jsonl and .ndjson or
     anything else."""
     columns: Columns = Columns()
-    """The record's fields, for `jsonl`."""
+    """The record's fields; a text file has none."""
 
 
 Sources = Annotated[list[DataSource], Field(min_length=1, max_length=64)]
@@ -195,11 +219,12 @@ class Training(Model):
     batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens in a step, over all ranks: a multiple of `sequenceLength`."""
     batch_sequences: int | None = Field(default=None, ge=1)
-    """Sequences in a step, over all ranks. Absent, and `batchTokens` too: as near 524,288 tokens as they come."""
+    """Sequences in a step, over all ranks; of labelled data, records. Absent, and `batchTokens` too: as near 524,288
+    tokens as they come, or 32 to fine-tune."""
     micro_batch: int | None = Field(default=None, ge=1, le=4096)
     """Sequences that a rank holds in memory at once. Absent: chosen when the run starts, and shown in status."""
     learning_rate: float | None = Field(default=None, gt=0, le=10)
-    """Peak learning rate. Absent: 3e-4 from scratch, 1e-5 continued."""
+    """Peak learning rate. Absent: 3e-4 from scratch, 1e-5 continued, 2e-5 to fine-tune."""
     schedule: Schedule = Schedule()
     """How the learning rate moves."""
     optimizer: Optimizer = Optimizer()
@@ -224,13 +249,6 @@ class Training(Model):
                 f"training.sequenceLength {self.sequence_length}"
             )
         return self
-
-    @property
-    def sequences_per_step(self) -> int:
-        """Sequences in one optimizer step over all ranks."""
-        if self.batch_sequences is not None:
-            return self.batch_sequences
-        return max(1, (self.batch_tokens or 524_288) // self.sequence_length)
 
 
 class Evaluation(Model):
@@ -277,11 +295,15 @@ class Storage(Model):
     """`none`: for a store without If-Match; two attempts that overlap can then overwrite each other."""
 
 
+_DEFAULT_LEARNING_RATES: dict[Mode, float] = {"PreTraining": 3e-4, "ContinuedPreTraining": 1e-5, "FineTuning": 2e-5}
+
+
 class Recipe(Model):
     """What to learn, from what, and where to leave it."""
 
-    objective: Literal["causal-lm"] = "causal-lm"
-    """What the model is trained to do: predict the next token."""
+    objective: Literal["causal-lm", "classification"] = "causal-lm"
+    """What the model is trained to do. `causal-lm`: predict the next token. `classification`: name the class of a text,
+    or its classes."""
     model: ModelSource
     """Where the weights come from."""
     data: Data
@@ -298,14 +320,26 @@ class Recipe(Model):
     """How to reach S3."""
 
     @property
-    def mode(self) -> Literal["PreTraining", "ContinuedPreTraining"]:
+    def mode(self) -> Mode:
         """What this run is called: derived, never typed."""
+        if self.objective not in LANGUAGE_OBJECTIVES:
+            return "FineTuning"
         return "PreTraining" if self.model.scratch is not None else "ContinuedPreTraining"
 
     @property
     def learning_rate(self) -> float:
-        """The peak learning rate, default resolved: 3e-4 from scratch, 1e-5 continued."""
-        return self.training.learning_rate or (3e-4 if self.model.scratch is not None else 1e-5)
+        """The peak learning rate, default resolved."""
+        return self.training.learning_rate or _DEFAULT_LEARNING_RATES[self.mode]
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Samples in one optimizer step over all ranks, default resolved."""
+        training = self.training
+        if training.batch_sequences is not None:
+            return training.batch_sequences
+        if training.batch_tokens is None and self.mode == "FineTuning":
+            return 32
+        return max(1, (training.batch_tokens or 524_288) // training.sequence_length)
 
     def to_json(self) -> str:
         """Canonical JSON: what the ConfigMap holds and `digest` hashes."""

@@ -1,4 +1,4 @@
-"""Write the streams of a dataset: documents become token ids, and those become shards; dataset.json is written last."""
+"""Write the streams of a dataset: records become examples, and those become shards; dataset.json is written last."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from runyard_trainer.contract import Recipe
+from runyard_trainer.examples import ExampleWriter
 from runyard_trainer.progress_log import ProgressLog
-from runyard_trainer.shards import DatasetInfo, ShardWriter, StreamInfo, token_dtype
-from runyard_trainer.sources import Document, SourceFile, read_documents
+from runyard_trainer.records import HELD_OUT_STREAMS, Encoder, RecordKind, kind_of
+from runyard_trainer.shard_files import StreamInfo
+from runyard_trainer.shards import DatasetInfo, ShardWriter, token_dtype
+from runyard_trainer.sources import SourceFile, read_records
 from runyard_trainer.storage import Location, PreconditionFailed, open_store
 from runyard_trainer.tokenizer import DocumentTokenizer, load_tokenizer, train_tokenizer
 
@@ -29,25 +33,34 @@ def write_dataset(location: Location, recipe: Recipe, files: Files, scratch_dir:
     tokenizer = make_tokenizer(recipe, files["train"], scratch_dir)
     for path in sorted(tokenizer.folder.iterdir()):
         (location / "tokenizer" / path.name).upload_file(path)
+    encoders = {stream: kind_of(recipe, stream).build_encoder(tokenizer, recipe) for stream in ("train", "general")}
     streams: dict[str, StreamInfo] = {}
     num_skipped = 0
     for stream, listed in files.items():
-        writers = {stream: StreamWriter(location, stream, tokenizer, scratch_dir, keep_text=stream == "general")}
+        kind, encoder = kind_of(recipe, stream), encoders["general" if stream == "general" else "train"]
+
+        def open_writer(name: str, kind: RecordKind = kind, encoder: Encoder = encoder) -> StreamWriter:
+            return StreamWriter(location, name, kind, encoder, token_dtype(tokenizer.vocab_size), scratch_dir)
+
+        writers = {stream: open_writer(stream)}
         held_out_fraction = recipe.data.validation.fraction if stream == "train" else 0
         if held_out_fraction > 0:
-            writers["validation"] = StreamWriter(location, "validation", tokenizer, scratch_dir, keep_text=True)
-        for document in _read_logged(listed, f"tokenizing {stream}"):
-            if document.is_empty:
-                num_skipped += 1
+            writers["validation"] = open_writer("validation")
+        for record in _read_logged(listed, kind, f"tokenizing {stream}"):
+            identity = kind.identity(record)
+            if identity.strip():
+                writers["validation" if is_held_out(identity, held_out_fraction) else stream].add(record)
             else:
-                writers["validation" if is_held_out(document.text, held_out_fraction) else stream].add(document)
+                num_skipped += 1
         streams |= {name: writer.finish() for name, writer in writers.items()}
     info = DatasetInfo(
         dtype=token_dtype(tokenizer.vocab_size),
         vocab_size=tokenizer.vocab_size,
         eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         streams=streams,
         skipped_documents=num_skipped,
+        **encoders["train"].describe(),
     )
     return _commit(location / "dataset.json", info, recipe.storage.fencing == "conditional-writes")
 
@@ -60,9 +73,10 @@ def make_tokenizer(recipe: Recipe, train_files: Sequence[SourceFile], scratch_di
     if training is None:
         source, field = tokenizer_source(recipe)
         return load_tokenizer(source, folder, field)
-    documents = _read_logged(train_files, "training the tokenizer")
+    kind = kind_of(recipe, "train")
     fraction = recipe.data.validation.fraction
-    texts = (document.text for document in documents if not is_held_out(document.text, fraction))
+    read = (kind.identity(record) for record in _read_logged(train_files, kind, "training the tokenizer"))
+    texts = (text for text in read if not is_held_out(text, fraction))
     return train_tokenizer(texts, training.vocab_size, folder)
 
 
@@ -77,7 +91,7 @@ def tokenizer_source(recipe: Recipe) -> tuple[Location, str]:
 
 
 def is_held_out(text: str, fraction: float) -> bool:
-    """Whether a document is for validation: a function of its text, so that copies of it stay on one side."""
+    """Whether a record is for validation: a function of its text, so that copies of it stay on one side."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") < fraction * 2**64
 
@@ -88,47 +102,61 @@ def total_bytes(files: Sequence[SourceFile]) -> int:
 
 
 class StreamWriter:
-    """Tokenizes the documents of one stream in batches, and keeps their text where a person may want to read it."""
+    """Encodes the records of one stream in batches, and keeps those held out where a person may want to read them."""
 
     def __init__(
-        self, location: Location, stream: str, tokenizer: DocumentTokenizer, scratch_dir: Path, keep_text: bool
+        self, location: Location, stream: str, kind: RecordKind, encoder: Encoder, dtype: str, scratch_dir: Path
     ) -> None:
-        self._tokenizer = tokenizer
-        self._shards = ShardWriter(location, stream, token_dtype(tokenizer.vocab_size))
-        self._text_location = location / f"{stream}.jsonl"
-        self._text_path = scratch_dir / f"{stream}.jsonl" if keep_text else None
-        self._texts: list[str] = []
+        self._kind = kind
+        self._encoder = encoder
+        self._shards = (
+            ShardWriter(location, stream, dtype)
+            if encoder.schema is None
+            else ExampleWriter(location, stream, encoder.schema)
+        )
+        self._record_location = location / f"{stream}.jsonl"
+        self._record_path = scratch_dir / f"{stream}.jsonl" if stream in HELD_OUT_STREAMS else None
+        self._records: list[Any] = []
         self._waiting_bytes = 0
+        self._num_truncated = 0
+        self._num_dropped = 0
+        self._text_bytes = 0
 
-    def add(self, document: Document) -> None:
-        """Append a document with text."""
-        self._texts.append(document.text)
-        self._waiting_bytes += len(document.text)
+    def add(self, record: Any) -> None:
+        """Append a record with text."""
+        self._records.append(record)
+        self._waiting_bytes += len(self._kind.identity(record))
         if self._waiting_bytes >= _ENCODED_BYTES:
             self._flush()
 
     def finish(self) -> StreamInfo:
         """Upload what is left."""
         self._flush()
-        if self._text_path is not None:
-            self._text_location.upload_file(self._text_path)
-        return self._shards.finish()
+        if self._record_path is not None:
+            self._record_location.upload_file(self._record_path)
+        counts = {"bytes": self._text_bytes, "truncated": self._num_truncated, "dropped": self._num_dropped}
+        return self._shards.finish().model_copy(update=counts)
 
     def _flush(self) -> None:
-        for text, token_ids in zip(self._texts, self._tokenizer.encode(self._texts), strict=True):
-            self._shards.add(token_ids, len(text.encode()))
-        if self._text_path is not None:
-            with self._text_path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in self._texts)
-        self._texts = []
-        self._waiting_bytes = 0
+        for examples in self._encoder.encode(self._records):
+            self._num_dropped += not examples
+            for example in examples:
+                self._shards.add(example.columns)
+                self._num_truncated += example.is_truncated
+                self._text_bytes += example.text_bytes
+        if self._record_path is not None:
+            with self._record_path.open("a", encoding="utf-8") as file:
+                file.writelines(
+                    json.dumps(self._kind.to_json(record), ensure_ascii=False) + "\n" for record in self._records
+                )
+        self._records, self._waiting_bytes = [], 0
 
 
-def _read_logged(files: Sequence[SourceFile], what: str) -> Iterator[Document]:
+def _read_logged(files: Sequence[SourceFile], kind: RecordKind, what: str) -> Iterator[Any]:
     with ProgressLog(log, what, total_bytes(files)) as progress:
-        for document in read_documents(files, progress.advance):
+        for record in read_records(files, kind.parse, progress.advance):
             progress.count_document()
-            yield document
+            yield record
 
 
 def _commit(manifest: Location, info: DatasetInfo, is_fenced: bool) -> bytes:

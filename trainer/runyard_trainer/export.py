@@ -30,6 +30,7 @@ from runyard_trainer.lineage import build_lineage, read_source_lineage
 from runyard_trainer.outcome import Result
 from runyard_trainer.report import RunSummary, TrainedRun, render_card, render_report
 from runyard_trainer.samples import choose_prompts, write_samples
+from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset
 from runyard_trainer.storage import Location
 
@@ -103,7 +104,7 @@ def _leave(
         accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         num_parameters=num_parameters,
         streams=dataset.info.streams,
-        samples=write_samples(folder, choose_prompts(_held_out_texts(dataset))),
+        samples=write_samples(folder, choose_prompts(_held_out_texts(dataset))) if _writes(recipe) else [],
         lineage=lineage,
         model_uri=(output / "model").uri,
     )
@@ -141,7 +142,7 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
                 "bytes": info.bytes,
             }
             for name, stream in (("domain", "validation"), ("general", "general"))
-            if (info := dataset.stream(stream).info).documents
+            if (info := dataset.info.streams.get(stream, StreamInfo())).documents
         },
     }
 
@@ -167,8 +168,13 @@ def _copy_tokenizer(dataset: Dataset, folder: Path) -> None:
         (source / name).download_file(folder / name)
 
 
+def _writes(recipe: Recipe) -> bool:
+    """Whether the model goes on from a text."""
+    return recipe.objective == "causal-lm"
+
+
 def _held_out_texts(dataset: Dataset) -> Iterator[str]:
-    if dataset.stream("validation").info.documents:
+    if dataset.info.streams.get("validation", StreamInfo()).documents:
         with (dataset.location / "validation.jsonl").open() as lines:
             for line in lines:
                 yield json.loads(line)["text"]

@@ -19,15 +19,20 @@ import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]  # it ships no types
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from runyard_trainer.checks import check_model, check_vocabulary
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe, Training
 from runyard_trainer.distributed import run_on_rank_0
-from runyard_trainer.objectives.causal_lm import CausalLM, Traits, probe
+from runyard_trainer.objectives import Objective, ObjectiveModule, Traits
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.shards import DatasetInfo
 from runyard_trainer.storage import open_store
@@ -35,11 +40,13 @@ from runyard_trainer.storage import open_store
 Precision = Literal["bf16", "fp32"]
 
 
-class ShardedCausalLM(CausalLM, FSDPModule):
-    """What `fully_shard` makes of a CausalLM; for type checkers, never instantiated."""
+class ShardedModule(ObjectiveModule, FSDPModule):
+    """What `fully_shard` makes of an objective's module; for type checkers, never instantiated."""
 
 
-def load_model(recipe: Recipe, data: DatasetInfo, context: RunContext, device: torch.device) -> ShardedCausalLM:
+def load_model(
+    recipe: Recipe, objective: Objective, data: DatasetInfo, context: RunContext, device: torch.device
+) -> ShardedModule:
     """The objective around its model, sharded over all ranks, with its first weights. All ranks call it together.
 
     Raises:
@@ -48,15 +55,17 @@ def load_model(recipe: Recipe, data: DatasetInfo, context: RunContext, device: t
     full: list[PreTrainedModel] = []
 
     def load_on_rank_0() -> tuple[dict[str, Any], Traits]:
-        model = _build_full_model(recipe, data, context)
+        model = _build_full_model(recipe, objective, data, context)
         full.append(model)
-        return model.config.to_dict(), probe(model)
+        return model.config.to_dict(), objective.probe(model)
 
     config, traits = run_on_rank_0(load_on_rank_0, context.world)
     with init_empty_weights():
-        model = _build_model(AutoConfig.for_model(**config))
+        model = _build_model(AutoConfig.for_model(**config), objective)
     model.tie_weights()
-    module = shard_model(CausalLM(model, traits), recipe.training, device, resolve_precision(recipe.training, device))
+    module = shard_model(
+        objective.module(model, traits), recipe.training, device, resolve_precision(recipe.training, device)
+    )
     scatter_weights(model, full[0].state_dict() if full else None, device)
     return module
 
@@ -71,14 +80,15 @@ def resolve_precision(training: Training, device: torch.device) -> Precision:
 # ----------------------------------------------------------------------------------------------------- the full model
 
 
-def _build_full_model(recipe: Recipe, data: DatasetInfo, context: RunContext) -> PreTrainedModel:
+def _build_full_model(recipe: Recipe, objective: Objective, data: DatasetInfo, context: RunContext) -> PreTrainedModel:
     config = check_model(recipe)
     check_vocabulary(config, data.vocab_size, recipe)
     if recipe.model.scratch is not None:
-        return initialize_model(fit_to_tokenizer(config, data), recipe.training.seed)
+        return initialize_model(fit_to_tokenizer(config, data), objective, recipe.training.seed)
+    objective.configure(config)
     folder = context.scratch_dir / "source-model"
     try:
-        return _read_folder(_download_model(recipe, folder), recipe)
+        return read_model(_download_model(recipe, folder), config, objective, recipe)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -94,15 +104,16 @@ def fit_to_tokenizer(config: PreTrainedConfig, data: DatasetInfo) -> PreTrainedC
     return config
 
 
-def initialize_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+def initialize_model(config: PreTrainedConfig, objective: Objective, seed: int) -> PreTrainedModel:
     """Random weights, fp32: a function of the seed."""
+    objective.configure(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _build_model(config)
+        return _build_model(config, objective)
 
 
-def _build_model(config: PreTrainedConfig) -> PreTrainedModel:
-    return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+def _build_model(config: PreTrainedConfig, objective: Objective) -> PreTrainedModel:
+    return cast(PreTrainedModel, objective.auto_class.from_config(config, dtype=torch.float32))
 
 
 def _download_model(recipe: Recipe, folder: Path) -> Path:
@@ -116,28 +127,31 @@ def _download_model(recipe: Recipe, folder: Path) -> Path:
     return folder
 
 
-def _read_folder(folder: Path, recipe: Recipe) -> PreTrainedModel:
-    """Read safetensors and nothing that could run.
+def read_model(folder: Path, config: PreTrainedConfig, objective: Objective, recipe: Recipe) -> PreTrainedModel:
+    """Read safetensors and nothing that could run; what the objective brings itself is drawn from the seed.
 
     Raises:
         UserError: DATA_ERROR where that is not a whole model.
     """
     try:
-        read: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.training.seed)
+            model, report = objective.auto_class.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).replace(str(folder), "the folder")
         raise UserError(
-            f"model.uri: {recipe.model.uri} is no causal language model: {reason}", ExitCode.DATA_ERROR
+            f"model.uri: {recipe.model.uri} cannot be opened for objective {recipe.objective}: {reason}",
+            ExitCode.DATA_ERROR,
         ) from error
-    model, report = read
-    missing = sorted(report["missing_keys"])
+    missing = sorted(name for name in report["missing_keys"] if not _is_new(name, objective))
     if missing:
         raise UserError(
             f"model.uri: the safetensors files of {recipe.model.uri} lack {len(missing)} weights, {missing[0]} first: "
@@ -147,10 +161,17 @@ def _read_folder(folder: Path, recipe: Recipe) -> PreTrainedModel:
     return cast(PreTrainedModel, model)
 
 
+def _is_new(name: str, objective: Objective) -> bool:
+    """Whether a weight belongs to a part that the objective brings, at the top of the model or of its body."""
+    return any(part in objective.new_weights for part in name.split(".")[:2])
+
+
 # ---------------------------------------------------------------------------------------------------------- sharding
 
 
-def shard_model(module: CausalLM, training: Training, device: torch.device, precision: Precision) -> ShardedCausalLM:
+def shard_model(
+    module: ObjectiveModule, training: Training, device: torch.device, precision: Precision
+) -> ShardedModule:
     """Shard parameters, gradients and optimizer state over all ranks, layer by layer; in place.
 
     Weights stay fp32; with bf16 the layers compute in bf16 and gradients are summed in fp32.
@@ -161,12 +182,14 @@ def shard_model(module: CausalLM, training: Training, device: torch.device, prec
     policy = MixedPrecisionPolicy()
     if precision == "bf16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    for layer in decoder_layers(module.model):
+    for layer in split_layers(module.model):
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=mesh.size() > 1)
-    return cast(ShardedCausalLM, fully_shard(module, mesh=mesh, mp_policy=policy))
+    sharded = cast(ShardedModule, fully_shard(module, mesh=mesh, mp_policy=policy))
+    register_fsdp_forward_method(sharded, "predict")
+    return sharded
 
 
-def decoder_layers(model: PreTrainedModel) -> Iterator[nn.Module]:
+def split_layers(model: PreTrainedModel) -> Iterator[nn.Module]:
     """The blocks that the architecture says belong on one device."""
     names = set(model._no_split_modules or ())
     return (module for module in model.modules() if type(module).__name__ in names)

@@ -16,7 +16,7 @@ from math import ceil
 from typing import Literal
 
 from runyard_trainer.context import World
-from runyard_trainer.contract import Training
+from runyard_trainer.contract import Recipe
 
 _FEISTEL_ROUNDS = 6
 _MASK_64 = 2**64 - 1
@@ -24,10 +24,20 @@ _MASK_64 = 2**64 - 1
 
 @dataclass(frozen=True)
 class Sample:
-    """One packed sequence of a stream."""
+    """One sample of a stream: a packed sequence, or a record."""
 
     stream: Literal["train", "replay"]
     index: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place of a step."""
+
+    number: int
+    """Among the places of the step, of all ranks."""
+    sample: Sample | None
+    """What is trained on there; None past the end of the batch."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +45,13 @@ class Order:
     """The samples of every step: a pure function of these numbers."""
 
     num_train: int
-    """Sequences of the stream `train`."""
+    """Samples of the stream `train`."""
     num_replay: int
-    """Sequences of the stream `replay`; 0 without replay."""
+    """Samples of the stream `replay`; 0 without replay."""
     replay_fraction: float
     """Share of the places of a run that are replayed."""
     batch: int
-    """Sequences in a step, over all ranks."""
+    """Samples in a step, over all ranks."""
     seed: int
 
     def __post_init__(self) -> None:
@@ -58,13 +68,13 @@ class Order:
             return Sample("replay", self._shuffled("replay", num_replayed, self.num_replay))
         return Sample("train", self._shuffled("train", place - num_replayed, self.num_train))
 
-    def places(self, step: int, world: World, micro_batch: int) -> list[list[Sample | None]]:
-        """This rank's micro-steps of a step, each of `micro_batch` places; None past the end of the batch.
+    def places(self, step: int, world: World, micro_batch: int) -> list[list[Place]]:
+        """This rank's micro-steps of a step, each of `micro_batch` places.
 
         Micro-step j of rank r of W holds places [j*W*m + r*m, j*W*m + (r+1)*m).
         """
         return [
-            [self.sample(step, i) if i < self.batch else None for i in range(start, start + micro_batch)]
+            [Place(i, self.sample(step, i) if i < self.batch else None) for i in range(start, start + micro_batch)]
             for start in rank_starts(self.batch, world, micro_batch)
         ]
 
@@ -89,12 +99,12 @@ def rank_starts(count: int, world: World, micro_batch: int) -> range:
     return range(first, first + num_micro_steps * stride, stride)
 
 
-def count_steps(training: Training, num_train: int) -> int:
-    """Optimizer steps of the whole run, at least 1; `num_train` is the sequences of the stream `train`.
+def count_steps(recipe: Recipe, num_train: int) -> int:
+    """Optimizer steps of the whole run, at least 1; `num_train` is the samples of the stream `train`.
 
     Replay replaces: it takes places of these steps and adds none.
     """
-    batch = training.sequences_per_step
+    training, batch = recipe.training, recipe.sequences_per_step
     if training.steps is not None:
         return training.steps
     if training.tokens is not None:

@@ -101,16 +101,18 @@ class Report(BaseModel):
 
 
 class Losses(Report):
-    """Losses on the two held-out sets."""
+    """What a model does on the two held-out sets."""
 
     domain_loss: float | None = None
-    """Nats per token on the held-out part of `data.train`."""
+    """On the held-out part of `data.train`: nats per token, or per labelled text."""
     domain_bits_per_byte: float | None = None
     """The same per byte of text: comparable across tokenizers."""
     general_loss: float | None = None
     """Nats per token on `evaluation.general`."""
     general_bits_per_byte: float | None = None
     """The same per byte of text."""
+    metrics: dict[str, float] | None = None
+    """The objective's own on the held-out part of `data.train`: accuracy, macroF1 and the like."""
 
 
 class DataSummary(Report):

@@ -21,12 +21,14 @@ from runyard_trainer.contract import Recipe
 from runyard_trainer.dataset_writer import Files, tokenizer_source, total_bytes, write_dataset
 from runyard_trainer.order import count_steps
 from runyard_trainer.outcome import DataSummary, ExitCode, PodReport, UserError
-from runyard_trainer.shards import DatasetInfo, Resolved, StreamInfo
+from runyard_trainer.records import kind_of
+from runyard_trainer.shard_files import StreamInfo
+from runyard_trainer.shards import Dataset, DatasetInfo, Resolved, open_dataset
 from runyard_trainer.sources import list_sources
 from runyard_trainer.storage import FolderStore, Location, NotFound, PreconditionFailed, open_store, probe
 from runyard_trainer.tokenizer import list_tokenizer_files
 
-_FORMAT = 1
+_FORMAT = 2
 """Of what lies under a key: raised when the same text would give other shards."""
 
 log = logging.getLogger(__name__)
@@ -47,23 +49,22 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
     files = list_files(recipe)
     log.info("found %d files, %.1f MB", sum(map(len, files.values())), sum(map(total_bytes, files.values())) / 1e6)
 
-    dataset = dataset_location(output, context.namespace, compute_key(recipe, files))
+    location = dataset_location(output, context.namespace, compute_key(recipe, files))
     try:
-        manifest = (dataset / "dataset.json").get().data
-        log.info("already prepared: %s", dataset)
+        manifest = (location / "dataset.json").get().data
+        log.info("already prepared: %s", location)
     except NotFound:
         with TemporaryDirectory(dir=context.scratch_dir, prefix="prepare-") as scratch:
-            manifest = write_dataset(dataset, recipe, files, Path(scratch))
-    info = DatasetInfo.model_validate_json(manifest)
-    check_vocabulary(config, info.vocab_size, recipe)
-    check_enough_text(info, recipe)
-
-    resolved = resolve(info, recipe)
-    record = Resolved(
-        dataset=(dataset / "dataset.json").uri, sha256=hashlib.sha256(manifest).hexdigest(), resolved=resolved
-    )
+            manifest = write_dataset(location, recipe, files, Path(scratch))
+    digest = hashlib.sha256(manifest).hexdigest()
+    with TemporaryDirectory(dir=context.scratch_dir, prefix="prepared-") as cache:
+        prepared = open_dataset(location / "dataset.json", Path(cache), digest)
+        check_vocabulary(config, prepared.info.vocab_size, recipe)
+        check_enough_data(prepared, recipe)
+        resolved = resolve(prepared, recipe)
+    record = Resolved(dataset=(location / "dataset.json").uri, sha256=digest, resolved=resolved)
     (output / "resolved.json").put(record.to_json().encode())
-    return build_report(record, info)
+    return build_report(record, prepared.info)
 
 
 # --------------------------------------------------------------------------------------------------------------- output
@@ -139,9 +140,14 @@ def compute_key(recipe: Recipe, files: Files) -> str:
     inputs = {
         "format": _FORMAT,
         "files": {
-            stream: [[file.location.uri, file.etag, file.size_bytes, file.format, file.text_column] for file in listed]
+            stream: [
+                [file.location.uri, file.etag, file.size_bytes, file.format, file.columns.model_dump()]
+                for file in listed
+            ]
             for stream, listed in files.items()
         },
+        "objective": recipe.objective,
+        "records": kind_of(recipe, "train").depends_on(recipe),
         "validation": recipe.data.validation.fraction,
         "tokenizer": _describe_tokenizer(recipe),
     }
@@ -164,31 +170,34 @@ def dataset_location(output: Location, namespace: str, key: str) -> Location:
 # ------------------------------------------------------------------------------------------------------------- outcome
 
 
-def check_enough_text(info: DatasetInfo, recipe: Recipe) -> None:
-    """Refuse what does not fill one sequence."""
-    length = recipe.training.sequence_length
+def check_enough_data(dataset: Dataset, recipe: Recipe) -> None:
+    """Refuse what leaves nothing to train on, or to replay."""
     for name, field in (("train", "data.train"), ("replay", "data.replay.sources")):
-        stream = info.streams.get(name)
-        if stream is not None and stream.tokens < length:
-            held_out = info.streams["validation"].documents if name == "train" and "validation" in info.streams else 0
-            aside = f" besides {held_out} held out by data.validation.fraction" if held_out else ""
-            raise UserError(
-                f"{field} has {stream.documents} documents with {stream.tokens} tokens{aside}: less than one sequence "
-                f"of training.sequenceLength {length}. Give more text, or shorter sequences",
-                ExitCode.DATA_ERROR,
-            )
+        if name == "replay" and recipe.data.replay is None:
+            continue
+        if len(kind_of(recipe, name).open_samples(dataset, name, recipe)):
+            continue
+        streams = dataset.info.streams
+        stream = streams[name]
+        held_out = streams["validation"].documents if name == "train" and "validation" in streams else 0
+        aside = f" besides {held_out} held out by data.validation.fraction" if held_out else ""
+        raise UserError(
+            f"{field} has {stream.documents} documents with {stream.tokens} tokens{aside}: less than one sequence "
+            f"of training.sequenceLength {recipe.training.sequence_length}. Give more text, or shorter sequences",
+            ExitCode.DATA_ERROR,
+        )
 
 
-def resolve(info: DatasetInfo, recipe: Recipe) -> dict[str, str]:
+def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
     """Each value that was automatic, as text."""
     training = recipe.training
-    num_train = info.streams["train"].tokens // training.sequence_length
+    num_train = len(kind_of(recipe, "train").open_samples(dataset, "train", recipe))
     return {
         "learningRate": f"{recipe.learning_rate:g}",
-        "batchSequences": str(training.sequences_per_step),
-        "batchTokens": str(training.sequences_per_step * training.sequence_length),
-        "totalSteps": str(count_steps(training, num_train)),
-        "vocabSize": str(info.vocab_size),
+        "batchSequences": str(recipe.sequences_per_step),
+        "batchTokens": str(recipe.sequences_per_step * training.sequence_length),
+        "totalSteps": str(count_steps(recipe, num_train)),
+        "vocabSize": str(dataset.info.vocab_size),
     }
 
 

@@ -15,10 +15,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract import Mode, Recipe
 from runyard_trainer.outcome import Losses
 from runyard_trainer.samples import Sample
-from runyard_trainer.shards import StreamInfo
+from runyard_trainer.shard_files import StreamInfo
+from runyard_trainer.words import WORDS, words_of_metric
+
+_MODES: dict[Mode, str] = {
+    "PreTraining": "Pre-training",
+    "ContinuedPreTraining": "Continued pre-training",
+    "FineTuning": "Fine-tuning",
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class RunSummary:
     @property
     def mode(self) -> str:
         """What this run is called, as words."""
-        return "Pre-training" if self.recipe.mode == "PreTraining" else "Continued pre-training"
+        return _MODES[self.recipe.mode]
 
     def gpu_hours(self, training_s: float | None) -> float | None:
         """GPUs times the time in training; None on CPU or where the time is not known."""
@@ -68,13 +75,14 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row of the before/after table. Lower is better in all of them."""
+    """A row of the before/after table."""
 
     held_out: str
     """Which text: Domain or General."""
     measure: str
     before: float | None
     after: float
+    is_better_higher: bool = False
 
     @property
     def change(self) -> float | None:
@@ -86,46 +94,74 @@ class Comparison:
         """What the change means, so that colour is not all that tells it."""
         if self.change is None or f"{abs(self.change):.4f}" == "0.0000":
             return "same"
-        return "better" if self.change < 0 else "worse"
+        return "better" if (self.change > 0) == self.is_better_higher else "worse"
 
 
-def compare(before: Losses | None, after: Losses) -> list[Comparison]:
-    """The before/after table: loss, perplexity and bits per byte on each set that was measured."""
-    return [row for name in ("domain", "general") for row in _compare_set(name, before or Losses(), after)]
+def compare(objective: str, before: Losses | None, after: Losses) -> list[Comparison]:
+    """The before/after table: the objective's own metrics, and the losses on each set that was measured."""
+    was = before or Losses()
+    metrics = [
+        Comparison(
+            "Domain",
+            (words := words_of_metric(name)).title,
+            (was.metrics or {}).get(name),
+            value,
+            words.is_better_higher,
+        )
+        for name, value in (after.metrics or {}).items()
+    ]
+    unit = WORDS[objective].loss_unit
+    domain = _compare_losses(
+        "Domain", unit, (was.domain_loss, was.domain_bits_per_byte), (after.domain_loss, after.domain_bits_per_byte)
+    )
+    general = _compare_losses(
+        "General",
+        "nats per token",
+        (was.general_loss, was.general_bits_per_byte),
+        (after.general_loss, after.general_bits_per_byte),
+    )
+    return [*metrics, *domain, *general]
 
 
-def _compare_set(name: str, before: Losses, after: Losses) -> Iterator[Comparison]:
-    loss, bits = f"{name}_loss", f"{name}_bits_per_byte"
-    if getattr(after, loss) is None:
+Measures = tuple[float | None, float | None]
+"""Loss, and bits per byte where it is that of a text."""
+
+
+def _compare_losses(held_out: str, unit: str, before: Measures, after: Measures) -> Iterator[Comparison]:
+    loss, bits = after
+    if loss is None:
         return
-    title = name.capitalize()
-    yield Comparison(title, "loss, nats per token", getattr(before, loss), getattr(after, loss))
-    yield Comparison(title, "perplexity", _perplexity(getattr(before, loss)), _perplexity(getattr(after, loss)) or 0.0)
-    yield Comparison(title, "bits per byte", getattr(before, bits), getattr(after, bits))
+    yield Comparison(held_out, f"loss, {unit}", before[0], loss)
+    if bits is not None:
+        yield Comparison(held_out, "perplexity", _perplexity(before[0]), _perplexity(loss) or 0.0)
+        yield Comparison(held_out, "bits per byte", before[1], bits)
 
 
 def _perplexity(loss: float | None) -> float | None:
     return None if loss is None else math.exp(min(loss, 700.0))
 
 
-def verdict(before: Losses | None, after: Losses) -> str:
+def verdict(objective: str, before: Losses | None, after: Losses) -> str:
     """The run in one sentence."""
-    was = before or Losses()
-    sets = (("domain", was.domain_loss, after.domain_loss), ("general", was.general_loss, after.general_loss))
-    told = [_tell(name, then, now) for name, then, now in sets if now is not None]
+    was, unit = before or Losses(), WORDS[objective].loss_unit
+    sets = (
+        ("domain", unit, was.domain_loss, after.domain_loss),
+        ("general", "nats per token", was.general_loss, after.general_loss),
+    )
+    told = [_tell(name, unit, then, now) for name, unit, then, now in sets if now is not None]
     if not told:
         return "Nothing was held out, so nothing was measured."
     sentence = ", and ".join(told)
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def _tell(name: str, before: float | None, after: float) -> str:
+def _tell(name: str, unit: str, before: float | None, after: float) -> str:
     if before is None:
-        return f"the {name} loss is {after:.2f} nats per token"
+        return f"the {name} loss is {after:.2f} {unit}"
     if f"{abs(after - before):.2f}" == "0.00":
-        return f"the {name} loss stayed at {after:.2f} nats per token"
+        return f"the {name} loss stayed at {after:.2f} {unit}"
     verb = "fell" if after < before else "rose"
-    return f"the {name} loss {verb} by {abs(after - before):.2f} to {after:.2f} nats per token"
+    return f"the {name} loss {verb} by {abs(after - before):.2f} to {after:.2f} {unit}"
 
 
 # --------------------------------------------------------------------------------------------------------------- pages
@@ -166,8 +202,9 @@ def _render(template: str, summary: RunSummary, **values: object) -> str:
         run=summary,
         trained=trained,
         recipe=summary.recipe,
-        comparisons=compare(trained.before, trained.after),
-        verdict=verdict(trained.before, trained.after),
+        words=WORDS[summary.recipe.objective],
+        comparisons=compare(summary.recipe.objective, trained.before, trained.after),
+        verdict=verdict(summary.recipe.objective, trained.before, trained.after),
         streams={name: info for name, info in summary.streams.items() if info.documents},
         **values,
     )

@@ -1,9 +1,10 @@
-"""The text of a run: list its files, read them as documents, and say by file and line what is wrong with them.
+"""The data of a run: list its files, read them row by row, and say by file and line what is wrong with them.
 
-    DataSource (object or prefix) ─> SourceFile (one object, with its etag) ─> bytes ─(gz, zst)─> Document
+    DataSource (object or prefix) ─> SourceFile (one object, with its etag) ─> bytes ─(gz, zst)─> Row ─(parse)─> record
 
-Everything streams: at most one document is in memory. What is wrong is gathered while reading and raised at the end, so
-that a person sees all of it at once; no document is handed on after the first one that is wrong.
+What a record is, an objective says: `records`. Everything streams: at most one row is in memory. What is wrong is
+gathered while reading and raised at the end, so that a person sees all of it at once; no record is handed on after the
+first one that is wrong.
 """
 
 from __future__ import annotations
@@ -14,48 +15,74 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import zstandard
 
-from runyard_trainer.contract import DataSource, Storage
+from runyard_trainer.contract import Columns, DataSource, Storage
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.storage import Location, NotFound, open_store
 
-MAX_DOCUMENT_BYTES = 64 << 20
-"""Of one document: it is tokenized in memory."""
+MAX_ROW_BYTES = 64 << 20
+"""Of one row: it is tokenized in memory."""
 
 _SHOWN_PROBLEMS = 10
 _JSONL_ENDINGS = (".jsonl", ".ndjson")
 
 
+T = TypeVar("T")
+
+
+class BadRecord(Exception):  # noqa: N818 - gathered, and raised as one UserError
+    """Something is wrong with a row; the message says what, the reader where."""
+
+
 @dataclass(frozen=True)
 class SourceFile:
-    """One object with text."""
+    """One object with rows."""
 
     location: Location
     etag: str
     size_bytes: int
     format: Literal["text", "jsonl"]
-    text_column: str
+    columns: Columns
 
 
 @dataclass(frozen=True)
-class Document:
-    """A text that stands by itself."""
+class Row:
+    """What one line, or one text file, holds: not yet known to be a record."""
 
-    text: str
-    source: str
+    fields: dict[str, Any]
+    place: str
     """Where it was read: a URI, with the line where there are several."""
+    columns: Columns
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to learn from."""
-        return not self.text.strip()
+    def name_of(self, field: str) -> str:
+        """What this source calls one of `Columns`' fields."""
+        name: str = getattr(self.columns, field)
+        return name
 
+    def __contains__(self, field: str) -> bool:
+        return self.fields.get(self.name_of(field)) is not None
 
-class _Problem(Exception):  # noqa: N818 - gathered, and raised as one UserError
-    """Something wrong at one place."""
+    def text(self, field: str) -> str:
+        """The string in one of `Columns`' fields.
+
+        Raises:
+            BadRecord: there is none.
+        """
+        name = self.name_of(field)
+        if name not in self.fields:
+            found = ", ".join(sorted(self.fields)[:8]) or "nothing"
+            raise BadRecord(f"no field {name!r}, found {found}: name the field that holds it in columns.{field}")
+        value = self.fields[name]
+        if not isinstance(value, str):
+            raise BadRecord(f"field {name!r} is {name_of_type(value)}, not a string")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise BadRecord(f"field {name!r} has half of a surrogate pair at character {error.start}") from error
+        return value
 
 
 def list_sources(sources: Sequence[DataSource], storage: Storage, field: str) -> list[SourceFile]:
@@ -89,7 +116,7 @@ def _list_source(source: DataSource, storage: Storage, field: str) -> list[Sourc
             etag=info.etag,
             size_bytes=info.size_bytes,
             format=_format_of(info.key) if source.format == "auto" else source.format,
-            text_column=source.columns.text,
+            columns=source.columns,
         )
         for info in infos
     ]
@@ -103,106 +130,123 @@ def _format_of(key: str) -> Literal["text", "jsonl"]:
 # -------------------------------------------------------------------------------------------------------------- reading
 
 
-def read_documents(
-    files: Sequence[SourceFile], on_read: Callable[[int], object] = lambda _: None
-) -> Iterator[Document]:
-    """Every document of the files in order, empty ones too.
+def read_records(
+    files: Sequence[SourceFile], parse: Callable[[Row], T], on_read: Callable[[int], object] = lambda _: None
+) -> Iterator[T]:
+    """Every row of the files in order, as `parse` understands it.
 
     Args:
         files: what to read.
+        parse: a row's record; raises BadRecord where it is none.
         on_read: told of bytes read from storage, as they come.
 
     Raises:
-        UserError: DATA_ERROR after the last file, if any line was wrong.
+        UserError: DATA_ERROR after the last file, if any row was wrong.
     """
     problems: list[str] = []
     num_problems = 0
     for file in files:
-        for item in _read_file(file, on_read):
-            if isinstance(item, Document):
+        for item in _parse_file(file, parse, on_read):
+            if not isinstance(item, _Problem):
                 if not num_problems:
                     yield item
                 continue
             num_problems += 1
             if num_problems <= _SHOWN_PROBLEMS:
-                problems.append(str(item))
+                problems.append(item.text)
     if num_problems > _SHOWN_PROBLEMS:
         problems.append(f"... and {num_problems - _SHOWN_PROBLEMS} more like these ({num_problems} in all)")
     if problems:
         raise UserError("\n".join(problems), ExitCode.DATA_ERROR)
 
 
-def _read_file(file: SourceFile, on_read: Callable[[int], object]) -> Iterator[Document | _Problem]:
+@dataclass(frozen=True)
+class _Problem:
+    """Something wrong, with its place."""
+
+    text: str
+
+
+def _parse_file(
+    file: SourceFile, parse: Callable[[Row], T], on_read: Callable[[int], object]
+) -> Iterator[T | _Problem]:
+    for row in _read_file(file, on_read):
+        if isinstance(row, _Problem):
+            yield row
+            continue
+        try:
+            yield parse(row)
+        except BadRecord as error:
+            yield _Problem(f"{row.place}: {error}")
+
+
+def _read_file(file: SourceFile, on_read: Callable[[int], object]) -> Iterator[Row | _Problem]:
     uri = file.location.uri
-    read = _read_lines if file.format == "jsonl" else _read_text
+    read = _READERS[file.format]
     try:
         with file.location.open(on_read) as raw, _decompress(raw, uri) as stream:
-            yield from read(stream, uri, file.text_column)
+            yield from read(stream, uri, file.columns)
     except NotFound:
         yield _Problem(f"{uri}: it was deleted while it was read")
     except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as error:
         yield _Problem(f"{uri}: its compression is damaged: {error}")
 
 
-def _read_text(stream: BinaryIO, uri: str, _: str) -> Iterator[Document | _Problem]:
-    data = stream.read(MAX_DOCUMENT_BYTES + 1)
+def _read_text(stream: BinaryIO, uri: str, columns: Columns) -> Iterator[Row | _Problem]:
+    data = stream.read(MAX_ROW_BYTES + 1)
     try:
         _check_size(data)
-        yield Document(data.decode("utf-8-sig"), uri)
+        yield Row({columns.text: data.decode("utf-8-sig")}, uri, columns)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         yield _Problem(f"{uri}:{line}: {_explain(error)}. If it is not text, keep it out of the prefix")
-    except _Problem as problem:
-        yield _Problem(f"{uri}: {problem}. A text file is one document: split it, or write JSONL, one document a line")
+    except BadRecord as error:
+        yield _Problem(f"{uri}: {error}. A text file is one document: split it, or write JSONL, one document a line")
 
 
-def _read_lines(stream: BinaryIO, uri: str, text_column: str) -> Iterator[Document | _Problem]:
+def _read_lines(stream: BinaryIO, uri: str, columns: Columns) -> Iterator[Row | _Problem]:
     number = 0
-    while line := stream.readline(MAX_DOCUMENT_BYTES + 1):
+    while line := stream.readline(MAX_ROW_BYTES + 1):
         number += 1
         place = f"{uri}:{number}"
         try:
             _check_size(line)
-            yield Document(_parse_record(line.rstrip(), text_column) if line.strip() else "", place)
-        except _Problem as problem:
-            yield _Problem(f"{place}: {problem}")
-            if len(line) > MAX_DOCUMENT_BYTES:
+            if line.strip():
+                yield Row(_parse_object(line.rstrip()), place, columns)
+        except BadRecord as error:
+            yield _Problem(f"{place}: {error}")
+            if len(line) > MAX_ROW_BYTES:
                 return
 
 
-def _parse_record(line: bytes, text_column: str) -> str:
+_READERS = {"text": _read_text, "jsonl": _read_lines}
+
+
+def _parse_object(line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line.decode("utf-8-sig"))
-        if not isinstance(record, dict):
-            raise _Problem(f"expected a JSON object, found {_name_of(record)}")
-        if text_column not in record:
-            found = ", ".join(sorted(record)[:8]) or "nothing"
-            raise _Problem(f"no field {text_column!r}, found {found}: name the text's field in columns.text")
-        text = record[text_column]
-        if not isinstance(text, str):
-            raise _Problem(f"field {text_column!r} is {_name_of(text)}, not a string")
-        text.encode()
     except UnicodeDecodeError as error:
-        raise _Problem(_explain(error)) from error
-    except UnicodeEncodeError as error:
-        raise _Problem(f"field {text_column!r} has half of a surrogate pair at character {error.start}") from error
+        raise BadRecord(_explain(error)) from error
     except json.JSONDecodeError as error:
-        raise _Problem(f"not JSON: {error.msg} at column {error.colno}") from error
+        raise BadRecord(f"not JSON: {error.msg} at column {error.colno}") from error
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
-        raise _Problem(f"not usable JSON: {error}") from error
-    return text
+        raise BadRecord(f"not usable JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise BadRecord(f"expected a JSON object, found {name_of_type(record)}")
+    return record
 
 
 def _check_size(data: bytes) -> None:
-    if len(data) > MAX_DOCUMENT_BYTES:
-        raise _Problem(f"a document of more than {MAX_DOCUMENT_BYTES >> 20} MiB")
+    if len(data) > MAX_ROW_BYTES:
+        raise BadRecord(f"a document of more than {MAX_ROW_BYTES >> 20} MiB")
 
 
 def _explain(error: UnicodeDecodeError) -> str:
     return f"not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}"
 
 
-def _name_of(value: object) -> str:
+def name_of_type(value: object) -> str:
+    """JSON's word for a value's type."""
     names = {
         dict: "an object",
         list: "a list",

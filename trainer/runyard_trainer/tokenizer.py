@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from runyard_trainer.outcome import ExitCode, UserError
@@ -43,11 +43,26 @@ class DocumentTokenizer:
     vocab_size: int
     """One more than the largest token id."""
     eos_token_id: int
+    """Ends a document: eos, or sep where there is none, as BERT's tokenizers have it."""
+    pad_token_id: int
+    """Fills what is padded: pad, or else the end of a document."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text and the end-of-document token; no other special tokens."""
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [[*encoding.ids, self.eos_token_id] for encoding in encodings]
+
+    def encode_inputs(self, inputs: Sequence[str | tuple[str, str]], length: int) -> list[Encoding]:
+        """Texts, or pairs of them, as the tokenizer lays them out for its model: special tokens and all.
+
+        Of what is longer than `length` tokens the end is cut, of a pair that of the longer text; `overflowing` of the
+        encoding has the rest.
+        """
+        self.backend.enable_truncation(length)
+        try:
+            return self.backend.encode_batch(list(inputs))
+        finally:
+            self.backend.no_truncation()
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> DocumentTokenizer:
@@ -111,10 +126,12 @@ def _open(folder: Path, where: str) -> DocumentTokenizer:
         backend.no_padding()
     except Exception as error:  # the libraries raise no narrower one for a broken file
         raise UserError(f"{where}: the tokenizer cannot be opened: {error}", ExitCode.DATA_ERROR) from error
-    if tokenizer.eos_token_id is None:
+    eos_token_id = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    if eos_token_id is None:
         raise UserError(
             f"{where}: the tokenizer has no eos_token, which ends every document: name one in tokenizer_config.json",
             ExitCode.DATA_ERROR,
         )
+    pad_token_id = eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
-    return DocumentTokenizer(folder, backend, vocab_size, tokenizer.eos_token_id)
+    return DocumentTokenizer(folder, backend, vocab_size, eos_token_id, pad_token_id)

@@ -29,11 +29,13 @@ from runyard_trainer.evaluate import evaluate_model
 from runyard_trainer.export import export_run
 from runyard_trainer.head import Head
 from runyard_trainer.micro_batch import choose_micro_batch
-from runyard_trainer.model import ShardedCausalLM, load_model, resolve_precision
+from runyard_trainer.model import ShardedModule, load_model, resolve_precision
 from runyard_trainer.monitor import Monitor, StopRequest
+from runyard_trainer.objectives import build_objective
 from runyard_trainer.optimizer import build_optimizer, learning_rate, set_learning_rate
 from runyard_trainer.order import Order, count_steps
 from runyard_trainer.outcome import ExitCode, Interrupted, Losses, Result, UserError
+from runyard_trainer.records import kind_of
 from runyard_trainer.report import TrainedRun
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.step import Learner, StepResult, take_step
@@ -55,7 +57,7 @@ class TrainState:
     """Trained on."""
     non_finite_steps: int = 0
     """Skipped, one after the other, up to now."""
-    before: dict[str, float | None] | None = None
+    before: dict[str, Any] | None = None
     """`Losses` of the model as it came."""
     micro_batch: int = 0
     """Sequences in a forward pass, as it was resolved for `world_size`; 0 until then."""
@@ -74,7 +76,7 @@ class TrainState:
 class ShardedState:
     """Weights and optimizer, as checkpoints take them."""
 
-    module: ShardedCausalLM
+    module: ShardedModule
     optimizer: torch.optim.Optimizer
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,24 +116,24 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         dataset = open_dataset(
             open_store(resolved.dataset, recipe.storage, "output.uri"), context.scratch_dir / "shards", resolved.sha256
         )
-        length = training.sequence_length
-        num_train = dataset.stream("train").num_sequences(length, keep_tail=False)
+        streams = {name: kind_of(recipe, name).open_samples(dataset, name, recipe) for name in ("train", "replay")}
         order = Order(
-            num_train=num_train,
-            num_replay=dataset.stream("replay").num_sequences(length, keep_tail=False),
+            num_train=len(streams["train"]),
+            num_replay=len(streams["replay"]),
             replay_fraction=recipe.data.replay.fraction if recipe.data.replay else 0.0,
-            batch=training.sequences_per_step,
+            batch=recipe.sequences_per_step,
             seed=training.seed,
         )
-        total_steps = count_steps(training, num_train)
+        total_steps = count_steps(recipe, order.num_train)
         monitor = Monitor(context.attempt, total_steps, is_rank_0=world.rank == 0)
         stack.callback(monitor.close)
         if world.rank == 0:
             serve_progress(monitor, context)
 
-        module = load_model(recipe, dataset.info, context, device)
+        objective = build_objective(recipe, dataset.info)
+        module = load_model(recipe, objective, dataset.info, context, device)
         optimizer = build_optimizer(module, training.optimizer)
-        learner = Learner(module, optimizer, training, world, device)
+        learner = Learner(module, objective, optimizer, training, order.batch, world, device)
         state = TrainState()
         everything = {"sharded": ShardedState(module, optimizer), "train": state, "monitor": monitor}
         checkpointer = Checkpointer(
@@ -145,7 +147,8 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         checkpointer.restore(everything)
         monitor.set_checkpoint(checkpointer.committed)
         if state.world_size != world.size:
-            state.micro_batch, state.world_size = choose_micro_batch(learner), world.size
+            state.micro_batch = choose_micro_batch(learner, streams["train"].filler)
+            state.world_size = world.size
         precision = resolve_precision(training, device)
         settings = {
             **resolved.resolved,
@@ -158,11 +161,11 @@ def train(recipe: Recipe, context: RunContext) -> Result:
 
         if recipe.evaluation.before and state.step == 0:
             monitor.set_stage("evaluating")
-            state.before = evaluate_model(module, dataset, world, length, state.micro_batch, device).model_dump()
+            state.before = evaluate_model(module, dataset, recipe, world, state.micro_batch, device).model_dump()
 
         monitor.set_stage("training")
         module.train()
-        batches = stack.enter_context(Batches(dataset, order, world, state.micro_batch, length))
+        batches = stack.enter_context(Batches(streams, objective, order, world, state.micro_batch))
         while state.step < total_steps:
             rate = learning_rate(state.step, total_steps, recipe.learning_rate, training.schedule)
             set_learning_rate(optimizer, rate)
@@ -183,7 +186,7 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         monitor.set_checkpoint(checkpointer.committed)
 
         monitor.set_stage("evaluating")
-        after = evaluate_model(module, dataset, world, length, state.micro_batch, device)
+        after = evaluate_model(module, dataset, recipe, world, state.micro_batch, device)
         monitor.set_stage("exporting")
         trained = TrainedRun(
             before=Losses(**state.before) if state.before else None,

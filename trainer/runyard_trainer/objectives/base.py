@@ -1,0 +1,139 @@
+"""What every objective offers, and the micro-batches it is fed with.
+
+    samples ─(collate)─> MicroBatch ─(module)─> terms: the loss, summed over what it is a mean of
+
+A loss is one mean, or the sum of several (`terms`), each over a count of its own: tokens, texts, pairs. Counts are
+added over all micro-batches and ranks before a term is divided by its count, so neither the world's size nor how
+samples are grouped shows in the loss.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runyard_trainer.records import Sample
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass reads, on the CPU; the first dimension of each tensor is the samples."""
+
+    inputs: dict[str, Tensor]
+    """What the module is called with."""
+    counts: tuple[int, ...]
+    """What each term of the loss is a mean over: a number of tokens, texts or pairs."""
+    tokens: int
+    """That go through the model, padding left out."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a few tokens through a model have shown of it."""
+
+    stochastic: bool
+    """In training, two passes over the same input differ: there is dropout."""
+    plain_head: bool = False
+    """Logits are the last hidden states through the output embeddings and nothing else."""
+
+
+class ObjectiveModule(nn.Module):
+    """A transformers model, and the loss that it is trained with."""
+
+    def __init__(self, model: Any, traits: Traits) -> None:
+        super().__init__()
+        self.model = model
+        self.traits = traits
+        self._takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """The terms of the loss, summed over the micro-batch, fp32 [terms]."""
+        raise NotImplementedError
+
+    def predict(self, **inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As forward, and what is predicted of each sample, [samples, ...]; None where the loss says all."""
+        return self(**inputs), None
+
+    def run_padded(self, **inputs: Tensor) -> Any:
+        """The model's output for a padded micro-batch; only some architectures tell a pair's texts apart by types."""
+        if not self._takes_types:
+            inputs.pop("token_type_ids", None)
+        return self.model(**inputs)
+
+
+Fact = Any
+"""What is to be known of one held-out sample to score a model: small, and the same on every rank."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How the model of one run is trained and measured."""
+
+    auto_class: Any
+    """The class of transformers that opens the model."""
+    module: Callable[[Any, Traits], ObjectiveModule]
+    """Wraps a model."""
+    probe: Callable[[Any], Traits]
+    """Runs a few tokens through a model; raises UserError where it cannot be trained so."""
+    collate: Callable[[Sequence[Sample], Sequence[int], int], MicroBatch]
+    """Samples, a seed for each, and the least length to pad to (0: what they need)."""
+    num_terms: int = 1
+    """Of the loss."""
+    configure: Callable[[Any], None] = lambda _: None
+    """Sets what the data decides in a model's configuration, such as its classes."""
+    new_weights: tuple[str, ...] = ()
+    """Parts of a model that may be missing in a folder, since the objective brings its own: the beginnings of names."""
+    measures_language: bool = False
+    """The loss is nats per token of the text: perplexity and bits per byte can be told."""
+    judge: Callable[[Sample, Tensor], Fact] | None = None
+    """What is to be known of a sample, from what was predicted of it."""
+    score: Callable[[Sequence[Fact]], dict[str, float]] | None = None
+    """Metrics over all samples of a stream."""
+
+
+def stack(samples: Sequence[Sample]) -> dict[str, Tensor]:
+    """Samples whose arrays are alike in shape, as tensors [samples, ...]."""
+    return {name: torch.stack([torch.from_numpy(sample[name]) for sample in samples]) for name in samples[0]}
+
+
+PAD_TO_MULTIPLE = 8
+"""Lengths of padded micro-batches are multiples of it: tensor cores want that."""
+
+
+def pad(samples: Sequence[Sample], fills: dict[str, int], min_length: int = 0) -> dict[str, Tensor]:
+    """Samples of different lengths, filled up at their ends, and the `attention_mask` that tells.
+
+    Args:
+        samples: with `input_ids` and others.
+        fills: which arrays are as long as `input_ids`, and what fills them; the others are stacked as they are.
+        min_length: pad to at least so many tokens.
+    """
+    lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
+    length = -(-max(int(lengths.max()), min_length) // PAD_TO_MULTIPLE) * PAD_TO_MULTIPLE
+
+    def fill(name: str, values: Tensor) -> Tensor:
+        return nn.functional.pad(values, (0, length - len(values)), value=fills[name]) if name in fills else values
+
+    tensors = {
+        name: torch.stack([fill(name, torch.from_numpy(sample[name])) for sample in samples]) for name in samples[0]
+    }
+    return tensors | {"attention_mask": (torch.arange(length) < lengths[:, None]).long()}
+
+
+@torch.no_grad()
+def probe_dropout(model: Any, **inputs: Any) -> bool:
+    """Whether two passes over the same input differ in training. Leaves the model as it was."""
+    was_training = model.training
+    model.train()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            first, second = (model(**inputs)[0] for _ in range(2))
+    finally:
+        model.train(was_training)
+    return not torch.equal(first, second)

@@ -1,0 +1,26 @@
+"""What the objectives learn from: a module a kind of record, without torch.
+
+    Row ─(parse)─> record ─(encode)─> examples, none where nothing of it would be trained on ─> a stream of the dataset
+    a stream of the dataset ─(open_samples)─> samples: what one place of a step trains on
+
+A record is what a person wrote: checked here, once, with messages that the reader puts file and line before. What
+becomes of it depends on the tokenizer and the recipe alone, so preparing the same again gives the same.
+"""
+
+from __future__ import annotations
+
+from runyard_trainer.contract import Recipe
+from runyard_trainer.records import classification, text
+from runyard_trainer.records.base import HELD_OUT_STREAMS, Encoder, Example, RecordKind, Sample, Samples
+
+__all__ = ["HELD_OUT_STREAMS", "Encoder", "Example", "RecordKind", "Sample", "Samples", "kind_of"]
+
+_KINDS: dict[str, RecordKind] = {
+    "causal-lm": text.KIND,
+    "classification": classification.KIND,
+}
+
+
+def kind_of(recipe: Recipe, stream: str) -> RecordKind:
+    """What a stream of this recipe's dataset consists of: general text is text, whatever the model is trained on."""
+    return text.KIND if stream == "general" else _KINDS[recipe.objective]
