@@ -166,7 +166,7 @@ def test_a_fresh_process_without_our_package_finds_the_loss_that_eval_json_claim
     recipe, folder = build_prepared(ARCHITECTURES[architecture])
     (losses, _), *_ = run_ranks(measure_and_export, 3, recipe.to_json(), folder)
     claimed = json.loads((folder / "run/eval.json").read_text())["after"]
-    assert claimed == losses.model_dump(by_alias=True)
+    assert claimed == losses.model_dump(by_alias=True, exclude_none=True)
     assert remeasure(folder / "run") == pytest.approx(claimed, abs=1e-4)
 
 
@@ -184,9 +184,9 @@ def test_every_rank_gets_the_same_losses_and_they_are_the_same_bits_each_time(ti
 
 def test_any_number_of_ranks_and_micro_batch_measures_every_window_once(tied_run: tuple[Recipe, Path]) -> None:
     recipe, folder = tied_run
-    alone = run_ranks(measure, 1, recipe.to_json(), folder, 1)[0].model_dump()
+    alone = run_ranks(measure, 1, recipe.to_json(), folder, 1)[0].model_dump(exclude_none=True)
     for size, micro_batch in ((1, 5), (2, 1), (4, 3)):
-        together = run_ranks(measure, size, recipe.to_json(), folder, micro_batch)[0].model_dump()
+        together = run_ranks(measure, size, recipe.to_json(), folder, micro_batch)[0].model_dump(exclude_none=True)
         assert together == pytest.approx(alone, rel=1e-6), f"{size} ranks, micro-batch {micro_batch}"
 
 
@@ -227,7 +227,7 @@ def test_lineage_names_the_run_and_chains_to_the_model_it_began_from(tied_run: t
     recipe, folder = tied_run
     run_ranks(measure_and_export, 1, recipe.to_json(), folder)
     values = {
-        **build_recipe(folder, LLAMA, "next").model_dump(by_alias=True),
+        **build_recipe(folder, LLAMA, "next").model_dump(by_alias=True, exclude_none=True),
         "model": {"uri": f"file://{folder}/run/model"},
     }
     following = Recipe.model_validate({**values, "storage": Storage(secret_name="not-for-lineage")})
