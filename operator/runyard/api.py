@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from runyard_trainer.contract import Mode, Model, Recipe
-from runyard_trainer.outcome import CommittedCheckpoint, DataSummary, ExitCode, Result
+from runyard_trainer.outcome import CommittedCheckpoint, DataSummary, ExitCode, ModelFolder, Result
 
 GROUP = "runyard.dev"
 VERSION = "v1alpha1"
@@ -108,6 +108,7 @@ class Phase(StrEnum):
     """For people; conditions are the truth, and no code reads this."""
 
     PENDING = "Pending"
+    WAITING = "Waiting"
     PREPARING = "Preparing"
     STARTING = "Starting"
     RUNNING = "Running"
@@ -234,6 +235,8 @@ class TrainingRunStatus(Status):
     """The newest commit."""
     last_failure: LastFailure | None = None
     """Why the last attempt that ended early did so."""
+    source: ModelFolder | None = None
+    """What `model.run` has turned out to be; never changes again."""
     data: DataSummary | None = None
     """What prepare found."""
     resolved: dict[str, str] = Field(default_factory=dict)

@@ -79,18 +79,27 @@ class Cluster:
 
     async def observe(self, run: Run) -> Observed:
         """What belongs to `run` now. Raises ApiError."""
-        jobs, pods, services, config_maps = await asyncio.gather(
+        jobs, pods, services, config_maps, source = await asyncio.gather(
             self._list(run, "Job"),
             self._list(run, "Pod"),
             self._list(run, "Service", accept=METADATA_ONLY),
             self._list(run, "ConfigMap", accept=METADATA_ONLY),
+            self._read_source(run),
         )
         return Observed(
             jobs=tuple(job for job in jobs if is_controlled_by(job, run.uid)),
             pods=tuple(pods),
             services=_names_of_own(services, run.uid),
             config_maps=_names_of_own(config_maps, run.uid),
+            source=source,
         )
+
+    async def _read_source(self, run: Run) -> Run | None:
+        """The run that this one starts from, unless it is known already what that has left."""
+        named = run.spec.model.run if run.spec is not None else None
+        if named is None or run.status.source is not None:
+            return None
+        return await self.read_run(Key(run.namespace, named.name))
 
     async def apply(self, run: Run, actions: Iterable[Action]) -> Applied:
         """Do `actions` in order up to the first that fails: a later one may rest on it.

@@ -107,7 +107,7 @@ def _build_root() -> Schema:
 
 
 def build_name_rules() -> list[dict[str, str]]:
-    """CEL rules on metadata.name, which a schema cannot speak of."""
+    """CEL rules on metadata.name, which only the root's can see."""
     return [
         {
             "rule": f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
@@ -118,6 +118,10 @@ def build_name_rules() -> list[dict[str, str]]:
             "rule": "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
             "message": "metadata.name must begin with a letter and have no dots, as the host names of the run's pods "
             "are made from it: use lower-case letters, digits and '-'",
+        },
+        {
+            "rule": "!has(self.spec.model.run) || self.spec.model.run.name != self.metadata.name",
+            "message": "spec.model.run.name is this run itself, which would wait for ever: name another run",
         },
     ]
 
@@ -140,7 +144,17 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "fieldPath": ".output.uri",
             },
         ],
-        "model": [_exactly_one("model", "uri", "scratch")],
+        "model": [
+            _exactly_one("model", "uri", "run", "scratch"),
+            {
+                "rule": "has(self.uri) || !(has(self.digest) || has(self.step))",
+                "message": "model.digest and model.step are of the folder at model.uri, which is absent: remove them",
+            },
+            {
+                "rule": "!has(self.digest) || !has(self.step)",
+                "message": "model.digest is of the exported weights, and model.step takes others: keep one of them",
+            },
+        ],
         "model.scratch.tokenizer": [_exactly_one("model.scratch.tokenizer", "train", "uri")],
         "training": [
             _exactly_one("training", "epochs", "tokens", "steps"),

@@ -1,5 +1,7 @@
 """What is to be done about a run, and its whole status: every decision of the operator, and no I/O.
 
+    Waiting (for the run that model.run names) ─> Preparing
+
                  ┌──────────── pods gone or broken ────────────┐
                  v                                             │
     Pending ─> Preparing ─> Starting(a1) ─> Running ─> ended early ─> Recovering ─> Starting(a2) ─> ...
@@ -28,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from runyard import pods, rules
+from runyard import pods, rules, sources
 from runyard.endings import has_failing_pod
 from runyard.situation import Situation, build_delete
 from runyard.status import Decision, build_events, build_status
@@ -48,6 +50,7 @@ RULES: tuple[Rule, ...] = (
     rules.is_suspended,
     rules.is_attempting,
     rules.is_preparing,
+    sources.waits_for_run,
     rules.should_prepare,
     rules.is_backing_off,
     rules.is_stopping,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from runyard_trainer.contract import RECIPE_PATH, Recipe
+from runyard_trainer.contract import RECIPE_PATH, ModelSource, Recipe
 from runyard_trainer.outcome import PROGRESS_PORT, TERMINATION_LOG_PATH
 
 from runyard.api import (
@@ -61,8 +61,8 @@ def name_config_map(run: Run, recipe: Recipe) -> str:
     return f"{run.name}-recipe-{recipe.digest}"
 
 
-def resolve_recipe(spec: TrainingRunSpec, settings: Settings) -> Recipe:
-    """The recipe with what the run leaves to the administrator filled in."""
+def resolve_recipe(run: Run, spec: TrainingRunSpec, settings: Settings) -> Recipe:
+    """The recipe with what the run leaves to the administrator, and to another run, filled in."""
     storage = spec.storage.model_copy(
         update={
             "endpoint": spec.storage.endpoint or settings.storage_endpoint,
@@ -71,7 +71,10 @@ def resolve_recipe(spec: TrainingRunSpec, settings: Settings) -> Recipe:
             "secret_name": spec.storage.secret_name or settings.storage_secret_name,
         }
     )
-    return spec.to_recipe().model_copy(update={"storage": storage})
+    resolved: dict[str, Any] = {"storage": storage}
+    if (source := run.status.source) is not None:
+        resolved["model"] = ModelSource(uri=source.uri, digest=source.digest, step=source.step)
+    return spec.to_recipe().model_copy(update=resolved)
 
 
 # -------------------------------------------------------------------------------------------------------------- objects
@@ -109,7 +112,7 @@ def build_prepare_job(run: Run, spec: TrainingRunSpec, settings: Settings) -> Ma
 
     A fatal exit code ends it at once; a pod that was evicted does not count; everything else is tried again.
     """
-    recipe = resolve_recipe(spec, settings)
+    recipe = resolve_recipe(run, spec, settings)
     labels = _build_labels(run, Role.PREPARE)
     pod = _build_pod(
         run,
@@ -135,7 +138,7 @@ def build_prepare_job(run: Run, spec: TrainingRunSpec, settings: Settings) -> Ma
 
 def build_train_job(run: Run, spec: TrainingRunSpec, settings: Settings, attempt: int) -> Manifest:
     """The Job that is attempt number `attempt`: one pod for each node, none of which is ever replaced."""
-    recipe = resolve_recipe(spec, settings)
+    recipe = resolve_recipe(run, spec, settings)
     labels = _build_labels(run, Role.TRAIN) | {LABEL_ATTEMPT: str(attempt)}
     pod = _build_pod(
         run,

@@ -32,7 +32,7 @@ class Situation:
     @cached_property
     def recipe(self) -> Recipe:
         """What the pods read."""
-        return render.resolve_recipe(self.spec, self.settings)
+        return render.resolve_recipe(self.run, self.spec, self.settings)
 
     @cached_property
     def known(self) -> TrainingRunStatus:

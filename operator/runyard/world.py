@@ -63,6 +63,8 @@ class Observed:
     """Names of this run's Services that exist."""
     config_maps: frozenset[str] = frozenset()
     """Names of this run's ConfigMaps that exist."""
+    source: Run | None = None
+    """The run that `model.run` names, while it is waited for; None where there is none of that name."""
     conflicts: tuple[str, ...] = ()
     """`Kind/name` of objects that hold a name this run needs but belong to someone else."""
     progress: Progress | None = None

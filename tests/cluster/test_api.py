@@ -23,7 +23,7 @@ SMALLEST: dict[str, Any] = {
     "compute": {},
 }
 ONE_OF = {
-    "model": [["uri"], ["scratch"]],
+    "model": [["uri"], ["uri", "digest"], ["uri", "step"], ["run"], ["scratch"]],
     "model.scratch.tokenizer": [["uri"], ["train"]],
     "training": [
         [length, *batch] for length in ("epochs", "tokens", "steps") for batch in ((), ("batchSequences",))
@@ -73,7 +73,7 @@ def values(schema: dict[str, Any], path: str = "") -> st.SearchStrategy[Any]:
                 alphabet=st.characters(codec="ascii", categories=["L", "N", "P"]),
             )
             return fits.filter(
-                lambda text: schema.get("minLength", 0) <= len(text) <= min(60, schema.get("maxLength", 60))
+                lambda text: schema.get("minLength", 0) <= len(text) <= min(80, schema.get("maxLength", 60))
             )
         case "string":
             return st.text(
@@ -128,9 +128,9 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no node at all": ({"compute": {"nodes": 0}}, ["spec.compute.nodes"]),
     "two model sources": (
         {"model": {"uri": "s3://m/m", "scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}}}},
-        ["spec.model", "exactly one of uri, scratch"],
+        ["spec.model", "exactly one of uri, run, scratch"],
     ),
-    "no model source": ({"model": {}}, ["spec.model", "exactly one of uri, scratch"]),
+    "no model source": ({"model": {}}, ["spec.model", "exactly one of uri, run, scratch"]),
     "two tokenizers": (
         {"model": {"scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t", "train": {}}}}},
         ["spec.model.scratch.tokenizer", "exactly one of train, uri"],

@@ -24,7 +24,7 @@ from runyard.world import Manifest, Settings
 
 from tests.builders import SETTINGS, make_run, make_spec
 
-RECIPE = resolve_recipe(make_spec(), SETTINGS)
+RECIPE = resolve_recipe(make_run(), make_spec(), SETTINGS)
 OWNER = {
     "apiVersion": "runyard.dev/v1alpha1",
     "kind": "TrainingRun",
@@ -136,7 +136,7 @@ def test_the_config_map_holds_the_recipe_with_the_settings_filled_in() -> None:
 
 def test_what_a_run_says_of_its_storage_goes_before_the_settings() -> None:
     own = {"endpoint": "https://mine", "region": "eu-1", "addressing": "virtual", "secretName": "keys"}
-    recipe = resolve_recipe(make_spec(storage=own), SETTINGS)
+    recipe = resolve_recipe(make_run(), make_spec(storage=own), SETTINGS)
     assert recipe.storage.model_dump(by_alias=True) == own | {"fencing": "conditional-writes"}
 
 
@@ -276,7 +276,7 @@ def test_master_ports_differ_between_attempts_and_runs_and_stay_in_their_range()
 
 
 def test_another_recipe_has_another_config_map() -> None:
-    other = resolve_recipe(make_spec(), Settings(trainer_image="x", storage_endpoint="http://elsewhere"))
+    other = resolve_recipe(make_run(), make_spec(), Settings(trainer_image="x", storage_endpoint="http://elsewhere"))
     assert name_config_map(make_run(), other) != name_config_map(make_run(), RECIPE)
 
 

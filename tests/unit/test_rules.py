@@ -35,7 +35,7 @@ from tests.builders import (
     with_spec_error,
 )
 
-CONFIG_MAP = build_config_map(make_run(), resolve_recipe(make_spec(), SETTINGS))
+CONFIG_MAP = build_config_map(make_run(), resolve_recipe(make_run(), make_spec(), SETTINGS))
 EXISTING = {"config_maps": frozenset({CONFIG_MAP["metadata"]["name"]}), "services": frozenset({"cpt-ranks"})}
 
 

@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from runyard_trainer.contract import Recipe, ScratchModel
+from runyard_trainer.model_folder import find_checkpoint
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.storage import Location, NotFound, open_store
 
@@ -44,7 +45,10 @@ def check_model(recipe: Recipe) -> PretrainedConfig:
         config = _build_scratch_config(recipe.model.scratch, recipe.objective)
         field = "model.scratch.config."
     else:
-        assert recipe.model.uri is not None, "the contract holds exactly one of uri and scratch"
+        if recipe.model.uri is None:
+            raise UserError("model.run is known in a cluster only: name model.uri, the folder that the run has left")
+        if recipe.model.step is not None:
+            find_checkpoint(recipe)
         config = _read_config(open_store(recipe.model.uri, recipe.storage, "model.uri"), recipe.objective)
         field = f"model.uri: {recipe.model.uri}/config.json says "
     _check_sequence_length(config, recipe.training.sequence_length, field)

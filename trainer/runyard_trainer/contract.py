@@ -100,17 +100,37 @@ class ScratchModel(Model):
     """The tokenizer to train or to read."""
 
 
+class SourceRun(Model):
+    """What another run leaves; this one waits for it."""
+
+    name: str = Field(min_length=1, max_length=63)
+    """A TrainingRun of the same namespace."""
+    checkpoint: str = Field(default="best", max_length=20, pattern=r"^(best|last|[0-9]+)$")
+    """`best`: the model that it has exported. `last`, or a step: a checkpoint that it has kept."""
+
+
 class ModelSource(Model):
-    """Where the weights come from. Exactly one of `uri` and `scratch`."""
+    """Where the weights come from. Exactly one of `uri`, `run` and `scratch`."""
 
     uri: Uri | None = None
     """A Hugging Face model folder with safetensors weights and a tokenizer."""
+    digest: str | None = Field(default=None, max_length=80, pattern=r"^sha256:[0-9a-f]{64}$")
+    """Of the folder at `uri`, as lineage and status tell it: anything else found there is refused."""
+    step: int | None = Field(default=None, ge=1)
+    """Take the weights from the checkpoint of this step, which the run that left the folder at `uri` has kept."""
+    run: SourceRun | None = None
+    """Another TrainingRun of the namespace, once it has succeeded. Resolved to `uri` and `digest` or `step`."""
     scratch: ScratchModel | None = None
     """Pre-train from random weights."""
 
     @model_validator(mode="after")
     def _check_one_of(self) -> ModelSource:
-        _check_exactly_one(self, "model", "uri", "scratch")
+        _check_exactly_one(self, "model", "uri", "run", "scratch")
+        for name in ("digest", "step"):
+            if getattr(self, name) is not None and self.uri is None:
+                raise ValueError(f"model.{name} is of the folder at model.uri, which is absent: remove model.{name}")
+        if self.digest is not None and self.step is not None:
+            raise ValueError("model.digest is of the exported weights, and model.step takes others: keep one of them")
         return self
 
 

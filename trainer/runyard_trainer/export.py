@@ -27,6 +27,7 @@ from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe
 from runyard_trainer.distributed import run_on_rank_0
 from runyard_trainer.lineage import build_lineage, read_source_lineage
+from runyard_trainer.model_folder import digest_of, files_of
 from runyard_trainer.outcome import Result
 from runyard_trainer.report import RunSummary, TrainedRun, render_card, render_report
 from runyard_trainer.samples import choose_prompts, write_samples
@@ -147,20 +148,6 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
     }
 
 
-def digest_of(folder: Path) -> str:
-    """sha256 over a line `<name> <sha256>` for each file, in order of name.
-
-    The model card is left out: it tells of the run, and the same weights have the same digest.
-    """
-    lines = []
-    for path in _files_of(folder):
-        if path.name == "README.md":
-            continue
-        with path.open("rb") as file:
-            lines.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n")
-    return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
-
-
 def _copy_tokenizer(dataset: Dataset, folder: Path) -> None:
     source = dataset.location / "tokenizer"
     for info in source.list():
@@ -187,17 +174,13 @@ def _describe_dataset(dataset: Dataset) -> dict[str, str]:
 
 def _upload_folder(folder: Path, target: Location) -> None:
     """Upload each file, and delete what another world's export, killed midway, may have left besides."""
-    names = {path.name for path in _files_of(folder)}
+    names = {path.name for path in files_of(folder)}
     for name in sorted(names):
         (target / name).upload_file(folder / name)
     for info in list(target.list()):
         name = info.key.rpartition("/")[2]
         if name not in names:
             (target / name).delete()
-
-
-def _files_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def _to_json(value: dict[str, Any]) -> str:

@@ -32,10 +32,11 @@ from runyard_trainer.checks import check_model, check_vocabulary
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe, Training
 from runyard_trainer.distributed import run_on_rank_0
+from runyard_trainer.model_folder import download_model
 from runyard_trainer.objectives import Objective, ObjectiveModule, Traits
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.shards import DatasetInfo
-from runyard_trainer.storage import open_store
+from runyard_trainer.source_checkpoint import load_checkpoint_weights
 
 Precision = Literal["bf16", "fp32"]
 
@@ -88,7 +89,11 @@ def _build_full_model(recipe: Recipe, objective: Objective, data: DatasetInfo, c
     objective.configure(config)
     folder = context.scratch_dir / "source-model"
     try:
-        return read_model(_download_model(recipe, folder), config, objective, recipe)
+        download_model(recipe, folder)
+        model = read_model(folder, config, objective, recipe)
+        if recipe.model.step is not None:
+            load_checkpoint_weights(model, recipe, folder)
+        return model
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -114,17 +119,6 @@ def initialize_model(config: PreTrainedConfig, objective: Objective, seed: int) 
 
 def _build_model(config: PreTrainedConfig, objective: Objective) -> PreTrainedModel:
     return cast(PreTrainedModel, objective.auto_class.from_config(config, dtype=torch.float32))
-
-
-def _download_model(recipe: Recipe, folder: Path) -> Path:
-    assert recipe.model.uri is not None, "the contract holds exactly one of uri and scratch"
-    source = open_store(recipe.model.uri, recipe.storage, "model.uri")
-    folder.mkdir(parents=True, exist_ok=True)
-    for entry in source.list():
-        name = entry.key.removeprefix(source.prefix).lstrip("/")
-        if name.endswith((".safetensors", ".json")) and "/" not in name:
-            (source / name).download_file(folder / name)
-    return folder
 
 
 def read_model(folder: Path, config: PreTrainedConfig, objective: Objective, recipe: Recipe) -> PreTrainedModel:

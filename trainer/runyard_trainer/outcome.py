@@ -143,6 +143,21 @@ class Result(Report):
     """After the last."""
 
 
+class ModelFolder(Report):
+    """What another run has left, as this one starts from it."""
+
+    run: str
+    """The run's name."""
+    uid: str
+    """Its UID."""
+    uri: str
+    """The model folder."""
+    digest: str | None = None
+    """Of the folder, where its own weights are taken."""
+    step: int | None = None
+    """Of the checkpoint beside it whose weights are taken instead."""
+
+
 class CommittedCheckpoint(Report):
     """The newest commit."""
 
