@@ -143,6 +143,19 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "train on; choose another output.uri",
                 "fieldPath": ".output.uri",
             },
+            {
+                "rule": "!has(self.training.earlyStopping) || has(self.evaluation.everySteps)",
+                "message": "training.earlyStopping needs evaluation.everySteps: say how often to measure",
+                "fieldPath": ".training.earlyStopping",
+            },
+        ],
+        "evaluation": [
+            {
+                "rule": "!has(self.maxGeneralLossIncrease) || "
+                "(self.before && has(self.general) && size(self.general) > 0)",
+                "message": "evaluation.maxGeneralLossIncrease compares the loss on evaluation.general with that before "
+                "training: give evaluation.general, and leave evaluation.before true",
+            },
         ],
         "model": [
             _exactly_one("model", "uri", "run", "scratch"),

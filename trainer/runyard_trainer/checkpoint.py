@@ -71,13 +71,13 @@ _log = logging.getLogger(__name__)
 
 
 def select_retained(
-    entries: tuple[CheckpointEntry, ...], keep_last: int, keep_every_steps: int | None
+    entries: tuple[CheckpointEntry, ...], keep_last: int, keep_every_steps: int | None, best_step: int | None = None
 ) -> tuple[CheckpointEntry, ...]:
-    """Of checkpoints, newest first, those to keep: the first `keep_last` and each whose step is a multiple."""
+    """Of checkpoints, newest first, those to keep: the first `keep_last`, each whose step is a multiple, the best."""
     return tuple(
         entry
         for place, entry in enumerate(entries)
-        if place < keep_last or (keep_every_steps and entry.step % keep_every_steps == 0)
+        if place < keep_last or (keep_every_steps and entry.step % keep_every_steps == 0) or entry.step == best_step
     )
 
 
@@ -113,6 +113,7 @@ class Checkpointer:
         self._agreement = Agreement(PEER_TIMEOUT_S)
         self._stager = DefaultStager(StagingOptions(False, False, False, False))
         self._epoch, self._entries = self._agreement.from_rank_0(self._read_head)
+        self._best_step: int | None = None
         self._pending: Future[CheckpointEntry] | None = None
         self._staging_dir = scratch_dir / f"staging-{world.rank}"
         shutil.rmtree(self._staging_dir, ignore_errors=True)
@@ -136,12 +137,13 @@ class Checkpointer:
 
     # ------------------------------------------------------------------------------------------------------------- save
 
-    def save(self, step: int, state: State, tokens: int) -> None:
+    def save(self, step: int, state: State, tokens: int, best_step: int | None = None) -> None:
         """Begin to save; returns once the state is copied. Waits for the former save first, and raises what it raised.
 
-        A step that is committed already is not saved again.
+        A step that is committed already is not saved again. The checkpoint of `best_step` is kept.
         """
         self.wait()
+        self._best_step = best_step
         if self._entries and self._entries[0].step == step:
             return
         staged = self._stager.stage(_to_state_dicts(state))
@@ -224,7 +226,7 @@ class Checkpointer:
         return entry
 
     def _retained(self, newest: CheckpointEntry) -> tuple[CheckpointEntry, ...]:
-        return select_retained((newest, *self._entries), self._keep_last, self._keep_every_steps)
+        return select_retained((newest, *self._entries), self._keep_last, self._keep_every_steps, self._best_step)
 
     def _delete_unreferenced(self) -> None:
         """Delete what no commit points to: checkpoints not to be kept, and what older attempts left half uploaded.
@@ -271,6 +273,27 @@ class Checkpointer:
                 ExitCode.DATA_ERROR,
             )
         return None
+
+    def restore_step(self, step: int, state: State) -> None:
+        """Load what `state` asks for of the checkpoint of one step, in place.
+
+        Raises:
+            UserError: DATA_ERROR: it is not there, or not whole.
+        """
+        try:
+            self._load(self._entry_of(step), state)
+        except Corrupt as reason:
+            raise UserError(
+                f"the checkpoint of step {step} at {self._output}, which was to be exported, is not whole: {reason}. "
+                "Restore its files, or start over with another output",
+                ExitCode.DATA_ERROR,
+            ) from reason
+
+    def _entry_of(self, step: int) -> CheckpointEntry:
+        for entry in self._entries:
+            if entry.step == step:
+                return entry
+        raise Corrupt("head.json does not name it")
 
     def _load(self, entry: CheckpointEntry, state: State) -> None:
         manifest = self._agreement.from_rank_0(lambda: _retrying(lambda: read_manifest(self._output, entry)))

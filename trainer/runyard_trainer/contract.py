@@ -223,6 +223,15 @@ class Optimizer(Model):
     """Gradients are scaled down to this norm."""
 
 
+class EarlyStopping(Model):
+    """End a run that gets no better on held-out data. Needs `evaluation.everySteps`."""
+
+    patience: int = Field(default=3, ge=1, le=1000)
+    """Measurements in a row that may be no better than the best before them."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """What counts as better, in the objective's own measure: loss, macro F1..."""
+
+
 class Training(Model):
     """How long and how to train. Exactly one of `epochs`, `tokens` and `steps`; at most one of `batchTokens` and
     `batchSequences`.
@@ -255,6 +264,8 @@ class Training(Model):
     """`full`: recompute each layer in the backward pass, to save memory."""
     deterministic: bool = False
     """On CUDA: only algorithms that give the same bits each time, at a price. On CPU it is always so."""
+    early_stopping: EarlyStopping | None = None
+    """End early when the held-out data says so. Absent: all steps are made."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Of initial weights, data order and dropout."""
 
@@ -272,12 +283,18 @@ class Training(Model):
 
 
 class Evaluation(Model):
-    """Measured on the same held-out text before the first step and after the last."""
+    """Measured on the same held-out data before the first step and after the last."""
 
     before: bool = True
     """Measure the model before it is trained, too."""
+    every_steps: int | None = Field(default=None, ge=1)
+    """Measure besides every so many steps, and export the best model that was measured. Absent: export the last."""
     general: Annotated[list[DataSource], Field(max_length=64)] = []
     """Held-out text of the general kind: what the model forgets shows here."""
+    max_general_loss_increase: float | None = Field(default=None, ge=0)
+    """Nats per token that the loss on `general` may rise: a model that forgot more is exported only where all did."""
+    on_violation: Literal["Warn", "Fail"] = "Warn"
+    """Where all forgot more: `Warn` exports the one that forgot least and says so, `Fail` ends the run as failed."""
 
 
 class Checkpoint(Model):
@@ -338,6 +355,18 @@ class Recipe(Model):
     """Where the result goes."""
     storage: Storage = Storage()
     """How to reach S3."""
+
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> Recipe:
+        evaluation = self.evaluation
+        if self.training.early_stopping is not None and evaluation.every_steps is None:
+            raise ValueError("training.earlyStopping needs evaluation.everySteps: say how often to measure")
+        if evaluation.max_general_loss_increase is not None and not (evaluation.general and evaluation.before):
+            raise ValueError(
+                "evaluation.maxGeneralLossIncrease compares the loss on evaluation.general with that before training: "
+                "give evaluation.general, and leave evaluation.before true"
+            )
+        return self
 
     @property
     def mode(self) -> Mode:

@@ -122,6 +122,8 @@ def _leave(
         uri=(output / "model").uri,
         report=(output / "report.html").uri,
         digest=digest_of(folder),
+        step=trained.exported_step,
+        warning=trained.warning,
         before=trained.before,
         after=trained.after,
     )
@@ -132,6 +134,11 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
     return {
         "before": trained.before and trained.before.model_dump(by_alias=True, exclude_none=True),
         "after": trained.after.model_dump(by_alias=True, exclude_none=True),
+        "measured": [
+            {"step": each.step, **each.losses.model_dump(by_alias=True, exclude_none=True)}
+            for each in trained.candidates
+        ],
+        "exportedStep": trained.exported_step,
         "precision": trained.precision,
         "sequenceLength": recipe.training.sequence_length,
         "definition": EVAL_DEFINITION,

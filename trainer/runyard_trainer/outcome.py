@@ -37,6 +37,8 @@ class ExitCode(IntEnum):
     """Storage refuses for good: no such bucket, wrong credentials, no right to write, no conditional writes."""
     OUTPUT_TAKEN = 67
     """Another run owns the output."""
+    FORGETTING = 69
+    """The model forgot more than the recipe allows."""
     NON_FINITE = 70
     """The loss or gradient was not finite too many times in a row."""
     INTERRUPTED = 75
@@ -58,6 +60,7 @@ _REASONS = {
     ExitCode.DATA_ERROR: "DataError",
     ExitCode.STORAGE_ERROR: "StorageError",
     ExitCode.OUTPUT_TAKEN: "OutputTaken",
+    ExitCode.FORGETTING: "GeneralLossExceeded",
     ExitCode.NON_FINITE: "NonFinite",
     ExitCode.INTERRUPTED: "Interrupted",
 }
@@ -137,6 +140,10 @@ class Result(Report):
     """The report page."""
     digest: str
     """sha256 of the model's file list, `sha256:...`."""
+    step: int | None = None
+    """The step that the model is of: the last, or the best that was measured."""
+    warning: str | None = None
+    """What is not as the recipe asks."""
     before: Losses | None = None
     """Before the first step."""
     after: Losses | None = None

@@ -88,6 +88,8 @@ class Objective:
     """Sets what the data decides in a model's configuration, such as its classes."""
     new_weights: tuple[str, ...] = ()
     """Parts of a model that may be missing in a folder, since the objective brings its own: the beginnings of names."""
+    best_by: str | None = None
+    """The metric that the best model has most of; None: the one with the least loss is best."""
     measures_language: bool = False
     """The loss is nats per token of the text: perplexity and bits per byte can be told."""
     judge: Callable[[Sample, Tensor], Fact] | None = None

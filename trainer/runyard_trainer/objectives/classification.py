@@ -100,6 +100,7 @@ def build_objective(_: Recipe, info: DatasetInfo) -> Objective:
         collate=partial(collate, info.pad_token_id),
         configure=partial(configure, info),
         new_weights=("classifier", "score", "pooler", "pre_classifier", "dense", "head"),
+        best_by="macroF1",
         judge=judge,
         score=partial(score, info.is_multi_label),
     )
