@@ -55,10 +55,10 @@ def test_the_best_model_is_exported_and_an_interruption_changes_neither_choice_n
 
 
 def test_a_run_that_gets_no_better_ends_early(folder: Path) -> None:
-    recipe = build(folder, "early", earlyStopping={"patience": 2})
+    recipe = build(folder, "early", earlyStopping={"patience": 1})
     assert run_ranks(train_rank, 1, folder, recipe) == ["finished"]
     measured = read_eval(recipe)["measured"]
     best = min(measured, key=lambda each: each["domainLoss"])["step"]
-    assert [each["step"] for each in measured][-1] == best + 12 < 48
-    assert len(read_losses(recipe)) == best + 12
+    assert [each["step"] for each in measured][-1] == best + 6 < 48
+    assert len(read_losses(recipe)) == best + 6
     assert read_eval(recipe)["exportedStep"] == best
