@@ -89,7 +89,7 @@ class World:
         self, history: History, name: str = "a", weather: Weather = fair_weather
     ) -> AsyncIterator[Operator]:
         """An operator of that namespace, not started yet, with a proxy of its own."""
-        async with serve_proxy(self.api) as proxy:
+        async with serve_proxy(self.api, name) as proxy:
             proxy.weather = weather
             operator = Operator(name, history.namespace, proxy, self.folder)
             try:

@@ -118,8 +118,8 @@ class Kubelet:
             self.acted.add(running[0]["metadata"]["uid"])
             kinds = self.script.prepare
             await self._prepare(running[0], kinds[min(self.num_prepared, len(kinds) - 1)])
-        elif attempt and len(running) == NUM_NODES and owner not in self.acted:
-            self.acted.add(owner)
+        elif attempt and len(running) == NUM_NODES and str(attempt) not in self.acted:
+            self.acted.add(str(attempt))
             running.sort(key=lambda each: int(each["metadata"]["labels"][INDEX]))
             await self._play(self.script.acts[min(attempt, len(self.script.acts)) - 1], attempt, running)
 

@@ -89,6 +89,8 @@ class Proxy:
     """One that serves. Use `serve_proxy`."""
 
     api: Api
+    name: str
+    """Its client's, by which the audit log knows it."""
     weather: Weather = fair_weather
     on_commit: Callable[[Write], None] = lambda _: None
     """Told of each write that the API server has taken, before the client is."""
@@ -115,7 +117,7 @@ class Proxy:
         """Let the API server answer; it does so even if the client has gone."""
         body = await request.read()
         async with self.api.session.request(
-            call.method, self.api.server + request.path_qs, headers=forwarded(request.headers), data=body or None
+            call.method, self.api.server + request.path_qs, headers=self.forward(request), data=body or None
         ) as upstream:
             kept = {"Content-Type": upstream.headers.get("Content-Type", "application/json")}
             answer = Answer(upstream.status, kept, await upstream.read())
@@ -125,6 +127,12 @@ class Proxy:
             if answer.status < 300:
                 self.on_commit(write)
         return answer
+
+    def forward(self, request: web.Request) -> dict[str, str]:
+        """The headers, without those that belong to the connection."""
+        dropped = ("host", "connection", "content-length", "transfer-encoding", "accept-encoding", "user-agent")
+        kept = {name: value for name, value in request.headers.items() if name.lower() not in dropped}
+        return kept | {"User-Agent": self.name}
 
     def cut_off(self) -> None:
         """From now on nothing comes through, and what was open is broken."""
@@ -147,9 +155,9 @@ class Proxy:
 
 
 @asynccontextmanager
-async def serve_proxy(api: Api) -> AsyncIterator[Proxy]:
+async def serve_proxy(api: Api, name: str) -> AsyncIterator[Proxy]:
     """A proxy on a free port of 127.0.0.1, until the block ends."""
-    proxy = Proxy(api)
+    proxy = Proxy(api, name)
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", proxy.handle)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -161,12 +169,6 @@ async def serve_proxy(api: Api) -> AsyncIterator[Proxy]:
     finally:
         proxy.cut_off()
         await runner.cleanup()
-
-
-def forwarded(headers: Mapping[str, str]) -> dict[str, str]:
-    """Without those that belong to the connection."""
-    dropped = ("host", "connection", "content-length", "transfer-encoding", "accept-encoding")
-    return {name: value for name, value in headers.items() if name.lower() not in dropped}
 
 
 def hang_up(request: web.Request) -> web.Response:
@@ -268,7 +270,7 @@ class Stream:
     error_code: int | None = None
 
     async def play(self, proxy: Proxy, call: Call, request: web.Request) -> web.StreamResponse:
-        url, headers = proxy.api.server + request.path_qs, forwarded(request.headers)
+        url, headers = proxy.api.server + request.path_qs, proxy.forward(request)
         timeout = aiohttp.ClientTimeout(total=None)
         async with proxy.api.session.get(url, headers=headers, timeout=timeout, read_bufsize=2**20) as upstream:
             response = web.StreamResponse(status=upstream.status, headers={"Content-Type": "application/json"})

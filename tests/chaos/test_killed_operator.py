@@ -1,10 +1,12 @@
-"""The operator is killed after each of its writes in turn, before it knows that the write was taken."""
+"""The operator is killed after each of its writes, before it knows that the write was taken."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.chaos.history import RUN, History, World, after_write, in_world, kept_running
 from tests.chaos.operators import Operator
@@ -29,7 +31,8 @@ async def live(world: World, on_commit: Callable[[Operator], Callable[[Write], N
     return operator
 
 
-def test_a_run_arrives_wherever_its_operator_is_killed(control_plane: Cluster, tmp_path: Path) -> None:
+@pytest.mark.full
+def test_a_run_arrives_after_whichever_write_its_operator_is_killed(control_plane: Cluster, tmp_path: Path) -> None:
     async def story(world: World) -> None:
         async def live_and_die(number: int) -> int:
             return (await live(world, lambda operator: after_write(number, operator.kill))).num_starts
