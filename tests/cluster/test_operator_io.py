@@ -245,6 +245,10 @@ def unavailable() -> web.Response:
     return web.Response(status=503, text="etcd has no leader")
 
 
+def login_page() -> web.Response:
+    return web.Response(text="<html>please log in</html>", content_type="text/html")
+
+
 @asynccontextmanager
 async def through(weather: BadWeather, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kube]:
     app = web.Application()
@@ -268,7 +272,7 @@ async def through(weather: BadWeather, folder: Path, monkeypatch: pytest.MonkeyP
         await runner.cleanup()
 
 
-@pytest.mark.parametrize("trouble", [busy, unavailable, drop_connection])
+@pytest.mark.parametrize("trouble", [busy, unavailable, drop_connection, login_page])
 def test_writes_are_repeated_through_passing_trouble_and_happen_once(
     trouble: Callable[[], web.Response], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
