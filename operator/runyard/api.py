@@ -82,6 +82,12 @@ class Recovery(Model):
     """Attempts that may fail before the run does; counted anew whenever a newer checkpoint is committed."""
     max_disruptions: int = Field(default=20, ge=0, le=10_000)
     """Attempts that may end because their pods were evicted, deleted or interrupted."""
+    startup_timeout_seconds: int = Field(default=900, ge=1, le=604_800)
+    """Time for all pods of an attempt to start. After it they are given back, and asked for again after a pause."""
+    stall_timeout_seconds: int = Field(default=600, ge=1, le=604_800)
+    """Time for a step to end. After it every rank leaves its stacks below `stacks/` of the output."""
+    on_stall: Literal["Restart", "Notify"] = "Restart"
+    """What follows then: the next attempt, counted as a failure; or nothing but a warning."""
     termination_grace_period_seconds: int = Field(default=120, ge=1, le=3600)
     """Time that a pod has to save when it is told to stop."""
 
@@ -161,6 +167,8 @@ class Restarts(Status):
     """Because something broke; all of them."""
     disruptions: int = 0
     """Because pods were evicted, deleted or interrupted."""
+    startups: int = 0
+    """Because not all pods had started in time: waiting is no fault, so no budget counts them."""
     failures_since_checkpoint: int = 0
     """Failures since the committed checkpoint last advanced: what `recovery.maxFailures` is held against."""
 
@@ -198,9 +206,11 @@ class LastFailure(Status):
     exit_code: int | None = None
     """Its exit code."""
     reason: str
-    """SpecError, DataError, StorageError, OutputTaken, NonFinite, Interrupted, OOMKilled, Error..."""
+    """SpecError, DataError, StorageError, OutputTaken, NonFinite, Stalled, OOMKilled, NodeLost, ImagePull..."""
     message: str = ""
-    """What happened and what to do."""
+    """What happened."""
+    remedy: str = ""
+    """What to do about it, where the message does not say so."""
     log_tail: str = ""
     """Its last lines."""
     time: str | None = None

@@ -256,7 +256,7 @@ def _build_container(
             "readOnlyRootFilesystem": True,
         },
         "terminationMessagePath": TERMINATION_LOG_PATH,
-        "terminationMessagePolicy": "File",
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "recipe", "mountPath": _RECIPE_DIR, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount point, not a temporary file
@@ -283,6 +283,8 @@ def _build_attempt_env(run: Run, spec: TrainingRunSpec, attempt: int, cpu: str) 
         "RUNYARD_NODES": str(spec.compute.nodes),
         "RUNYARD_PROCESSES_PER_NODE": str(spec.compute.processes),
         "RUNYARD_GRACE_SECONDS": str(spec.recovery.termination_grace_period_seconds),
+        "RUNYARD_STALL_SECONDS": str(spec.recovery.stall_timeout_seconds),
+        "RUNYARD_ON_STALL": spec.recovery.on_stall,
         "MASTER_ADDR": f"{name_train_job(run, attempt)}-0.{name_service(run)}",
         "MASTER_PORT": str(choose_master_port(run.uid, attempt)),
         "OMP_NUM_THREADS": str(max(1, int(_parse_cpus(cpu) / spec.compute.processes))),

@@ -8,18 +8,32 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from runyard_trainer.outcome import ExitCode
 
-from runyard import pods, render
+from runyard import pods, render, stalls
 from runyard.api import ConditionType, LastFailure, Phase
 from runyard.endings import Ending, Severity, describe_failure, find_ending, judge, when_settled
+from runyard.remedies import find_remedy
 from runyard.situation import Situation, build_delete
-from runyard.status import Decision, count, find_condition
+from runyard.status import STALLED, Decision, count, find_condition
 from runyard.times import format_time, parse_time
 from runyard.world import Action, Create, Manifest
 
-MAX_BACKOFF_S = 60
+
+class Backoff(NamedTuple):
+    """How long the next attempt waits."""
+
+    first_s: float
+    max_s: float
+    jitter: float
+    """What is added at most, as a share."""
+
+
+FAILURE_BACKOFF = Backoff(first_s=1, max_s=60, jitter=0.25)
+STARTUP_BACKOFF = Backoff(first_s=15, max_s=300, jitter=1)
+"""Two runs that could not both start must not come back together: one of them needs the time to start alone."""
 
 _STAGES = {
     "evaluating": ("Evaluating", "measuring the losses on held-out text"),
@@ -110,12 +124,32 @@ def has_ended_early(situation: Situation) -> Decision | None:
     """The newest attempt is over, but not the run: settle it, once. The next one starts only after this is stored."""
     if not situation.is_attempting:
         return None
-    ending = find_ending(situation.attempt, situation.attempt_job, situation.attempt_pods, situation.now)
+    ending = _find_ending(situation)
     if ending is None:
         return None
-    if ending.severity is Severity.DISRUPTION:
-        return _settle_disruption(situation, ending.failure)
+    match ending.severity:
+        case Severity.DISRUPTION:
+            return _settle_disruption(situation, ending.failure)
+        case Severity.STARTUP:
+            return _settle_startup(situation, ending.failure)
     return _settle_failure(situation, ending)
+
+
+def _find_ending(situation: Situation) -> Ending | None:
+    attempt, job, its_pods = situation.attempt, situation.attempt_job, situation.attempt_pods
+    recovery, now = situation.recovery, situation.now
+    return (
+        find_ending(attempt, job, its_pods, now)
+        or stalls.find_startup_timeout(attempt, job, its_pods, recovery, now)
+        or stalls.find_silence(attempt, situation.silent_since, recovery, now)
+    )
+
+
+def _settle_startup(situation: Situation, failure: LastFailure) -> Decision:
+    restarts = count(situation.known.restarts, startups=1)
+    pause = choose_backoff(situation.run.uid, situation.attempt, restarts.startups, STARTUP_BACKOFF)
+    decision = _recover(situation, failure, "StartupTimeout", situation.now + pause)
+    return _with_changes(decision, restarts=restarts)
 
 
 def _settle_disruption(situation: Situation, failure: LastFailure) -> Decision:
@@ -141,7 +175,7 @@ def _settle_failure(situation: Situation, ending: Ending) -> Decision:
         message = f"failed {since} times {since_when}, recovery.maxFailures is {limit}: {describe_failure(failure)}"
         decision = _fail(situation, "FailureBudgetExceeded", message, failure)
     else:
-        when = situation.now + choose_backoff(situation.run.uid, situation.attempt, since)
+        when = situation.now + choose_backoff(situation.run.uid, situation.attempt, since, FAILURE_BACKOFF)
         decision = _recover(situation, failure, "AttemptFailed", when)
     return _with_changes(decision, restarts=restarts)
 
@@ -164,10 +198,10 @@ def _with_changes(decision: Decision, **changes: object) -> Decision:
     )
 
 
-def choose_backoff(run_uid: str, attempt: int, failures: int) -> timedelta:
-    """1 s, 2 s, 4 s ... 60 s, and up to a quarter more so that runs which failed together do not come back together."""
-    jitter = hashlib.sha256(f"{run_uid}/{attempt}/backoff".encode()).digest()[0] / 255
-    return timedelta(seconds=min(MAX_BACKOFF_S, 2.0 ** min(failures - 1, 10)) * (1 + jitter / 4))
+def choose_backoff(run_uid: str, attempt: int, times: int, backoff: Backoff) -> timedelta:
+    """Doubling, and up to the jitter's share more so that runs which ended together do not come back together."""
+    jitter = hashlib.sha256(f"{run_uid}/{attempt}/backoff".encode()).digest()[0] / 255 * backoff.jitter
+    return timedelta(seconds=min(backoff.max_s, backoff.first_s * 2.0 ** min(times - 1, 10)) * (1 + jitter))
 
 
 # ------------------------------------------------------------------------------------------------------------- suspend
@@ -208,23 +242,40 @@ def is_attempting(situation: Situation) -> Decision | None:
     if not situation.is_attempting:
         return None
     phase, reason, message = _describe_attempt(situation)
-    moments = (pods.next_loss(situation.attempt_pods), when_settled(situation.attempt_pods, situation.now))
+    its_pods, recovery = situation.attempt_pods, situation.recovery
+    moments = (
+        pods.next_loss(its_pods),
+        when_settled(its_pods, situation.now),
+        stalls.when_startup_is_over(situation.attempt_job, its_pods, recovery),
+        stalls.when_silence_ends(situation.silent_since, recovery),
+    )
     return Decision(phase, reason, message, requeue_at=min(filter(None, moments), default=None))
 
 
 def _describe_attempt(situation: Situation) -> tuple[Phase, str, str]:
     progress, attempt = situation.observed.progress, situation.attempt
     if progress is not None and progress.attempt == attempt and progress.stage in _STAGES:
+        if progress.stalled_since is not None:
+            return Phase.RUNNING, STALLED, _describe_stall(situation, progress.stalled_since)
         reason, doing = _STAGES[progress.stage]
         return Phase.RUNNING, reason, f"attempt {attempt}: {doing}"
-    was_running = find_condition(situation.run.status, ConditionType.RUNNING)
-    if situation.run.status.attempt == attempt and was_running is not None and was_running.status == "True":
-        return Phase.RUNNING, was_running.reason, was_running.message
+    if situation.was_running is not None:
+        return Phase.RUNNING, situation.was_running.reason, situation.was_running.message
     wait = _describe_wait(situation, situation.attempt_pods)
     if wait is not None:
         return Phase.STARTING, *wait
     num_running = sum(map(pods.is_running, situation.attempt_pods))
     return Phase.STARTING, "Starting", f"attempt {attempt}: {num_running} of {situation.spec.compute.nodes} pods run"
+
+
+def _describe_stall(situation: Situation, since: str) -> str:
+    where = f"{situation.recipe.output.uri.rstrip('/')}/stacks/attempt-{situation.attempt}/"
+    what_next = (
+        "the next attempt starts from the last checkpoint"
+        if situation.recovery.on_stall == "Restart"
+        else "recovery.onStall is Notify, so it is left as it is: delete one of its pods to have it restarted"
+    )
+    return f"attempt {situation.attempt}: no step has ended since {since}; stacks of every rank: {where}; {what_next}"
 
 
 def _describe_wait(situation: Situation, waiting: list[Manifest]) -> tuple[str, str] | None:
@@ -238,7 +289,8 @@ def _describe_wait(situation: Situation, waiting: list[Manifest]) -> tuple[str, 
             "AWS_SECRET_ACCESS_KEY: the pod starts by itself then"
         )
         return wait.reason, wait.message + hint
-    return wait.reason, wait.message
+    remedy = find_remedy(wait.reason)
+    return wait.reason, f"{wait.message.rstrip('.')}. What to do: {remedy}" if remedy else wait.message
 
 
 # -------------------------------------------------------------------------------------------------------------- prepare

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from runyard_trainer.batches import Batches
 from runyard_trainer.context import World
 from runyard_trainer.contract import Recipe
 from runyard_trainer.order import Order
-from runyard_trainer.outcome import Interrupted
+from runyard_trainer.outcome import ExitCode, Interrupted
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.storage import open_store
 from runyard_trainer.train import train
@@ -80,6 +81,26 @@ def digest_of_weights(recipe: Recipe) -> str:
 def read_head(recipe: Recipe) -> dict[str, Any]:
     head: dict[str, Any] = json.loads(Path(recipe.output.uri.removeprefix("file://"), "head.json").read_text())
     return head
+
+
+def hanging_rank(world: World, folder: Path, recipe: Recipe, restarts: bool) -> str:
+    """Rank 1 hangs for ever once a checkpoint is committed, or for a few seconds where nothing is restarted."""
+    head = Path(recipe.output.uri.removeprefix("file://")) / "head.json"
+    stacks = head.parent / "stacks" / "attempt-1"
+
+    def hang(*_: object) -> None:
+        wait_until(lambda: not restarts and len(list(stacks.glob("*.txt"))) == world.size, 120)
+
+    def act() -> None:
+        wait_until(lambda: head.exists() and json.loads(head.read_text())["checkpoint"], 60)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    signal.signal(signal.SIGUSR1, hang)
+    if world.rank == 1:
+        threading.Thread(target=act, daemon=True).start()
+    context = build_context(folder, recipe, world)
+    train(recipe, dataclasses.replace(context, stall_s=2, restarts_on_stall=restarts))
+    return "finished"
 
 
 # ------------------------------------------------------------------------------------------ world's size
@@ -169,3 +190,27 @@ def test_a_finished_run_is_not_trained_again(folder: Path) -> None:
     before = read_head(recipe)["result"]
     assert run_ranks(train_rank, 1, folder, recipe, 2) == ["finished"]
     assert read_head(recipe)["result"] == before
+
+
+# ------------------------------------------------------------------------------------------ hanging
+
+
+def read_stacks(recipe: Recipe) -> list[str]:
+    folder = Path(recipe.output.uri.removeprefix("file://"), "stacks", "attempt-1")
+    return [(folder / f"rank-{rank}.txt").read_text() for rank in range(2)]
+
+
+def test_a_rank_that_hangs_ends_the_attempt_once_every_rank_has_left_its_stacks(folder: Path) -> None:
+    recipe = build_recipe(folder, "hanging", steps=60)
+    ended = end_ranks(hanging_rank, 2, folder, recipe, True)
+    assert [end.error for end in ended] == [f"exit code {ExitCode.STALLED.value}"] * 2
+    waiting, hanging = read_stacks(recipe)
+    assert "distributed_c10d.py" in waiting
+    assert "in hang\n" in hanging
+    assert run_ranks(train_rank, 2, folder, recipe, 2) == ["finished"] * 2
+
+
+def test_a_rank_that_hangs_for_a_while_is_only_told_where_nothing_is_restarted(folder: Path) -> None:
+    recipe = build_recipe(folder, "told", steps=60)
+    assert run_ranks(hanging_rank, 2, folder, recipe, False) == ["finished"] * 2
+    assert "in hang\n" in read_stacks(recipe)[1]

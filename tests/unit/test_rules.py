@@ -259,6 +259,7 @@ def test_a_failed_attempt_is_settled_first_and_the_next_one_starts_only_from_the
         exit_code=1,
         reason="Error",
         message="it broke",
+        remedy="look at its log: kubectl logs cpt-a1-1-x",
         log_tail="Traceback",
         time=format_time(at(-1)),
     )
@@ -302,7 +303,18 @@ def test_a_pod_out_of_memory_says_so_and_what_to_do() -> None:
     failure = planned.status.last_failure
     assert failure is not None
     assert failure.reason == "OOMKilled"
-    assert "compute.resources.memory" in failure.message
+    assert "compute.resources.memory" in failure.remedy
+    assert "compute.resources.memory" in planned.events[0].message
+
+
+def test_a_pod_without_a_report_says_how_it_ended_with_the_end_of_its_log() -> None:
+    job = make_train_job()
+    pod = make_dead_pod(job, code=127)
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = "sh: python: not found"
+    failure = decide(attempt_run(), jobs=[job], pods=[pod]).status.last_failure
+    assert failure is not None
+    assert (failure.message, failure.log_tail) == ("pod cpt-a1-0-x ended with exit code 127", "sh: python: not found")
+    assert failure.remedy == "look at its log: kubectl logs cpt-a1-0-x"
 
 
 def test_more_failures_than_the_budget_fail_the_run_and_the_message_names_the_budget() -> None:
@@ -547,8 +559,8 @@ WAITS: dict[str, tuple[Callable[[Manifest], Manifest], str, list[str]]] = {
     ),
     "an image that cannot be pulled": (
         lambda job: make_waiting_pod(job, reason="ImagePullBackOff", message='Back-off pulling image "x"'),
-        "ImagePullBackOff",
-        ['Back-off pulling image "x"'],
+        "ImagePull",
+        ['Back-off pulling image "x"', "compute.image"],
     ),
     "no node with room": (
         lambda job: with_condition(
@@ -559,7 +571,7 @@ WAITS: dict[str, tuple[Callable[[Manifest], Manifest], str, list[str]]] = {
             message="0/2 nodes are available: 2 Insufficient nvidia.com/gpu.",
         ),
         "Unschedulable",
-        ["Insufficient nvidia.com/gpu"],
+        ["Insufficient nvidia.com/gpu", "compute.nodes"],
     ),
 }
 

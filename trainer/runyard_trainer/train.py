@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,11 +36,12 @@ from runyard_trainer.model import ShardedCausalLM, load_model, resolve_precision
 from runyard_trainer.monitor import Monitor, StopRequest
 from runyard_trainer.optimizer import build_optimizer, learning_rate, set_learning_rate
 from runyard_trainer.order import Order, count_steps
-from runyard_trainer.outcome import ExitCode, Interrupted, Losses, Result, UserError
+from runyard_trainer.outcome import ExitCode, Interrupted, Losses, PodReport, Result, UserError
 from runyard_trainer.report import TrainedRun
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.step import Learner, StepResult, take_step
 from runyard_trainer.storage import Location, open_store
+from runyard_trainer.watchdog import Watchdog, handle_stall
 
 MAX_NON_FINITE_STEPS = 5
 """So many steps in a row without a finite loss and gradient end the run."""
@@ -89,8 +93,17 @@ class ShardedState:
         )
 
 
-def train(recipe: Recipe, context: RunContext) -> Result:
+def _exit(report: PodReport) -> None:
+    os._exit(report.exit_code)
+
+
+def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport], None] = _exit) -> Result:
     """Train what is prepared at the recipe's output, from where the last attempt has left it.
+
+    Args:
+        recipe: what to learn.
+        context: which rank this is, of which run.
+        end_process: ends a process that hangs, from another thread, with a report of why.
 
     Raises:
         Interrupted: stopped by a signal, by a lost peer or by a newer attempt.
@@ -128,6 +141,9 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         stack.callback(monitor.close)
         if world.rank == 0:
             serve_progress(monitor, context)
+        act = partial(handle_stall, output=output, context=context, tell=monitor.set_stalled, end_process=end_process)
+        watchdog = Watchdog(context.stall_s, act, on_recovery=partial(monitor.set_stalled, None))
+        stack.callback(watchdog.close)
 
         module = load_model(recipe, dataset.info, context, device)
         optimizer = build_optimizer(module, training.optimizer)
@@ -158,7 +174,11 @@ def train(recipe: Recipe, context: RunContext) -> Result:
 
         if recipe.evaluation.before and state.step == 0:
             monitor.set_stage("evaluating")
-            state.before = evaluate_model(module, dataset, world, length, state.micro_batch, device).model_dump()
+            with watchdog.watching("the evaluation before the first step"):
+                before = evaluate_model(
+                    module, dataset, world, length, state.micro_batch, device, on_batch=watchdog.beat
+                )
+            state.before = before.model_dump()
 
         monitor.set_stage("training")
         module.train()
@@ -166,7 +186,8 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         while state.step < total_steps:
             rate = learning_rate(state.step, total_steps, recipe.learning_rate, training.schedule)
             set_learning_rate(optimizer, rate)
-            done = take_step(learner, batches.step(state.step), state.step, stop.requested)
+            with watchdog.watching(f"step {state.step + 1}"):
+                done = take_step(learner, batches.step(state.step), state.step, stop.requested)
             state.step += 1
             state.tokens += done.tokens
             count_non_finite(state, done)
@@ -183,7 +204,8 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         monitor.set_checkpoint(checkpointer.committed)
 
         monitor.set_stage("evaluating")
-        after = evaluate_model(module, dataset, world, length, state.micro_batch, device)
+        with watchdog.watching("the evaluation after the last step"):
+            after = evaluate_model(module, dataset, world, length, state.micro_batch, device, on_batch=watchdog.beat)
         monitor.set_stage("exporting")
         trained = TrainedRun(
             before=Losses(**state.before) if state.before else None,
