@@ -101,6 +101,8 @@ class TrainingRunSpec(Recipe):
     """What happens when an attempt ends early."""
     suspend: bool = False
     """True: save a checkpoint and stop; false again: go on from there."""
+    ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=2_147_483_647)
+    """When a finished run is deleted from the cluster; what is on S3 stays. Absent: never."""
 
     def to_recipe(self) -> Recipe:
         """The half that the trainer reads."""

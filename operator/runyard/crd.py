@@ -28,7 +28,7 @@ Schema = dict[str, Any]
 PATHS = ("crds/runyard.dev_trainingruns.yaml", "charts/runyard/crds/runyard.dev_trainingruns.yaml")
 """Where the CRD is committed, below the root of the repository: for kubectl, and for helm."""
 
-MUTABLE_FIELDS = {"suspend"}
+MUTABLE_FIELDS = ("suspend", "ttlSecondsAfterFinished")
 
 COLUMNS = (
     ("Phase", "string", ".status.phase", "What the run is doing"),
@@ -160,7 +160,7 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
 def _immutable(field: str) -> dict[str, str]:
     return {
         "rule": f"self.{field} == oldSelf.{field}",
-        "message": f"spec.{field} cannot change once the run exists (only spec.suspend can): "
+        "message": f"spec.{field} cannot change once the run exists (only {', '.join(MUTABLE_FIELDS)} can): "
         "delete the run and create another",
         "fieldPath": f".{field}",
     }

@@ -52,7 +52,8 @@ class Reconciler:
             try:
                 return await self._reconcile(key)
             except ApiError as error:
-                if error.reason == "Conflict":  # someone else was quicker: nothing is wrong, but all must be read anew
+                # someone else was quicker, or the run is gone: nothing is wrong, but all must be read anew
+                if error.reason in ("Conflict", "NotFound"):
                     return AFTER_CONFLICT_S
                 raise
 

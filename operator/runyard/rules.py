@@ -13,13 +13,13 @@ from typing import NamedTuple
 from runyard_trainer.outcome import ExitCode
 
 from runyard import pods, render, stalls
-from runyard.api import ConditionType, LastFailure, Phase
+from runyard.api import KIND, ConditionType, LastFailure, Phase
 from runyard.endings import Ending, Severity, describe_failure, find_ending, judge, when_settled
 from runyard.remedies import find_remedy
 from runyard.situation import Situation, build_delete
 from runyard.status import STALLED, Decision, count, find_condition
 from runyard.times import format_time, parse_time
-from runyard.world import Action, Create, Manifest
+from runyard.world import Action, Create, Delete, Manifest
 
 
 class Backoff(NamedTuple):
@@ -52,8 +52,20 @@ def is_finished(situation: Situation) -> Decision | None:
     for kind, phase in ((ConditionType.SUCCEEDED, Phase.SUCCEEDED), (ConditionType.FAILED, Phase.FAILED)):
         condition = find_condition(stored, kind)
         if condition is not None and condition.status == "True":
-            return Decision(phase, condition.reason, condition.message)
+            actions, requeue_at = _expire(situation, parse_time(condition.last_transition_time))
+            return Decision(phase, condition.reason, condition.message, actions=actions, requeue_at=requeue_at)
     return None
+
+
+def _expire(situation: Situation, finished_at: datetime) -> tuple[tuple[Action, ...], datetime | None]:
+    """Delete the run once its ttlSecondsAfterFinished is over; its Jobs go with it."""
+    spec, run = situation.run.spec, situation.run
+    if spec is None or spec.ttl_seconds_after_finished is None:
+        return (), None
+    expires_at = finished_at + timedelta(seconds=spec.ttl_seconds_after_finished)
+    if situation.now < expires_at:
+        return (), expires_at
+    return (Delete(KIND, run.name, run.uid, run.resource_version),), None
 
 
 def has_invalid_spec(situation: Situation) -> Decision | None:

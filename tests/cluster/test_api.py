@@ -185,7 +185,7 @@ def test_a_name_that_is_no_host_name_is_refused(api: client.CustomObjectsApi, na
     assert "metadata.name must begin with a letter and have no dots" in refused.value.body
 
 
-def test_only_suspend_may_change_once_the_run_exists(api: client.CustomObjectsApi) -> None:
+def test_only_a_few_fields_may_change_once_the_run_exists(api: client.CustomObjectsApi) -> None:
     create(api, {**SMALLEST, "model": {"scratch": {"config": {"hidden_size": 64}, "tokenizer": {"train": {}}}}},
            name="fixed", dry_run="")  # fmt: skip
 
@@ -193,6 +193,8 @@ def test_only_suspend_may_change_once_the_run_exists(api: client.CustomObjectsAp
         return api.patch_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "fixed", {"spec": spec})
 
     assert patch({"suspend": True})["spec"]["suspend"] is True
+    for ttl in (60, 0, None):
+        assert patch({"ttlSecondsAfterFinished": ttl})["spec"].get("ttlSecondsAfterFinished") == ttl
     for changed in (
         {"compute": {"nodes": 3}},
         {"model": {"scratch": {"config": {"hidden_size": 65}}}},
@@ -202,5 +204,5 @@ def test_only_suspend_may_change_once_the_run_exists(api: client.CustomObjectsAp
         with pytest.raises(client.ApiException) as refused:
             patch(changed)
         assert f"spec.{next(iter(changed))} cannot change" in refused.value.body
-        assert "only spec.suspend can" in refused.value.body
+        assert "only suspend, ttlSecondsAfterFinished can" in refused.value.body
     api.delete_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "fixed")

@@ -523,6 +523,45 @@ def test_a_finished_run_stays_as_it_is_whatever_is_seen(kind: str, phase: Phase)
         assert (planned.status, planned.actions, planned.events) == (first.status, (), ())
 
 
+@pytest.mark.parametrize("kind", ["Succeeded", "Failed"])
+def test_a_finished_run_is_deleted_when_its_ttl_is_over_and_not_before(kind: str) -> None:
+    status = make_status(ConditionType(kind), attempt=1, ended_attempt=1)  # since a minute ago
+    waiting = decide(make_run(status, ttlSecondsAfterFinished=61))
+    assert (waiting.actions, waiting.requeue_at) == ((), at(1))
+    over = decide(make_run(status, ttlSecondsAfterFinished=60))
+    assert over.actions == (Delete("TrainingRun", "cpt", "uid-1", "7"),)
+    assert decide(make_run(status)).actions == ()
+
+
+UNFINISHED: dict[str, Run] = {
+    "new": make_run(),
+    "prepared": make_run(prepared_status()),
+    "recovering": make_run(recovering_status(next_attempt_time=format_time(at(30)))),
+    "starting": make_run(prepared_status(phase=Phase.STARTING, attempt=1)),
+    "running": make_run(make_status(ConditionType.PREPARED, ConditionType.RUNNING, attempt=1)),
+    "suspending": make_run(prepared_status(phase=Phase.SUSPENDING, attempt=1, ended_attempt=1)),
+    "suspended": make_run(make_status(ConditionType.PREPARED, ConditionType.SUSPENDED, attempt=1, ended_attempt=1)),
+}
+
+
+@pytest.mark.parametrize("phase", UNFINISHED)
+def test_a_run_that_is_not_finished_has_no_ttl(phase: str) -> None:
+    run = replace(UNFINISHED[phase], spec=make_spec(ttlSecondsAfterFinished=0))
+    planned = decide(run, now=at(9000))
+    assert [name for name in deleted(planned) if name == "cpt"] == []
+
+
+@pytest.mark.parametrize("phase", UNFINISHED)
+def test_a_run_that_is_suspended_in_any_phase_comes_to_rest_and_goes_on_when_it_is_resumed(phase: str) -> None:
+    run = UNFINISHED[phase]
+    for _ in range(2):
+        run = replace(run, spec=make_spec(suspend=True))
+        run = replace(run, status=decide(run).status)
+    assert run.status.phase is Phase.SUSPENDED
+    resumed = decide(replace(run, spec=make_spec()), now=at(30))
+    assert created(resumed) == ["cpt-prepare" if phase == "new" else f"cpt-a{run.status.attempt + 1}"]
+
+
 def test_a_finished_runs_attempt_that_would_go_on_is_stopped() -> None:
     status = make_status(ConditionType.FAILED, phase=Phase.FAILED, attempt=1, ended_attempt=1)
     job = make_train_job()
