@@ -55,7 +55,10 @@ class Compute(Model):
     """The pods of one attempt."""
 
     nodes: int = Field(default=1, ge=1, le=1024)
-    """Pods, each on its share of a node."""
+    """Pods, each on its share of a node. May change while the run is suspended: the samples and their order stay."""
+    min_nodes: int | None = Field(default=None, ge=1, le=1024)
+    """Where fewer than `nodes` pods find room within recovery.startupTimeoutSeconds, so many are enough to go on with.
+    The next attempt asks for all again. Absent: as many as `nodes`."""
     gpus_per_node: int = Field(default=1, ge=0, le=64)
     """GPUs of each pod. 0: train on CPUs."""
     gpu_resource_name: str = Field(default="nvidia.com/gpu", min_length=1, max_length=253)
@@ -236,6 +239,12 @@ class TrainingRunStatus(Status):
     """The newest attempt whose end is settled here: counted against a budget, or stopped by `suspend`."""
     gpus: int | None = None
     """GPUs of an attempt, all pods together."""
+    nodes: int | None = None
+    """Pods of an attempt, where they are fewer than compute.nodes as no more found room."""
+    node_failures: dict[str, int] = Field(default_factory=dict)
+    """Attempts that failed on each node, or were lost with it."""
+    avoided_nodes: list[str] = Field(default_factory=list)
+    """Nodes that have failed this run twice: its pods go there only where there is no other."""
     restarts: Restarts = Restarts()
     """Attempts that have ended early."""
     next_attempt_time: str | None = None

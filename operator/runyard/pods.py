@@ -151,6 +151,11 @@ def has_started(pod: Manifest) -> bool:
     return is_running(pod) or is_over(pod)
 
 
+def is_scheduled(pod: Manifest) -> bool:
+    """It has found a node."""
+    return bool(pod["spec"].get("nodeName"))
+
+
 def started_at(job: Manifest) -> datetime | None:
     """When the Job began to make pods; None while it may not."""
     text = job.get("status", {}).get("startTime")

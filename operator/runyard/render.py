@@ -6,6 +6,7 @@ Plain dicts, as the client's models drop fields that they do not know. Each call
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from runyard_trainer.contract import RECIPE_PATH, Recipe
@@ -133,7 +134,9 @@ def build_prepare_job(run: Run, spec: TrainingRunSpec, settings: Settings) -> Ma
     return _build_job(run, name_prepare_job(run), labels, body)
 
 
-def build_train_job(run: Run, spec: TrainingRunSpec, settings: Settings, attempt: int) -> Manifest:
+def build_train_job(
+    run: Run, spec: TrainingRunSpec, settings: Settings, attempt: int, avoided_nodes: Sequence[str] = ()
+) -> Manifest:
     """The Job that is attempt number `attempt`: one pod for each node, none of which is ever replaced."""
     recipe = resolve_recipe(spec, settings)
     labels = _build_labels(run, Role.TRAIN) | {LABEL_ATTEMPT: str(attempt)}
@@ -150,6 +153,8 @@ def build_train_job(run: Run, spec: TrainingRunSpec, settings: Settings, attempt
         recipe=recipe,
     )
     pod["subdomain"] = name_service(run)
+    if avoided_nodes:
+        pod["affinity"] = {"nodeAffinity": _build_avoidance(avoided_nodes)}
     pod["terminationGracePeriodSeconds"] = spec.recovery.termination_grace_period_seconds
     container = pod["containers"][0]
     container["ports"] = [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}]
@@ -158,6 +163,12 @@ def build_train_job(run: Run, spec: TrainingRunSpec, settings: Settings, attempt
             amounts[spec.compute.gpu_resource_name] = str(spec.compute.gpus_per_node)
     body = _build_job_body(labels, pod, num_pods=spec.compute.nodes, num_retries=0)
     return _build_job(run, name_train_job(run, attempt), labels, body)
+
+
+def _build_avoidance(nodes: Sequence[str]) -> Manifest:
+    """Prefer every other node. Not more than that: where there is no other, trying again beats waiting."""
+    names = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    return {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": {"matchFields": names}}]}
 
 
 def choose_master_port(run_uid: str, attempt: int) -> int:

@@ -6,34 +6,18 @@ wrong and what to do.
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 from runyard_trainer.outcome import ExitCode
 
 from runyard import pods, render, stalls
 from runyard.api import KIND, ConditionType, LastFailure, Phase
-from runyard.endings import Ending, Severity, describe_failure, find_ending, judge, when_settled
+from runyard.endings import Severity, describe_failure, judge, when_settled
 from runyard.remedies import find_remedy
 from runyard.situation import Situation, build_delete
-from runyard.status import STALLED, Decision, count, find_condition
-from runyard.times import format_time, parse_time
+from runyard.status import STALLED, Decision, find_condition
+from runyard.times import parse_time
 from runyard.world import Action, Create, Delete, Manifest
-
-
-class Backoff(NamedTuple):
-    """How long the next attempt waits."""
-
-    first_s: float
-    max_s: float
-    jitter: float
-    """What is added at most, as a share."""
-
-
-FAILURE_BACKOFF = Backoff(first_s=1, max_s=60, jitter=0.25)
-STARTUP_BACKOFF = Backoff(first_s=15, max_s=300, jitter=1)
-"""Two runs that could not both start must not come back together: one of them needs the time to start alone."""
 
 _STAGES = {
     "evaluating": ("Evaluating", "measuring the losses on held-out text"),
@@ -73,7 +57,7 @@ def has_invalid_spec(situation: Situation) -> Decision | None:
     if situation.run.spec is not None:
         return None
     message = f"{situation.run.spec_error}. Delete the run and create it anew with this mended"
-    return _fail(situation, ExitCode.SPEC_ERROR.reason, message)
+    return fail(situation, ExitCode.SPEC_ERROR.reason, message)
 
 
 def has_succeeded(situation: Situation) -> Decision | None:
@@ -96,7 +80,7 @@ def has_succeeded(situation: Situation) -> Decision | None:
     )
 
 
-def _fail(situation: Situation, reason: str, message: str, failure: LastFailure | None = None) -> Decision:
+def fail(situation: Situation, reason: str, message: str, failure: LastFailure | None = None) -> Decision:
     """The run has failed; what still runs of it is stopped."""
     changes = {
         "ended_attempt": situation.attempt,
@@ -129,93 +113,6 @@ def could_not_act(situation: Situation) -> Decision | None:
     return Decision(situation.known.phase or Phase.PENDING, "ApplyFailed", f"{'; '.join(errors)}. Trying again")
 
 
-# -------------------------------------------------------------------------------------------------- how an attempt ends
-
-
-def has_ended_early(situation: Situation) -> Decision | None:
-    """The newest attempt is over, but not the run: settle it, once. The next one starts only after this is stored."""
-    if not situation.is_attempting:
-        return None
-    ending = _find_ending(situation)
-    if ending is None:
-        return None
-    match ending.severity:
-        case Severity.DISRUPTION:
-            return _settle_disruption(situation, ending.failure)
-        case Severity.STARTUP:
-            return _settle_startup(situation, ending.failure)
-    return _settle_failure(situation, ending)
-
-
-def _find_ending(situation: Situation) -> Ending | None:
-    attempt, job, its_pods = situation.attempt, situation.attempt_job, situation.attempt_pods
-    recovery, now = situation.recovery, situation.now
-    return (
-        find_ending(attempt, job, its_pods, now)
-        or stalls.find_startup_timeout(attempt, job, its_pods, recovery, now)
-        or stalls.find_silence(attempt, situation.silent_since, recovery, now)
-    )
-
-
-def _settle_startup(situation: Situation, failure: LastFailure) -> Decision:
-    restarts = count(situation.known.restarts, startups=1)
-    pause = choose_backoff(situation.run.uid, situation.attempt, restarts.startups, STARTUP_BACKOFF)
-    decision = _recover(situation, failure, "StartupTimeout", situation.now + pause)
-    return _with_changes(decision, restarts=restarts)
-
-
-def _settle_disruption(situation: Situation, failure: LastFailure) -> Decision:
-    restarts = count(situation.known.restarts, disruptions=1)
-    limit = situation.spec.recovery.max_disruptions
-    if restarts.disruptions > limit:
-        message = (
-            f"disrupted {restarts.disruptions} times, recovery.maxDisruptions is {limit}: {describe_failure(failure)}"
-        )
-        decision = _fail(situation, "DisruptionBudgetExceeded", message, failure)
-        return _with_changes(decision, restarts=restarts)
-    decision = _recover(situation, failure, "Disrupted", when=None)
-    return _with_changes(decision, restarts=restarts)
-
-
-def _settle_failure(situation: Situation, ending: Ending) -> Decision:
-    failure, restarts = ending.failure, count(situation.known.restarts, failures=1)
-    limit, since = situation.spec.recovery.max_failures, restarts.failures_since_checkpoint
-    if ending.severity is Severity.FATAL:
-        decision = _fail(situation, failure.reason, describe_failure(failure), failure)
-    elif since > limit:
-        since_when = "since the last checkpoint" if situation.known.checkpoint else "without a checkpoint"
-        message = f"failed {since} times {since_when}, recovery.maxFailures is {limit}: {describe_failure(failure)}"
-        decision = _fail(situation, "FailureBudgetExceeded", message, failure)
-    else:
-        when = situation.now + choose_backoff(situation.run.uid, situation.attempt, since, FAILURE_BACKOFF)
-        decision = _recover(situation, failure, "AttemptFailed", when)
-    return _with_changes(decision, restarts=restarts)
-
-
-def _recover(situation: Situation, failure: LastFailure, reason: str, when: datetime | None) -> Decision:
-    checkpoint = situation.known.checkpoint
-    start = f"from step {checkpoint.step}" if checkpoint else "from its newest checkpoint, if there is one"
-    changes = {
-        "ended_attempt": situation.attempt,
-        "last_failure": failure,
-        "next_attempt_time": when and format_time(when),
-    }
-    message = f"{describe_failure(failure)}. The next attempt goes on {start}"
-    return Decision(Phase.RECOVERING, reason, message, changes, requeue_at=when or situation.now)
-
-
-def _with_changes(decision: Decision, **changes: object) -> Decision:
-    return Decision(
-        decision.phase, decision.reason, decision.message, decision.changes | changes, requeue_at=decision.requeue_at
-    )
-
-
-def choose_backoff(run_uid: str, attempt: int, times: int, backoff: Backoff) -> timedelta:
-    """Doubling, and up to the jitter's share more so that runs which ended together do not come back together."""
-    jitter = hashlib.sha256(f"{run_uid}/{attempt}/backoff".encode()).digest()[0] / 255 * backoff.jitter
-    return timedelta(seconds=min(backoff.max_s, backoff.first_s * 2.0 ** min(times - 1, 10)) * (1 + jitter))
-
-
 # ------------------------------------------------------------------------------------------------------------- suspend
 
 
@@ -223,7 +120,7 @@ def is_told_to_stop(situation: Situation) -> Decision | None:
     """`suspend` settles the attempt, at no cost to a budget; the next pass deletes its Job."""
     if not (situation.spec.suspend and situation.is_attempting):
         return None
-    changes = {"ended_attempt": situation.attempt, "next_attempt_time": None}
+    changes = {"ended_attempt": situation.attempt, "next_attempt_time": None, "nodes": None}
     return Decision(
         Phase.SUSPENDING, "Suspending", _SAVING.format(situation.attempt), changes, requeue_at=situation.now
     )
@@ -277,7 +174,11 @@ def _describe_attempt(situation: Situation) -> tuple[Phase, str, str]:
     if wait is not None:
         return Phase.STARTING, *wait
     num_running = sum(map(pods.is_running, situation.attempt_pods))
-    return Phase.STARTING, "Starting", f"attempt {attempt}: {num_running} of {situation.spec.compute.nodes} pods run"
+    return (
+        Phase.STARTING,
+        "Starting",
+        f"attempt {attempt}: {num_running} of {situation.attempt_spec.compute.nodes} pods run",
+    )
 
 
 def _describe_stall(situation: Situation, since: str) -> str:
@@ -325,7 +226,7 @@ def has_failed_to_prepare(situation: Situation) -> Decision | None:
         failure = endings[-1].failure
     else:
         failure = LastFailure(reason=job_failure["reason"], message=job_failure.get("message", ""))
-    return _fail(situation, failure.reason, describe_failure(failure), failure)
+    return fail(situation, failure.reason, describe_failure(failure), failure)
 
 
 def is_preparing(situation: Situation) -> Decision | None:
@@ -387,7 +288,11 @@ def is_stopping(situation: Situation) -> Decision | None:
 def should_start_attempt(situation: Situation) -> Decision:
     """Nothing is in the way."""
     attempt = situation.attempt + 1
-    job = Create(render.build_train_job(situation.run, situation.spec, situation.settings, attempt))
+    job = Create(
+        render.build_train_job(
+            situation.run, situation.attempt_spec, situation.settings, attempt, situation.known.avoided_nodes
+        )
+    )
     actions: tuple[Action, ...] = (*situation.build_missing_config_map(), *situation.build_missing_service(), job)
     changes = {"attempt": attempt, "next_attempt_time": None}
     return Decision(Phase.STARTING, "Starting", f"attempt {attempt}: pods are being made", changes, actions)

@@ -35,6 +35,12 @@ class Situation:
         return self.spec.recovery
 
     @cached_property
+    def attempt_spec(self) -> TrainingRunSpec:
+        """The spec with as many nodes as an attempt has now: `compute.nodes`, or what of them found room."""
+        nodes = min(self.run.status.nodes or self.spec.compute.nodes, self.spec.compute.nodes)
+        return self.spec.model_copy(update={"compute": self.spec.compute.model_copy(update={"nodes": nodes})})
+
+    @cached_property
     def recipe(self) -> Recipe:
         """What the pods read."""
         return render.resolve_recipe(self.spec, self.settings)

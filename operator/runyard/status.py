@@ -61,7 +61,7 @@ def is_finished(status: TrainingRunStatus) -> bool:
 
 def learn_shape(status: TrainingRunStatus, spec: TrainingRunSpec) -> TrainingRunStatus:
     """What the spec alone tells."""
-    gpus = spec.compute.nodes * spec.compute.gpus_per_node
+    gpus = (status.nodes or spec.compute.nodes) * spec.compute.gpus_per_node
     return status.model_copy(update={"mode": spec.mode, "gpus": gpus})
 
 

@@ -83,6 +83,20 @@ def read_head(recipe: Recipe) -> dict[str, Any]:
     return head
 
 
+def stopped_rank(world: World, folder: Path, recipe: Recipe, attempt: int) -> str:
+    """As `train_rank`, but told to stop as soon as it has taken a step."""
+    head = Path(recipe.output.uri.removeprefix("file://")) / "head.json"
+    known = json.loads(head.read_text())["checkpoint"] if head.exists() else None
+
+    def act() -> None:
+        wait_until(lambda: head.exists() and json.loads(head.read_text())["checkpoint"] != known, 60)
+        send_sigterm()
+
+    if world.rank == 0:
+        threading.Thread(target=act, daemon=True).start()
+    return train_rank(world, folder, recipe, attempt)
+
+
 def hanging_rank(world: World, folder: Path, recipe: Recipe, restarts: bool) -> str:
     """Rank 1 hangs for ever once a checkpoint is committed, or for a few seconds where nothing is restarted."""
     head = Path(recipe.output.uri.removeprefix("file://")) / "head.json"
@@ -192,6 +206,16 @@ def test_a_finished_run_is_not_trained_again(folder: Path) -> None:
     assert read_head(recipe)["result"] == before
 
 
+def test_a_run_goes_on_with_another_number_of_ranks_on_the_same_samples(folder: Path) -> None:
+    undisturbed, elastic = build_recipe(folder, "rigid"), build_recipe(folder, "elastic")
+    assert run_ranks(train_rank, 1, folder, undisturbed) == ["finished"]
+    ended = run_ranks(stopped_rank, 3, folder, elastic, 1)
+    assert all(end.startswith("interrupted") for end in ended)
+    assert run_ranks(train_rank, 2, folder, elastic, 2) == ["finished"] * 2
+    assert len(read_losses(elastic)) == 20
+    assert read_losses(elastic) == pytest.approx(read_losses(undisturbed), abs=1e-5)
+
+
 # ------------------------------------------------------------------------------------------ hanging
 
 
@@ -203,7 +227,8 @@ def read_stacks(recipe: Recipe) -> list[str]:
 def test_a_rank_that_hangs_ends_the_attempt_once_every_rank_has_left_its_stacks(folder: Path) -> None:
     recipe = build_recipe(folder, "hanging", steps=60)
     ended = end_ranks(hanging_rank, 2, folder, recipe, True)
-    assert [end.error for end in ended] == [f"exit code {ExitCode.STALLED.value}"] * 2
+    assert ended[1].error == f"exit code {ExitCode.STALLED.value}"
+    assert ended[0].error is not None, "it ended likewise, or as it lost the other"
     waiting, hanging = read_stacks(recipe)
     assert "distributed_c10d.py" in waiting
     assert "in hang\n" in hanging

@@ -263,11 +263,8 @@ def test_a_failed_attempt_is_settled_first_and_the_next_one_starts_only_from_the
         log_tail="Traceback",
         time=format_time(at(-1)),
     )
-    waiting = decide(make_run(settled.status), **observed)
-    assert (waiting.actions, waiting.status) == ((), settled.status)
-    assert waiting.requeue_at is not None
-    assert 0 < (waiting.requeue_at - NOW).total_seconds() <= 3
-    started = decide(make_run(settled.status), now=waiting.requeue_at, **observed)
+    assert settled.requeue_at == NOW
+    started = decide(make_run(settled.status), **observed)
     assert created(started) == ["cpt-a2"]
     assert started.status.restarts == settled.status.restarts
     assert (started.status.attempt, started.status.next_attempt_time) == (2, None)
@@ -453,19 +450,22 @@ def test_a_failed_job_is_kept_for_its_logs_and_one_that_would_go_on_is_deleted()
     assert created(half_lost) == ["cpt-a2"]
 
 
-def test_the_backoff_doubles_up_to_a_minute_and_differs_between_runs() -> None:
+def test_a_failure_is_repeated_at_once_and_one_that_comes_again_waits_longer_each_time() -> None:
     job = make_train_job()
     waits = []
-    for failures in range(9):
+    for failures in range(10):
         restarts = Restarts(failures=failures, failures_since_checkpoint=failures)
         run = make_run(prepared_status(attempt=1, restarts=restarts), recovery={"maxFailures": 100})
-        requeue_at = decide(run, jobs=[job], pods=[make_dead_pod(job, code=1)]).requeue_at
-        assert requeue_at is not None
-        waits.append((requeue_at - NOW).total_seconds())
-    for wait, floor in zip(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60], strict=True):
-        assert floor <= wait <= floor * 1.25
-    other = replace(make_run(prepared_status(attempt=1)), uid="uid-2")
-    assert decide(other, jobs=[job], pods=[make_dead_pod(job, code=1)]).requeue_at != at(waits[0])
+        settled = decide(run, jobs=[job], pods=[make_dead_pod(job, code=1)])
+        assert settled.requeue_at is not None
+        waits.append((settled.requeue_at - NOW).total_seconds())
+    assert waits[0] == 0
+    for wait, floor in zip(waits[1:], [1, 2, 4, 8, 16, 32, 60, 60, 60], strict=True):
+        assert floor <= wait <= floor * 1.25 + 1  # in whole seconds
+    waiting = decide(make_run(settled.status), jobs=[job], pods=[make_dead_pod(job, code=1)])
+    assert (waiting.actions, waiting.status, waiting.requeue_at) == ((), settled.status, settled.requeue_at)
+    others = [replace(run, uid=f"uid-{number}") for number in range(9)]
+    assert len({decide(other, jobs=[job], pods=[make_dead_pod(job, code=1)]).requeue_at for other in others}) > 1
 
 
 # ------------------------------------------------------------------------------------------------------------- suspend

@@ -16,7 +16,7 @@ a run, so the same weights in the same world give the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,13 +42,7 @@ class Measured:
 
 
 def evaluate_model(
-    module: nn.Module,
-    dataset: Dataset,
-    world: World,
-    length: int,
-    micro_batch: int,
-    device: torch.device,
-    on_batch: Callable[[], None] = lambda: None,
+    module: nn.Module, dataset: Dataset, world: World, length: int, micro_batch: int, device: torch.device
 ) -> Losses:
     """Measure `module` on both held-out streams; all ranks call this together and get the same answer.
 
@@ -59,13 +53,12 @@ def evaluate_model(
         length: tokens in a window.
         micro_batch: windows in a forward pass of one rank.
         device: where the module computes.
-        on_batch: called as each of this rank's batches is done.
     """
     was_training = module.training
     module.eval()
     try:
-        domain = measure(module, dataset.stream("validation"), world, length, micro_batch, device, on_batch)
-        general = measure(module, dataset.stream("general"), world, length, micro_batch, device, on_batch)
+        domain = measure(module, dataset.stream("validation"), world, length, micro_batch, device)
+        general = measure(module, dataset.stream("general"), world, length, micro_batch, device)
     finally:
         module.train(was_training)
     return Losses(
@@ -78,13 +71,7 @@ def evaluate_model(
 
 @torch.no_grad()
 def measure(
-    module: nn.Module,
-    stream: Stream,
-    world: World,
-    length: int,
-    micro_batch: int,
-    device: torch.device,
-    on_batch: Callable[[], None] = lambda: None,
+    module: nn.Module, stream: Stream, world: World, length: int, micro_batch: int, device: torch.device
 ) -> Measured | None:
     """The mean loss over all windows of one stream; None where it holds nothing to predict."""
     sums = torch.zeros(2, dtype=torch.float64, device=device)
@@ -92,7 +79,6 @@ def measure(
         labels = labels.to(device)
         loss_sum = module(input_ids.to(device), position_ids.to(device), labels)
         sums += torch.stack([loss_sum.double(), (labels != IGNORED).sum().double()])
-        on_batch()
     loss_sum_nats, num_predicted = sum_over_ranks(sums.tolist(), world)
     if not num_predicted:
         return None

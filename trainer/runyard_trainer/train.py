@@ -146,6 +146,7 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
         stack.callback(watchdog.close)
 
         module = load_model(recipe, dataset.info, context, device)
+        module.model.register_forward_hook(lambda *_: watchdog.beat())
         optimizer = build_optimizer(module, training.optimizer)
         learner = Learner(module, optimizer, training, world, device)
         state = TrainState()
@@ -175,10 +176,7 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
         if recipe.evaluation.before and state.step == 0:
             monitor.set_stage("evaluating")
             with watchdog.watching("the evaluation before the first step"):
-                before = evaluate_model(
-                    module, dataset, world, length, state.micro_batch, device, on_batch=watchdog.beat
-                )
-            state.before = before.model_dump()
+                state.before = evaluate_model(module, dataset, world, length, state.micro_batch, device).model_dump()
 
         monitor.set_stage("training")
         module.train()
@@ -205,7 +203,7 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
 
         monitor.set_stage("evaluating")
         with watchdog.watching("the evaluation after the last step"):
-            after = evaluate_model(module, dataset, world, length, state.micro_batch, device, on_batch=watchdog.beat)
+            after = evaluate_model(module, dataset, world, length, state.micro_batch, device)
         monitor.set_stage("exporting")
         trained = TrainedRun(
             before=Losses(**state.before) if state.before else None,

@@ -50,7 +50,7 @@ class Watchdog:
         self._stall_s = stall_s
         self._on_stall = on_stall
         self._on_recovery = on_recovery
-        self._what = ""
+        self._what: str | None = None
         self._deadline = float("inf")
         self._has_stalled = False
         self._closed = threading.Event()
@@ -65,12 +65,12 @@ class Watchdog:
         try:
             yield
         finally:
-            self._deadline = float("inf")
+            self._what, self._deadline = None, float("inf")
             self._note_recovery()
 
     def beat(self) -> None:
-        """It goes on."""
-        if self._stall_s:
+        """What is watched goes on; without meaning where nothing is."""
+        if self._what is not None and self._stall_s:
             self._deadline = time.monotonic() + self._stall_s
         self._note_recovery()
 
@@ -89,7 +89,7 @@ class Watchdog:
                 continue
             self._deadline, self._has_stalled = float("inf"), True
             since = datetime.fromtimestamp(time.time() - self._stall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            self._on_stall(self._what, since)
+            self._on_stall(self._what or "training", since)
 
 
 def stacks_location(output: Location, attempt: int) -> Location:
