@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from runyard.api import API_VERSION, LABEL_RUN_UID, PLURAL, TrainingRunSpec, TrainingRunStatus
+from runyard.api import API_VERSION, KIND, LABEL_RUN_UID, PLURAL, TrainingRunSpec, TrainingRunStatus
 from runyard.kube import MERGE_PATCH, METADATA_ONLY, ApiError, Kube
 from runyard.world import Action, Create, Delete, Manifest, Observed, Run
 
@@ -48,6 +48,7 @@ class Applied:
 
 
 _COLLECTIONS = {
+    KIND: (API_VERSION, PLURAL),
     "Job": ("batch/v1", "jobs"),
     "Pod": ("v1", "pods"),
     "Service": ("v1", "services"),

@@ -21,14 +21,17 @@ from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 from runyard_trainer.contract import URI_PATTERN
 
-from runyard.api import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec, TrainingRunStatus
+from runyard.api import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, Compute, TrainingRunSpec, TrainingRunStatus
 
 Schema = dict[str, Any]
 
 PATHS = ("crds/runyard.dev_trainingruns.yaml", "charts/runyard/crds/runyard.dev_trainingruns.yaml")
 """Where the CRD is committed, below the root of the repository: for kubectl, and for helm."""
 
-MUTABLE_FIELDS = {"suspend"}
+MUTABLE_WHILE_SUSPENDED = ("nodes", "minNodes")
+"""Of compute."""
+
+MUTABLE_FIELDS = ("suspend", "ttlSecondsAfterFinished")
 
 COLUMNS = (
     ("Phase", "string", ".status.phase", "What the run is doing"),
@@ -129,7 +132,8 @@ def build_name_rules() -> list[dict[str, str]]:
 def build_rules() -> dict[str, list[dict[str, str]]]:
     """CEL rules by the path of the field, below spec, that they stand on."""
     return {
-        "": [_immutable(field) for field in _aliases(TrainingRunSpec) if field not in MUTABLE_FIELDS]
+        "": [_immutable(field) for field in _aliases(TrainingRunSpec) if field not in (*MUTABLE_FIELDS, "compute")]
+        + [_immutable_unless_suspended(field) for field in MUTABLE_WHILE_SUSPENDED]
         + [
             {
                 "rule": f"!has(self.model.uri) || {_as_folder('self.model.uri')} != {_as_folder('self.output.uri')}",
@@ -168,6 +172,14 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "message": "model.digest is of the exported weights, and model.step takes others: keep one of them",
             },
         ],
+        "compute": [
+            *_build_compute_rules(),
+            {
+                "rule": "!has(self.minNodes) || self.minNodes <= self.nodes",
+                "message": "compute.minNodes is more than compute.nodes: lower it, or leave it out",
+                "fieldPath": ".minNodes",
+            },
+        ],
         "model.scratch.tokenizer": [_exactly_one("model.scratch.tokenizer", "train", "uri")],
         "training": [
             _exactly_one("training", "epochs", "tokens", "steps"),
@@ -184,13 +196,36 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
     }
 
 
+def _build_compute_rules() -> list[dict[str, str]]:
+    fixed = [field for field in _aliases(Compute) if field not in MUTABLE_WHILE_SUSPENDED]
+    return [
+        {**_immutable(f"compute.{field}"), "rule": _is_unchanged("", field), "fieldPath": f".{field}"}
+        for field in fixed
+    ]
+
+
 def _immutable(field: str) -> dict[str, str]:
+    exceptions = ", ".join((*MUTABLE_FIELDS, *(f"compute.{name}" for name in MUTABLE_WHILE_SUSPENDED)))
     return {
         "rule": f"self.{field} == oldSelf.{field}",
-        "message": f"spec.{field} cannot change once the run exists (only spec.suspend can): "
-        "delete the run and create another",
+        "message": f"spec.{field} cannot change once the run exists (only {exceptions} can): delete the run and create "
+        "another",
         "fieldPath": f".{field}",
     }
+
+
+def _immutable_unless_suspended(field: str) -> dict[str, str]:
+    return {
+        "rule": f"oldSelf.suspend || ({_is_unchanged('compute.', field)})",
+        "message": f"spec.compute.{field} can change only while the run is suspended: set spec.suspend first",
+        "fieldPath": f".compute.{field}",
+    }
+
+
+def _is_unchanged(parent: str, field: str) -> str:
+    """Also where it may be absent."""
+    new, old = f"self.{parent}{field}", f"oldSelf.{parent}{field}"
+    return f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
 
 
 def _as_folder(uri: str) -> str:

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from runyard import pods, rules, sources
+from runyard import pods, rules, settling, sources
 from runyard.endings import has_failing_pod
 from runyard.situation import Situation, build_delete
 from runyard.status import Decision, build_events, build_status
@@ -42,7 +42,7 @@ RULES: tuple[Rule, ...] = (
     rules.is_finished,
     rules.has_invalid_spec,
     rules.has_succeeded,
-    rules.has_ended_early,
+    settling.has_ended_early,
     rules.has_failed_to_prepare,
     rules.is_told_to_stop,
     rules.lacks_a_name,

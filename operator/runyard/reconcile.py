@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from runyard.cluster import Cluster, Key
 from runyard.events import record_event
@@ -52,7 +52,8 @@ class Reconciler:
             try:
                 return await self._reconcile(key)
             except ApiError as error:
-                if error.reason == "Conflict":  # someone else was quicker: nothing is wrong, but all must be read anew
+                # someone else was quicker, or the run is gone: nothing is wrong, but all must be read anew
+                if error.reason in ("Conflict", "NotFound"):
                     return AFTER_CONFLICT_S
                 raise
 
@@ -63,7 +64,9 @@ class Reconciler:
             self.telemetry.set_phase(key, None)
             return None
         observed = await self.cluster.observe(run)
-        observed = replace(observed, progress=await self.progress.read(key, observed.pods))
+        observed = replace(
+            observed, progress=await self.progress.read(key, observed.pods), silent_since=self._silent_since(key)
+        )
         planned = plan(run, observed, self.settings, self.now())
         applied = await self.cluster.apply(run, planned.actions)
         if applied.failed:
@@ -76,6 +79,10 @@ class Reconciler:
         if applied.failed:
             raise ApplyError("; ".join(applied.errors + tuple(f"{name} is not ours" for name in applied.conflicts)))
         return self._again_in_s(key, planned)
+
+    def _silent_since(self, key: Key) -> datetime | None:
+        silent_s = self.progress.silent_for_s(key)
+        return None if silent_s is None else self.now() - timedelta(seconds=silent_s)
 
     def _again_in_s(self, key: Key, planned: Plan) -> float:
         progress_s = self.progress.due_in_s(key)

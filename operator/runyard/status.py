@@ -19,6 +19,9 @@ from runyard.times import format_duration, format_time
 from runyard.world import Action, Event
 
 FINISHED = (Phase.SUCCEEDED, Phase.FAILED)
+STALLED = "Stalled"
+"""Reason of Running while no step ends."""
+
 _SETTLED = (*FINISHED, Phase.SUSPENDED)
 
 
@@ -58,7 +61,7 @@ def is_finished(status: TrainingRunStatus) -> bool:
 
 def learn_shape(status: TrainingRunStatus, spec: TrainingRunSpec) -> TrainingRunStatus:
     """What the spec alone tells."""
-    gpus = spec.compute.nodes * spec.compute.gpus_per_node
+    gpus = (status.nodes or spec.compute.nodes) * spec.compute.gpus_per_node
     return status.model_copy(update={"mode": spec.mode, "gpus": gpus})
 
 
@@ -103,11 +106,12 @@ def _show_progress(progress: Progress) -> RunProgress:
     )
 
 
-def count(restarts: Restarts, *, failures: int = 0, disruptions: int = 0) -> Restarts:
+def count(restarts: Restarts, *, failures: int = 0, disruptions: int = 0, startups: int = 0) -> Restarts:
     """With one more attempt that has ended early."""
     return Restarts(
         failures=restarts.failures + failures,
         disruptions=restarts.disruptions + disruptions,
+        startups=restarts.startups + startups,
         failures_since_checkpoint=restarts.failures_since_checkpoint + failures,
     )
 
@@ -188,19 +192,26 @@ def _build_condition(
 
 def build_events(old: TrainingRunStatus, new: TrainingRunStatus) -> tuple[Event, ...]:
     """What is worth telling of the change from one status to the next."""
-    return (*_tell_ended_attempt(old, new), *_tell_phase(old, new))
+    return (*_tell_ended_attempt(old, new), *_tell_stall(old, new), *_tell_phase(old, new))
 
 
 def _tell_ended_attempt(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Event]:
     failure = new.last_failure
     if failure is None or failure == old.last_failure:
         return
-    is_disruption = new.restarts.disruptions > old.restarts.disruptions
-    yield Event(
-        "Warning",
-        "Disrupted" if is_disruption else "AttemptFailed" if failure.attempt else "PrepareFailed",
-        describe_failure(failure),
-    )
+    if failure.attempt is None:
+        reason = "PrepareFailed"
+    elif new.restarts.disruptions > old.restarts.disruptions:
+        reason = "Disrupted"
+    else:
+        reason = "StartupTimeout" if new.restarts.startups > old.restarts.startups else "AttemptFailed"
+    yield Event("Warning", reason, describe_failure(failure))
+
+
+def _tell_stall(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Event]:
+    before, running = (find_condition(status, ConditionType.RUNNING) for status in (old, new))
+    if running is not None and running.reason == STALLED and (before is None or before.reason != STALLED):
+        yield Event("Warning", STALLED, running.message)
 
 
 def _tell_phase(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Event]:

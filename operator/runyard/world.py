@@ -69,6 +69,8 @@ class Observed:
     """`Kind/name` of objects that hold a name this run needs but belong to someone else."""
     progress: Progress | None = None
     """What rank 0 of the live attempt last answered; None where there is none or it did not answer."""
+    silent_since: datetime | None = None
+    """Since when rank 0 of the live attempt has been asked in vain, without a break, by this process."""
     apply_errors: tuple[str, ...] = ()
     """What went wrong while the last plan was applied: a fact that reaches status."""
 

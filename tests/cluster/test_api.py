@@ -107,7 +107,8 @@ def is_sane(spec: dict[str, Any]) -> bool:
     output = spec["output"]["uri"].rstrip("/") + "/"
     sources = [source["uri"] for source in spec["data"]["train"]]
     is_in_its_own_text = any(uri.endswith("/") and output.startswith(uri) for uri in sources)
-    return not is_in_its_own_text and spec["model"].get("uri", "").rstrip("/") + "/" != output
+    has_shape = spec["compute"].get("minNodes", 1) <= spec["compute"].get("nodes", 1)
+    return has_shape and not is_in_its_own_text and spec["model"].get("uri", "").rstrip("/") + "/" != output
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -185,7 +186,7 @@ def test_a_name_that_is_no_host_name_is_refused(api: client.CustomObjectsApi, na
     assert "metadata.name must begin with a letter and have no dots" in refused.value.body
 
 
-def test_only_suspend_may_change_once_the_run_exists(api: client.CustomObjectsApi) -> None:
+def test_only_a_few_fields_may_change_once_the_run_exists(api: client.CustomObjectsApi) -> None:
     create(api, {**SMALLEST, "model": {"scratch": {"config": {"hidden_size": 64}, "tokenizer": {"train": {}}}}},
            name="fixed", dry_run="")  # fmt: skip
 
@@ -193,14 +194,37 @@ def test_only_suspend_may_change_once_the_run_exists(api: client.CustomObjectsAp
         return api.patch_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "fixed", {"spec": spec})
 
     assert patch({"suspend": True})["spec"]["suspend"] is True
+    for ttl in (60, 0, None):
+        assert patch({"ttlSecondsAfterFinished": ttl})["spec"].get("ttlSecondsAfterFinished") == ttl
     for changed in (
-        {"compute": {"nodes": 3}},
+        {"compute": {"gpusPerNode": 3}},
+        {"compute": {"image": "another"}},
         {"model": {"scratch": {"config": {"hidden_size": 65}}}},
         {"training": {"epochs": 2}},
         {"output": {"uri": "s3://elsewhere/x"}},
     ):
         with pytest.raises(client.ApiException) as refused:
             patch(changed)
-        assert f"spec.{next(iter(changed))} cannot change" in refused.value.body
-        assert "only spec.suspend can" in refused.value.body
+        assert f"spec.{next(iter(changed))}" in refused.value.body
+        assert "cannot change" in refused.value.body
+        assert "only suspend, ttlSecondsAfterFinished, compute.nodes, compute.minNodes can" in refused.value.body
     api.delete_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "fixed")
+
+
+def test_the_shape_may_change_while_the_run_is_suspended_and_not_otherwise(api: client.CustomObjectsApi) -> None:
+    create(api, {**SMALLEST, "compute": {"nodes": 4}}, name="elastic", dry_run="")
+
+    def patch(spec: dict[str, Any]) -> Any:
+        return api.patch_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "elastic", {"spec": spec})
+
+    for changed in ({"nodes": 3}, {"minNodes": 2}):
+        with pytest.raises(client.ApiException) as refused:
+            patch({"compute": changed})
+        assert "can change only while the run is suspended" in refused.value.body
+    patch({"suspend": True})
+    assert patch({"compute": {"nodes": 3, "minNodes": 2}})["spec"]["compute"]["nodes"] == 3
+    with pytest.raises(client.ApiException) as refused:
+        patch({"compute": {"minNodes": 4}})
+    assert "compute.minNodes is more than compute.nodes" in refused.value.body
+    patch({"suspend": False, "compute": {"nodes": 2}})
+    api.delete_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "elastic")

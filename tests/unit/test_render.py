@@ -96,7 +96,7 @@ def want_pod(
                     "readOnlyRootFilesystem": True,
                 },
                 "terminationMessagePath": "/dev/termination-log",
-                "terminationMessagePolicy": "File",
+                "terminationMessagePolicy": "FallbackToLogsOnError",
                 "volumeMounts": [
                     {"name": "recipe", "mountPath": "/etc/runyard", "readOnly": True},
                     {"name": "tmp", "mountPath": "/tmp"},
@@ -193,6 +193,8 @@ def test_an_attempt_is_one_job_with_a_pod_for_each_node() -> None:
         {"name": "RUNYARD_NODES", "value": "2"},
         {"name": "RUNYARD_PROCESSES_PER_NODE", "value": "4"},
         {"name": "RUNYARD_GRACE_SECONDS", "value": "120"},
+        {"name": "RUNYARD_STALL_SECONDS", "value": "600"},
+        {"name": "RUNYARD_ON_STALL", "value": "Restart"},
         {"name": "MASTER_ADDR", "value": "cpt-a3-0.cpt-ranks"},
         {"name": "MASTER_PORT", "value": str(port)},
         {"name": "OMP_NUM_THREADS", "value": "1"},

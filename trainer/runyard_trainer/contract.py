@@ -37,7 +37,8 @@ class Model(BaseModel):
 def _check_exactly_one(model: BaseModel, path: str, *names: str) -> None:
     given = [to_camel(name) for name in names if getattr(model, name) is not None]
     if len(given) != 1:
-        wanted = " or ".join(to_camel(name) for name in names)
+        *others, last = map(to_camel, names)
+        wanted = f"{', '.join(others)} or {last}"
         found = f"found {' and '.join(given)}" if given else "found none"
         raise ValueError(f"{path} needs exactly one of {wanted}: {found}")
 

@@ -43,11 +43,13 @@ class ExitCode(IntEnum):
     """The loss or gradient was not finite too many times in a row."""
     INTERRUPTED = 75
     """Asked to stop, or lost a peer or the lease on the output; run the next attempt."""
+    STALLED = 79
+    """No step ended for too long; the stacks of every rank are on the store. Worth a retry."""
 
     @property
     def is_fatal(self) -> bool:
         """True where another attempt would end the same way."""
-        return self in _REASONS and self is not ExitCode.INTERRUPTED
+        return self in _REASONS and self not in (ExitCode.INTERRUPTED, ExitCode.STALLED)
 
     @property
     def reason(self) -> str:
@@ -63,6 +65,7 @@ _REASONS = {
     ExitCode.FORGETTING: "GeneralLossExceeded",
     ExitCode.NON_FINITE: "NonFinite",
     ExitCode.INTERRUPTED: "Interrupted",
+    ExitCode.STALLED: "Stalled",
 }
 
 
@@ -197,6 +200,8 @@ class Progress(Report):
     """Until the last step."""
     last_heartbeat_time: str
     """When the last step ended, RFC 3339 UTC."""
+    stalled_since: str | None = None
+    """Since when nothing goes on, RFC 3339 UTC, once that is longer than the watchdog's limit."""
     checkpoint: CommittedCheckpoint | None = None
     """The newest commit."""
     resolved: dict[str, str] = {}

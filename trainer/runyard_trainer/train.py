@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +42,7 @@ from runyard_trainer.monitor import Monitor, StopRequest
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.optimizer import build_optimizer, learning_rate, set_learning_rate
 from runyard_trainer.order import Order, count_steps
-from runyard_trainer.outcome import ExitCode, Interrupted, Losses, Result, UserError
+from runyard_trainer.outcome import ExitCode, Interrupted, Losses, PodReport, Result, UserError
 from runyard_trainer.records import kind_of
 from runyard_trainer.report import TrainedRun
 from runyard_trainer.selection import (
@@ -53,6 +56,7 @@ from runyard_trainer.selection import (
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.step import Learner, StepResult, take_step
 from runyard_trainer.storage import Location, open_store
+from runyard_trainer.watchdog import Watchdog, handle_stall
 
 MAX_NON_FINITE_STEPS = 5
 """So many steps in a row without a finite loss and gradient end the run."""
@@ -131,8 +135,17 @@ class Weights:
         set_model_state_dict(self.module, state["weights"])
 
 
-def train(recipe: Recipe, context: RunContext) -> Result:
+def _exit(report: PodReport) -> None:
+    os._exit(report.exit_code)
+
+
+def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport], None] = _exit) -> Result:
     """Train what is prepared at the recipe's output, from where the last attempt has left it.
+
+    Args:
+        recipe: what to learn.
+        context: which rank this is, of which run.
+        end_process: ends a process that hangs, from another thread, with a report of why.
 
     Raises:
         Interrupted: stopped by a signal, by a lost peer or by a newer attempt.
@@ -169,9 +182,13 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         stack.callback(monitor.close)
         if world.rank == 0:
             serve_progress(monitor, context)
+        act = partial(handle_stall, output=output, context=context, tell=monitor.set_stalled, end_process=end_process)
+        watchdog = Watchdog(context.stall_s, act, on_recovery=partial(monitor.set_stalled, None))
+        stack.callback(watchdog.close)
 
         objective = build_objective(recipe, dataset.info)
         module = load_model(recipe, objective, dataset.info, context, device)
+        module.model.register_forward_hook(lambda *_: watchdog.beat())
         optimizer = build_optimizer(module, training.optimizer)
         learner = Learner(module, objective, optimizer, training, order.batch, world, device)
         state = TrainState()
@@ -201,7 +218,8 @@ def train(recipe: Recipe, context: RunContext) -> Result:
 
         def measure() -> Losses:
             monitor.set_stage("evaluating")
-            return evaluate_model(module, dataset, recipe, world, state.micro_batch, device)
+            with watchdog.watching(f"the evaluation after {state.step} steps"):
+                return evaluate_model(module, dataset, recipe, world, state.micro_batch, device)
 
         if recipe.evaluation.before and state.step == 0:
             state.before = measure().model_dump()
@@ -213,7 +231,8 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         while state.step < total_steps and not state.is_stopped_early:
             rate = learning_rate(state.step, total_steps, recipe.learning_rate, training.schedule)
             set_learning_rate(optimizer, rate)
-            done = take_step(learner, batches.step(state.step), state.step, stop.requested)
+            with watchdog.watching(f"step {state.step + 1}"):
+                done = take_step(learner, batches.step(state.step), state.step, stop.requested)
             state.step += 1
             state.tokens += done.tokens
             count_non_finite(state, done)

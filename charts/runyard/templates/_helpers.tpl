@@ -24,7 +24,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- define "runyard.rules" -}}
 - apiGroups: [runyard.dev]
   resources: [trainingruns]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, delete] # ttlSecondsAfterFinished
 - apiGroups: [runyard.dev]
   resources: [trainingruns/status]
   verbs: [patch]
