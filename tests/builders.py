@@ -41,6 +41,7 @@ def make_run(status: TrainingRunStatus | None = None, **spec: Any) -> Run:
         resource_version="7",
         spec=make_spec(**spec),
         status=status or TrainingRunStatus(),
+        created=format_time(NOW),
     )
 
 

@@ -78,6 +78,13 @@ class Compute(Model):
         return self.processes_per_node or max(1, self.gpus_per_node)
 
 
+class Queue(Model):
+    """In which order runs of a namespace get its quota."""
+
+    priority_class_name: str | None = Field(default=None, min_length=1, max_length=253)
+    """A PriorityClass: runs of a higher value start first, and their pods have it. Absent: the cluster's default."""
+
+
 class Recovery(Model):
     """What happens when an attempt ends early."""
 
@@ -100,6 +107,8 @@ class TrainingRunSpec(Recipe):
 
     compute: Compute
     """The pods of one attempt."""
+    queue: Queue = Queue()
+    """In which order runs of a namespace get its quota."""
     recovery: Recovery = Recovery()
     """What happens when an attempt ends early."""
     suspend: bool = False
@@ -121,6 +130,7 @@ class Phase(StrEnum):
     PENDING = "Pending"
     WAITING = "Waiting"
     PREPARING = "Preparing"
+    QUEUED = "Queued"
     STARTING = "Starting"
     RUNNING = "Running"
     RECOVERING = "Recovering"
@@ -143,6 +153,7 @@ class ConditionType(StrEnum):
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
     PREPARED = "Prepared"
+    ADMITTED = "Admitted"
     RUNNING = "Running"
     SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
@@ -198,6 +209,15 @@ class RunProgress(Status):
     """The same for people: 1h 32m."""
     last_heartbeat_time: str | None = None
     """When the last step ended."""
+
+
+class QueuePlace(Status):
+    """Where a run waits for quota."""
+
+    position: int = 0
+    """From 1, the next to start; 0: it was admitted before and has only to wait for room."""
+    message: str = ""
+    """What is missing."""
 
 
 class LastFailure(Status):
@@ -256,6 +276,8 @@ class TrainingRunStatus(Status):
     """The newest commit."""
     last_failure: LastFailure | None = None
     """Why the last attempt that ended early did so."""
+    queue: QueuePlace | None = None
+    """Where it waits for quota; absent when it does not."""
     source: ModelFolder | None = None
     """What `model.run` has turned out to be; never changes again."""
     data: DataSummary | None = None

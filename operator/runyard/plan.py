@@ -1,6 +1,6 @@
 """What is to be done about a run, and its whole status: every decision of the operator, and no I/O.
 
-    Waiting (for the run that model.run names) ─> Preparing
+    Waiting (for the run that model.run names) ─> Preparing ─> Queued (for quota) ─> Starting
 
                  ┌──────────── pods gone or broken ────────────┐
                  v                                             │
@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from runyard import pods, rules, settling, sources
+from runyard import admission, pods, rules, settling, sources
 from runyard.endings import has_failing_pod
 from runyard.situation import Situation, build_delete
 from runyard.status import Decision, build_events, build_status
@@ -54,6 +54,7 @@ RULES: tuple[Rule, ...] = (
     rules.should_prepare,
     rules.is_backing_off,
     rules.is_stopping,
+    admission.waits_for_quota,
     rules.should_start_attempt,
 )
 
@@ -70,6 +71,7 @@ def plan(run: Run, observed: Observed, settings: Settings, now: datetime) -> Pla
         actions=(*stop_settled_attempts(situation), *decision.actions),
         events=build_events(run.status, status),
         requeue_at=decision.requeue_at,
+        needs_namespace=decision.needs_namespace,
     )
 
 

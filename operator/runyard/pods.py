@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from runyard_trainer.outcome import ExitCode, PodReport
 
-from runyard.api import CONTAINER_NAME, LABEL_ATTEMPT, LABEL_ROLE
+from runyard.api import CONTAINER_NAME, LABEL_ATTEMPT, LABEL_ROLE, LABEL_RUN_UID
 from runyard.times import parse_time
 from runyard.world import Manifest
 
@@ -68,6 +68,12 @@ def role_of(manifest: Manifest) -> str | None:
     """What a Job or Pod is for."""
     role: str | None = manifest["metadata"]["labels"].get(LABEL_ROLE)
     return role
+
+
+def run_uid_of(manifest: Manifest) -> str | None:
+    """UID of the run that a Job or Pod belongs to."""
+    uid: str | None = manifest["metadata"]["labels"].get(LABEL_RUN_UID)
+    return uid
 
 
 def attempt_of(manifest: Manifest) -> int:

@@ -156,6 +156,8 @@ def build_train_job(
         recipe=recipe,
     )
     pod["subdomain"] = name_service(run)
+    if spec.queue.priority_class_name is not None:
+        pod["priorityClassName"] = spec.queue.priority_class_name
     if avoided_nodes:
         pod["affinity"] = {"nodeAffinity": _build_avoidance(avoided_nodes)}
     pod["terminationGracePeriodSeconds"] = spec.recovery.termination_grace_period_seconds

@@ -23,6 +23,7 @@ STALLED = "Stalled"
 """Reason of Running while no step ends."""
 
 _SETTLED = (*FINISHED, Phase.SUSPENDED)
+_ADMITTED = (Phase.STARTING, Phase.RUNNING, Phase.RECOVERING)
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Decision:
     requeue_at: datetime | None = None
     is_stalled: bool = False
     """Nothing will go on until somebody acts."""
+    needs_namespace: bool = False
+    """See `Plan`."""
 
 
 def find_condition(status: TrainingRunStatus, kind: ConditionType) -> Condition | None:
@@ -130,6 +133,7 @@ def build_status(
             "observed_generation": generation,
             "phase": decision.phase,
             "conditions": conditions,
+            "queue": changed.queue if decision.phase is Phase.QUEUED else None,
             "progress": changed.progress if decision.phase is Phase.RUNNING else _without_speed(changed.progress),
         }
     )
@@ -160,6 +164,7 @@ def _judge_conditions(decision: Decision, is_prepared: bool) -> Iterator[tuple[C
     holding = {
         ConditionType.STALLED: is_stalled,
         ConditionType.PREPARED: is_prepared,
+        ConditionType.ADMITTED: phase in _ADMITTED,
         ConditionType.RUNNING: phase is Phase.RUNNING,
         ConditionType.SUSPENDED: phase is Phase.SUSPENDED,
         ConditionType.SUCCEEDED: phase is Phase.SUCCEEDED,
@@ -168,6 +173,8 @@ def _judge_conditions(decision: Decision, is_prepared: bool) -> Iterator[tuple[C
     for kind, holds in holding.items():
         if holds and kind is not ConditionType.PREPARED:
             yield kind, True, *said
+        elif kind is ConditionType.ADMITTED and phase is Phase.QUEUED:
+            yield kind, False, *said
         else:
             yield kind, holds, kind.value if holds else f"Not{kind}", ""
 

@@ -108,6 +108,12 @@ def is_sane(spec: dict[str, Any]) -> bool:
     sources = [source["uri"] for source in spec["data"]["train"]]
     is_in_its_own_text = any(uri.endswith("/") and output.startswith(uri) for uri in sources)
     has_shape = spec["compute"].get("minNodes", 1) <= spec["compute"].get("nodes", 1)
+    evaluation = spec.get("evaluation", {})
+    compares = bool(evaluation.get("general")) and evaluation.get("before", True)
+    is_measured = compares or "maxGeneralLossIncrease" not in evaluation
+    is_stopped = "everySteps" in evaluation or "earlyStopping" not in spec.get("training", {})
+    if not (is_measured and is_stopped):
+        return False
     return has_shape and not is_in_its_own_text and spec["model"].get("uri", "").rstrip("/") + "/" != output
 
 

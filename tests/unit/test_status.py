@@ -51,7 +51,7 @@ def test_a_conditions_time_moves_only_when_its_status_flips() -> None:
     assert conditions(exporting)["Running"].reason == "Exporting"
     done = show(Decision(Phase.SUCCEEDED, "Completed", "the model is there"), exporting, second=90)
     moved = {kind for kind, shown in conditions(done).items() if shown.last_transition_time == format_time(at(90))}
-    assert moved == {"Ready", "Reconciling", "Running", "Succeeded"}
+    assert moved == {"Ready", "Reconciling", "Admitted", "Running", "Succeeded"}
 
 
 def test_every_condition_tells_the_generation_that_it_is_about() -> None:
