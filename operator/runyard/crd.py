@@ -91,6 +91,7 @@ def _build_version() -> dict[str, Any]:
 def _build_root() -> Schema:
     spec = _schema_of(TrainingRunSpec)
     status = _schema_of(TrainingRunStatus)
+    status["default"] = {"observedGeneration": -1}  # for kstatus, to which an object without status is all right
     status["properties"]["conditions"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
     for path, rules in build_rules().items():
         _find(spec, path)["x-kubernetes-validations"] = rules

@@ -62,11 +62,13 @@ def _find_ending(situation: Situation) -> Ending | None:
 
 
 def _settle_startup(situation: Situation, failure: LastFailure) -> Decision:
+    """Without a pause where the next attempt asks for less: there is room for that."""
     restarts = count(situation.known.restarts, startups=1)
+    before, num_scheduled = situation.attempt_spec.compute.nodes, sum(map(pods.is_scheduled, situation.attempt_pods))
+    nodes = shrink(situation.spec.compute, before, num_scheduled)
     pause = choose_backoff(situation.run.uid, situation.attempt, restarts.startups, STARTUP_BACKOFF)
-    compute, num_scheduled = situation.spec.compute, sum(map(pods.is_scheduled, situation.attempt_pods))
-    nodes = shrink(compute, situation.attempt_spec.compute.nodes, num_scheduled)
-    decision = _recover(situation, failure, "StartupTimeout", situation.now + pause, nodes)
+    when = None if nodes is not None and nodes < before else situation.now + pause
+    decision = _recover(situation, failure, "StartupTimeout", when, nodes)
     return _with_changes(decision, restarts=restarts)
 
 

@@ -1,7 +1,8 @@
 """The status of a run: what is learned from what was observed, and how a decision of `rules` is shown. Pure.
 
-Conditions are the truth. Ready, Reconciling and Stalled are what kstatus reads; Prepared, Succeeded and Failed are also
-this operator's memory, as Jobs may be gone. `phase` is for people: no code reads it, but for the Events of its changes.
+Conditions are the truth. Ready, Reconciling and Stalled are what kstatus reads, to which a run is like a Job: in
+progress until it runs, current from then on, failed when it has failed. Prepared, Succeeded and Failed are also this
+operator's memory, as Jobs may be gone. `phase` is for people: no code reads it, but for the Events of its changes.
 """
 
 from __future__ import annotations
@@ -158,8 +159,9 @@ def _build_conditions(
 def _judge_conditions(decision: Decision, is_prepared: bool) -> Iterator[tuple[ConditionType, bool, str, str]]:
     phase, said = decision.phase, (decision.reason, decision.message)
     is_stalled = decision.is_stalled or phase is Phase.FAILED
-    is_settled = phase in _SETTLED or is_stalled
-    yield ConditionType.READY, phase is Phase.SUCCEEDED, *said
+    is_ready = phase in (Phase.RUNNING, Phase.SUCCEEDED) and not is_stalled
+    is_settled = is_ready or phase in _SETTLED or is_stalled
+    yield ConditionType.READY, is_ready, *said
     yield ConditionType.RECONCILING, not is_settled, *said
     holding = {
         ConditionType.STALLED: is_stalled,
@@ -226,8 +228,6 @@ def _tell_phase(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Even
     is_stalled = is_true(new, ConditionType.STALLED)
     is_newly_stalled = is_stalled and not is_true(old, ConditionType.STALLED)
     if ready is None or new.phase is None or (new.phase == old.phase and not is_newly_stalled):
-        return
-    if new.phase is Phase.RECOVERING:  # told by the attempt's end
         return
     name = ready.reason if is_newly_stalled and new.phase is not Phase.FAILED else new.phase.value
     yield Event("Warning" if is_stalled else "Normal", name, ready.message or ready.reason)

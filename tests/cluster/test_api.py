@@ -218,7 +218,8 @@ def test_only_a_few_fields_may_change_once_the_run_exists(api: client.CustomObje
 
 
 def test_the_shape_may_change_while_the_run_is_suspended_and_not_otherwise(api: client.CustomObjectsApi) -> None:
-    create(api, {**SMALLEST, "compute": {"nodes": 4}}, name="elastic", dry_run="")
+    created = create(api, {**SMALLEST, "compute": {"nodes": 4}}, name="elastic", dry_run="")
+    assert created["status"]["observedGeneration"] == -1, "kstatus takes a run that nobody has seen yet for ready"
 
     def patch(spec: dict[str, Any]) -> Any:
         return api.patch_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "elastic", {"spec": spec})

@@ -48,7 +48,7 @@ def test_an_attempt_that_is_not_whole_in_time_is_given_back_and_comes_again_afte
     assert failure.reason == "Unschedulable"
     assert "1 of 2 pods started within 900 s (recovery.startupTimeoutSeconds)" in failure.message
     assert "Insufficient nvidia.com/gpu" in failure.message
-    assert [event.reason for event in settled.events] == ["StartupTimeout"]
+    assert [event.reason for event in settled.events] == ["StartupTimeout", "Recovering"]
     stopping = decide(make_run(settled.status), jobs=[job], pods=pods)
     assert deleted(stopping) == ["cpt-a1"]
     assert stopping.requeue_at is not None
