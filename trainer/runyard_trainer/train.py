@@ -37,7 +37,7 @@ from runyard_trainer.outcome import ExitCode, Interrupted, Losses, Result, UserE
 from runyard_trainer.report import TrainedRun
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.step import Learner, StepResult, take_step
-from runyard_trainer.storage import Location, open_store
+from runyard_trainer.storage import Location, be_patient, open_store
 
 MAX_NON_FINITE_STEPS = 5
 """So many steps in a row without a finite loss and gradient end the run."""
@@ -98,7 +98,7 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         StorageUnavailable: the store does not answer.
     """
     training, world = recipe.training, context.world
-    output = open_store(recipe.output.uri, recipe.storage, "output.uri")
+    output = be_patient(open_store(recipe.output.uri, recipe.storage, "output.uri"))
     device = select_device(world)
     torch.use_deterministic_algorithms(training.deterministic and device.type == "cuda")
     stop = StopRequest()
@@ -111,9 +111,8 @@ def train(recipe: Recipe, context: RunContext) -> Result:
             return result
 
         resolved = run_on_rank_0(lambda: read_resolved(output), world)
-        dataset = open_dataset(
-            open_store(resolved.dataset, recipe.storage, "output.uri"), context.scratch_dir / "shards", resolved.sha256
-        )
+        prepared = be_patient(open_store(resolved.dataset, recipe.storage, "output.uri"))
+        dataset = open_dataset(prepared, context.scratch_dir / "shards", resolved.sha256)
         length = training.sequence_length
         num_train = dataset.stream("train").num_sequences(length, keep_tail=False)
         order = Order(
