@@ -34,6 +34,9 @@ CHECKPOINTS_NAME = "checkpoints"
 MANIFEST_NAME = "manifest.json"
 DCP_METADATA_NAME = ".metadata"
 
+_READS = 2
+"""Of a file before it counts as damaged: it may have been damaged on its way, and the next commit would delete it."""
+
 
 class Corrupt(Exception):  # noqa: N818 - what is found of a checkpoint, not an error of this program
     """A checkpoint is not whole: a file is missing, or is not what the manifest says."""
@@ -134,18 +137,20 @@ class CheckpointFolder:
         if expected is None:
             raise Corrupt(f"the manifest of {self._remote} has no {name}")
         partial = path.with_name(f"{name}.partial")
-        try:
-            (self._remote / name).download_file(partial)
-        except NotFound as error:
-            raise Corrupt(f"{self._remote / name} is missing") from error
-        found = describe_file(partial)
-        if (found.bytes, found.sha256) != (expected.bytes, expected.sha256):
+        for _ in range(_READS):
+            try:
+                (self._remote / name).download_file(partial)
+            except NotFound as error:
+                raise Corrupt(f"{self._remote / name} is missing") from error
+            found = describe_file(partial)
+            if (found.bytes, found.sha256) == (expected.bytes, expected.sha256):
+                partial.rename(path)
+                return
             partial.unlink()
-            raise Corrupt(
-                f"{self._remote / name} is damaged: {found.bytes} bytes with sha256 {found.sha256[:12]}…, "
-                f"the manifest says {expected.bytes} and {expected.sha256[:12]}…"
-            )
-        partial.rename(path)
+        raise Corrupt(
+            f"{self._remote / name} is damaged: {found.bytes} bytes with sha256 {found.sha256[:12]}…, "
+            f"the manifest says {expected.bytes} and {expected.sha256[:12]}…"
+        )
 
 
 class StagingWriter(FileSystemWriter):

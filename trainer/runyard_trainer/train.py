@@ -55,7 +55,7 @@ from runyard_trainer.selection import (
 )
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.step import Learner, StepResult, take_step
-from runyard_trainer.storage import Location, open_store
+from runyard_trainer.storage import Location, be_patient, open_store
 from runyard_trainer.watchdog import Watchdog, handle_stall
 
 MAX_NON_FINITE_STEPS = 5
@@ -153,7 +153,7 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
         StorageUnavailable: the store does not answer.
     """
     training, world = recipe.training, context.world
-    output = open_store(recipe.output.uri, recipe.storage, "output.uri")
+    output = be_patient(open_store(recipe.output.uri, recipe.storage, "output.uri"))
     device = select_device(world)
     torch.use_deterministic_algorithms(training.deterministic and device.type == "cuda")
     stop = StopRequest()
@@ -166,9 +166,8 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
             return result
 
         resolved = run_on_rank_0(lambda: read_resolved(output), world)
-        dataset = open_dataset(
-            open_store(resolved.dataset, recipe.storage, "output.uri"), context.scratch_dir / "shards", resolved.sha256
-        )
+        prepared = be_patient(open_store(resolved.dataset, recipe.storage, "output.uri"))
+        dataset = open_dataset(prepared, context.scratch_dir / "shards", resolved.sha256)
         streams = {name: kind_of(recipe, name).open_samples(dataset, name, recipe) for name in ("train", "replay")}
         order = Order(
             num_train=len(streams["train"]),
