@@ -114,7 +114,10 @@ def train(recipe: Recipe, context: RunContext) -> Result:
 
         resolved = run_on_rank_0(lambda: read_resolved(output), world)
         dataset = open_dataset(
-            open_store(resolved.dataset, recipe.storage, "output.uri"), context.scratch_dir / "shards", resolved.sha256
+            open_store(resolved.dataset, recipe.storage, "output.uri"),
+            context.scratch_dir / "shards",
+            resolved.sha256,
+            resolved.labels,
         )
         streams = {name: kind_of(recipe, name).open_samples(dataset, name, recipe) for name in ("train", "replay")}
         order = Order(
