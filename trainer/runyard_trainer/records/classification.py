@@ -104,7 +104,11 @@ class LabelledTextEncoder:
 
     def describe(self) -> dict[str, Any]:
         """See `Encoder`."""
-        return {"labels": sorted(self.labels), "is_multi_label": self.first is not None and self.first.is_multi_label}
+        is_multi_label = self.first is not None and self.first.is_multi_label
+        if self.first is not None and len(self.labels) < (1 if is_multi_label else 2):
+            found = f"every text has the class {self.first.labels[0]!r}" if self.labels else "no text has any class"
+            raise UserError(f"data.train: {found}: give texts of other classes too", ExitCode.DATA_ERROR)
+        return {"labels": sorted(self.labels), "is_multi_label": is_multi_label}
 
     def _note(self, record: LabelledText) -> None:
         self.first = self.first or record

@@ -23,6 +23,7 @@ from tokenizers import Encoding
 
 from runyard_trainer.contract import Recipe
 from runyard_trainer.examples import Examples
+from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.records.base import Example, RecordKind, Sample
 from runyard_trainer.shards import IGNORED, Dataset
 from runyard_trainer.sources import BadRecord, Row
@@ -136,6 +137,8 @@ class TaggedWordsEncoder:
 
     def describe(self) -> dict[str, Any]:
         """See `Encoder`."""
+        if not self.kinds:
+            raise UserError("data.train: every tag is O: give texts with entities too", ExitCode.DATA_ERROR)
         return {"labels": [OUTSIDE, *(f"{side}-{kind}" for kind in sorted(self.kinds) for side in "BI")]}
 
 
