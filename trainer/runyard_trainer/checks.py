@@ -15,7 +15,9 @@ import transformers
 from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
 
 from runyard_trainer.contract import Recipe, ScratchModel
@@ -31,6 +33,8 @@ _MAX_POSITIONS = "max_position_embeddings"
 _ARCHITECTURES: dict[str, tuple[Mapping[str, Any], str]] = {
     "causal-lm": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot predict the next token"),
     "classification": (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "has no head that classifies texts"),
+    "token-classification": (MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, "has no head that tags words"),
+    "question-answering": (MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES, "has no head that finds answers"),
 }
 """By objective: which architectures can be trained so, and what the others cannot do."""
 
@@ -152,6 +156,11 @@ def check_vocabulary(config: PretrainedConfig, vocab_size: int, recipe: Recipe) 
             f"{rows}: put the tokenizer there that the model was trained with",
             ExitCode.DATA_ERROR,
         )
+
+
+def classes_of(config: PretrainedConfig) -> list[str]:
+    """What the head of a model tells apart, in the order of its outputs."""
+    return [str(name) for _, name in sorted((config.id2label or {}).items())]
 
 
 def _last_line(error: Exception) -> str:

@@ -152,6 +152,18 @@ class Columns(Model):
     """The class of a text, for classification."""
     labels: ColumnName = "labels"
     """The classes of a text that may have several."""
+    tokens: ColumnName = "tokens"
+    """The words of a text, as a list, for token-classification."""
+    tags: ColumnName = "tags"
+    """The tag of each word, as a list."""
+    id: ColumnName = "id"
+    """The name of a question, for question-answering; it may be absent."""
+    context: ColumnName = "context"
+    """The text that holds the answer."""
+    question: ColumnName = "question"
+    """The question."""
+    answers: ColumnName = "answers"
+    """Its answers, as an object of two lists: `text`, and `answer_start`, where each begins in the context."""
 
 
 class DataSource(Model):
@@ -339,9 +351,9 @@ _DEFAULT_LEARNING_RATES: dict[Mode, float] = {"PreTraining": 3e-4, "ContinuedPre
 class Recipe(Model):
     """What to learn, from what, and where to leave it."""
 
-    objective: Literal["causal-lm", "classification"] = "causal-lm"
+    objective: Literal["causal-lm", "classification", "token-classification", "question-answering"] = "causal-lm"
     """What the model is trained to do. `causal-lm`: predict the next token. `classification`: name the class of a text,
-    or its classes."""
+    or its classes. `token-classification`: tag the words of a text. `question-answering`: find the answer in a text."""
     model: ModelSource
     """Where the weights come from."""
     data: Data

@@ -167,7 +167,7 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
 
         resolved = run_on_rank_0(lambda: read_resolved(output), world)
         prepared = be_patient(open_store(resolved.dataset, recipe.storage, "output.uri"))
-        dataset = open_dataset(prepared, context.scratch_dir / "shards", resolved.sha256)
+        dataset = open_dataset(prepared, context.scratch_dir / "shards", resolved.sha256, resolved.labels)
         streams = {name: kind_of(recipe, name).open_samples(dataset, name, recipe) for name in ("train", "replay")}
         order = Order(
             num_train=len(streams["train"]),

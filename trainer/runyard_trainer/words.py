@@ -31,6 +31,18 @@ WORDS: dict[str, ObjectiveWords] = {
         "nats per text",
         "It names the class of a text; the classes are in config.json.",
     ),
+    "token-classification": ObjectiveWords(
+        "AutoModelForTokenClassification",
+        "token-classification",
+        "nats per word",
+        "It tags the words of a text, each at its first token; the tags are in config.json.",
+    ),
+    "question-answering": ObjectiveWords(
+        "AutoModelForQuestionAnswering",
+        "question-answering",
+        "nats per window",
+        "It finds the answer to a question in a text: its first and its last token.",
+    ),
 }
 
 
@@ -48,6 +60,11 @@ _METRICS = {
     "weightedF1": MetricWords("weighted F1"),
     "matthewsCorrelation": MetricWords("Matthews correlation"),
     "majorityAccuracy": MetricWords("accuracy of always naming the most frequent class"),
+    "entityF1": MetricWords("entity F1"),
+    "entityPrecision": MetricWords("entity precision"),
+    "entityRecall": MetricWords("entity recall"),
+    "exactMatch": MetricWords("exact match"),
+    "answerF1": MetricWords("answer F1"),
 }
 
 
