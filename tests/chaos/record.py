@@ -94,7 +94,7 @@ class Record:
         assert len(self._train_jobs()) == want.attempts, sorted(self.jobs)
         got = {name: status.get(name, 0) for name in ("attempt", "endedAttempt")}
         assert got == {"attempt": want.attempts, "endedAttempt": want.attempts}, status
-        counted = dict.fromkeys((*COUNTERS, "failuresSinceCheckpoint"), 0) | status.get("restarts", {})
+        counted = {name: status.get("restarts", {}).get(name, 0) for name in (*COUNTERS, "failuresSinceCheckpoint")}
         assert counted == {
             "failures": want.failures,
             "disruptions": want.disruptions,

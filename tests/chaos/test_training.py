@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,7 +18,7 @@ import pytest
 from runyard_trainer.storage import s3 as s3_storage
 
 from tests.chaos.s3proxy import Request, S3Proxy, draw_weather, serve_s3_proxy
-from tests.chaos.training import EVERY_STEPS, Lab, prepare_lab, run_attempt, run_to_the_end
+from tests.chaos.training import EVERY_STEPS, TOTAL_STEPS, Lab, prepare_lab, run_attempt, run_to_the_end
 from tests.s3server import S3Server, choose_server, start_s3
 from tests.waiting import wait_until
 
@@ -213,3 +215,57 @@ def test_a_checkpoint_with_a_flipped_bit_is_not_loaded_and_costs_no_bit(
 def test_neither_do_many_flipped_bits(lab: Lab, want: str, interrupted: str) -> None:
     broken = [seed for seed in range(2, 42) if resume_after_damage(lab, interrupted, seed) != want]
     assert not broken
+
+
+# ----------------------------------------------------------------------------------------------------------- full disk
+
+FILL = """
+import os, sys
+from pathlib import Path
+import runyard_trainer.train as train
+from runyard_trainer.context import World
+from runyard_trainer.contract import Recipe
+from tests.chaos.training import train_rank
+
+scratch, export_run = Path(sys.argv[2]), train.export_run
+
+def export_on_a_full_disk(*arguments):
+    with (scratch / "ballast").open("wb", buffering=0) as ballast:
+        try:
+            while ballast.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
+    return export_run(*arguments)
+
+if sys.argv[4] == "export":
+    train.export_run = export_on_a_full_disk
+print(train_rank(World(), Recipe.model_validate_json(sys.argv[1]), scratch, int(sys.argv[3]), {}))
+"""
+
+
+def run_on_a_small_disk(lab: Lab, output: str, attempt: int, size: str, fault: str = "") -> str:
+    """How an attempt ends whose scratch is a file system of that size."""
+    scratch = lab.pid_file.parent
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    mount = f'mount -t tmpfs -o size={size} none {scratch} && exec "$0" -c "$@"'
+    arguments = [FILL, lab.recipe(output).to_json(), str(scratch), str(attempt), fault]
+    argv = ["unshare", "-Urm", "sh", "-c", mount, sys.executable, *arguments]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", "operator", "trainer"])}
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.full  # two processes that import torch by themselves
+def test_a_full_disk_is_told_in_words_wherever_it_is_met_and_costs_no_commit_and_no_bit(
+    lab: Lab, want: str, interrupted: str
+) -> None:
+    """As a checkpoint is read, and as the model is written; `test_checkpoint_alone` has the staging."""
+    lab.copy(interrupted, "full")
+    assert "disk is too full to read a checkpoint" in run_on_a_small_disk(lab, "full", 2, "300k")
+    assert lab.committed_step("full") == 3 * EVERY_STEPS
+    assert "disk is too full to write the model" in run_on_a_small_disk(lab, "full", 3, "5m", "export")
+    assert lab.committed_step("full") == TOTAL_STEPS
+    run_to_the_end(lab, lab.recipe("full"), first_attempt=4)
+    assert lab.digest_of_weights("full") == want

@@ -23,6 +23,7 @@ from tests.ranks.run_ranks import Ended, end_ranks
 from tests.s3server import S3Server
 
 TOTAL_STEPS, EVERY_STEPS = 8, 2
+MAX_ATTEMPTS = 40
 
 
 @dataclass(frozen=True)
@@ -108,24 +109,24 @@ def train_rank(world: World, recipe: Recipe, scratch: Path, attempt: int, enviro
     return "finished"
 
 
-def run_attempt(lab: Lab, recipe: Recipe, attempt: int, size: int = 1) -> list[Ended]:
-    """How its ranks ended. Each attempt has a new scratch folder, as each pod has."""
+def run_attempt(lab: Lab, recipe: Recipe, attempt: int) -> list[Ended]:
+    """How its one rank ended. Each attempt has a new scratch folder, as each pod has."""
     scratch = lab.folder / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    return end_ranks(train_rank, size, recipe, scratch, attempt, lab.server.environment)
+    return end_ranks(train_rank, 1, recipe, scratch, attempt, lab.server.environment)
 
 
 def run_to_the_end(
-    lab: Lab, recipe: Recipe, before: Callable[[int], None] = lambda _: None, *, size: int = 1, max_attempts: int = 40
+    lab: Lab, recipe: Recipe, before: Callable[[int], None] = lambda _: None, *, first_attempt: int = 1
 ) -> list[list[Ended]]:
     """Attempts until one is finished; what was committed is never lost. `before` is told each one's number."""
     output = recipe.output.uri.partition(f"{lab.bucket}/")[2]
     ends: list[list[Ended]] = []
     committed = 0
-    while len(ends) < max_attempts:
-        before(len(ends) + 1)
-        ends.append(run_attempt(lab, recipe, len(ends) + 1, size))
+    for attempt in range(first_attempt, first_attempt + MAX_ATTEMPTS):
+        before(attempt)
+        ends.append(run_attempt(lab, recipe, attempt))
         assert lab.committed_step(output) >= committed, ends
         committed = lab.committed_step(output)
         if all(end.value == "finished" for end in ends[-1]):

@@ -121,11 +121,13 @@ class CheckpointFolder:
 
         Raises:
             Corrupt: the file is missing, or is not what the manifest says.
+            UserError: the disk is full.
         """
         path = self.local / name
         with _locked(self.local / f"{name}.lock"):
             if not path.exists():
-                self._download(name, path)
+                with told_when_full("read a checkpoint", self.local):
+                    self._download(name, path)
         return path
 
     def remove_local(self) -> None:
@@ -158,27 +160,30 @@ class StagingWriter(FileSystemWriter):
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> torch.futures.Future[list[WriteResult]]:
         """The values. Raises UserError where the disk is full."""
-        with _told_when_full(self.path):
+        with told_when_full("stage a checkpoint", self.path):
             return super().write_data(plan, planner)
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """The index, on rank 0. Raises as `write_data`."""
-        with _told_when_full(self.path):
+        with told_when_full("stage a checkpoint", self.path):
             super().finish(metadata, results)
 
 
 @contextmanager
-def _told_when_full(path: object) -> Iterator[None]:
-    """A full disk is `unexpected pos` to torch; what the system said is further down the chain."""
+def told_when_full(what: str, path: object) -> Iterator[None]:
+    """Say in words that the disk is too full to do `what` in `path`.
+
+    What the system said is somewhere down the chain: to torch it is `unexpected pos`, to safetensors a text.
+    """
     try:
         yield
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+            if getattr(cause, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(cause):
                 raise UserError(
-                    f"the node's disk is too full to stage a checkpoint in {path}: give the pods more ephemeral "
-                    "storage, or train on more nodes",
+                    f"the node's disk is too full to {what} in {path}: give the pods more ephemeral storage, or train "
+                    "on more nodes",
                     ExitCode.FAILED,
                 ) from error
             cause = cause.__context__

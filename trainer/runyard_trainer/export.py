@@ -23,6 +23,7 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import PreTrainedModel
 
+from runyard_trainer.checkpoint_files import told_when_full
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe
 from runyard_trainer.distributed import run_on_rank_0
@@ -67,7 +68,11 @@ def export_run(
     weights = gather_weights(model)
 
     def write() -> Result:
-        with TemporaryDirectory(prefix="runyard-export-", dir=context.scratch_dir) as scratch:
+        scratch_dir = context.scratch_dir
+        with (
+            told_when_full("write the model", scratch_dir),
+            TemporaryDirectory(prefix="runyard-export-", dir=scratch_dir) as scratch,
+        ):
             folder = Path(scratch)
             num_parameters = sum(tensor.numel() for tensor in weights.values())  # before they are written, and dropped
             model.save_pretrained(folder, state_dict=weights, max_shard_size=MAX_SHARD_SIZE)
