@@ -68,16 +68,16 @@ def build_claim(run: Run, namespace: Namespace, settings: Settings) -> Claim:
     else:
         num_missing = num_nodes
     template = render.build_train_job(run, run.spec, settings, 1)["spec"]["template"]["spec"]
-    name = run.spec.queue.priority_class_name
+    class_name = run.spec.queue.priority_class_name
     return Claim(
-        uid=run.uid,
-        priority=_priority_of(namespace, name),
+        name=run.name,
+        priority=_priority_of(namespace, class_name),
         created=run.created,
         per_pod=quota.amounts_of_pod(template),
         per_job={} if live is not None else quota.amounts_of_job(),
         missing_pods=num_missing,
         is_admitted=live is not None or keeps_admission(run.status, is_suspended=run.spec.suspend),
-        priority_class=name,
+        priority_class=class_name,
     )
 
 

@@ -41,11 +41,11 @@ _SUFFIXES = {
 class Claim:
     """What one run takes or wants of the namespace's quotas."""
 
-    uid: str
+    name: str
     priority: int
     """Of its PriorityClass."""
     created: str
-    """RFC 3339 UTC: older runs go first."""
+    """RFC 3339 UTC, in whole seconds: older runs go first, and of one second those whose name does."""
     per_pod: Amounts
     per_job: Amounts
     missing_pods: int
@@ -64,7 +64,7 @@ class Claim:
     @property
     def rank(self) -> tuple[int, str, str]:
         """The least is the first in the queue."""
-        return (-self.priority, self.created, self.uid)
+        return (-self.priority, self.created, self.name)
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ def make_quota(name: str = "team-a", used: dict[str, str] | None = None, **spec:
     }
 
 
-def make_claim(uid: str = "me", gpus: int = 8, pods: int = 2, **fields: Any) -> Claim:
+def make_claim(name: str = "me", gpus: int = 8, pods: int = 2, **fields: Any) -> Claim:
     amounts = {GPU: Decimal(gpus), "requests.cpu": Decimal(4), "pods": Decimal(1)}
     given = {"priority": 0, "created": "2026-05-04T12:00:00Z", "is_admitted": False, "missing_pods": pods}
-    return Claim(uid=uid, per_pod=amounts, per_job={"count/jobs.batch": Decimal(1)}, **(given | fields))
+    return Claim(name=name, per_pod=amounts, per_job={"count/jobs.batch": Decimal(1)}, **(given | fields))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_quota_counts_the_run_or_does_not(case: str) -> None:
 
 claims = st.builds(
     make_claim,
-    uid=st.uuids().map(str),
+    name=st.uuids().map(str),
     gpus=st.integers(0, 8),
     pods=st.integers(1, 4),
     priority=st.sampled_from([0, 10]),
