@@ -12,7 +12,7 @@ from lupa.lua51 import LuaRuntime
 from runyard.api import ConditionType, Phase
 from runyard.plan import plan
 from runyard.status import Decision, build_events, build_status
-from runyard.world import Manifest, Observed, Run
+from runyard.world import Manifest, Namespace, Observed, Run
 
 from tests.builders import (
     NOW,
@@ -46,11 +46,15 @@ def seen(**observed: Any) -> Observed:
     return Observed(**observed)
 
 
+NO_PODS = {"hard": {"pods": "0"}}
+FULL = Namespace(quotas=({"metadata": {"name": "none"}, "spec": NO_PODS, "status": NO_PODS},))
 ATTEMPT = make_run(prepared_status(attempt=1))
 EXAMPLES: dict[Phase, Example] = {
     Phase.PENDING: Example(
         make_run(), seen(apply_errors=("cannot create Job cpt-prepare: no",)), "InProgress", "Progressing"
     ),
+    Phase.WAITING: Example(make_run(model={"run": {"name": "base"}}), seen(), "InProgress", "Progressing"),
+    Phase.QUEUED: Example(make_run(prepared_status()), seen(namespace=FULL), "InProgress", "Progressing"),
     Phase.PREPARING: Example(
         make_run(), seen(jobs=(PREPARE_JOB,), pods=(make_pod(PREPARE_JOB),)), "InProgress", "Progressing"
     ),
