@@ -19,7 +19,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
-from runyard_trainer.contract import URI_PATTERN
+from pydantic.fields import FieldInfo
+from runyard_trainer.contract import MASKED_OBJECTIVES, URI_PATTERN
 
 from runyard.api import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec, TrainingRunStatus
 
@@ -29,6 +30,8 @@ PATHS = ("crds/runyard.dev_trainingruns.yaml", "charts/runyard/crds/runyard.dev_
 """Where the CRD is committed, below the root of the repository: for kubectl, and for helm."""
 
 MUTABLE_FIELDS = {"suspend"}
+
+_IS_MASKED = "self.objective in [" + ", ".join(f"'{name}'" for name in sorted(MASKED_OBJECTIVES)) + "]"
 
 COLUMNS = (
     ("Phase", "string", ".status.phase", "What the run is doing"),
@@ -125,7 +128,7 @@ def build_name_rules() -> list[dict[str, str]]:
 def build_rules() -> dict[str, list[dict[str, str]]]:
     """CEL rules by the path of the field, below spec, that they stand on."""
     return {
-        "": [_immutable(field) for field in _aliases(TrainingRunSpec) if field not in MUTABLE_FIELDS]
+        "": [_immutable(name, field) for name, field in _fields(TrainingRunSpec) if name not in MUTABLE_FIELDS]
         + [
             {
                 "rule": f"!has(self.model.uri) || {_as_folder('self.model.uri')} != {_as_folder('self.output.uri')}",
@@ -138,6 +141,18 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "message": "output.uri lies in a folder of data.train, so what the run leaves would become text to "
                 "train on; choose another output.uri",
                 "fieldPath": ".output.uri",
+            },
+            {
+                "rule": f"!has(self.masking) || {_IS_MASKED}",
+                "message": "masking is for objectives masked-lm and masked-lm-nsp: leave it out",
+                "fieldPath": ".masking",
+            },
+            {
+                "rule": "!has(self.model.scratch) || !has(self.model.scratch.tokenizer.train) || "
+                f"self.model.scratch.tokenizer.train.type != 'wordpiece' || {_IS_MASKED}",
+                "message": "model.scratch.tokenizer.train.type wordpiece is for objectives masked-lm and "
+                "masked-lm-nsp: write bpe",
+                "fieldPath": ".model.scratch.tokenizer.train.type",
             },
         ],
         "model": [_exactly_one("model", "uri", "scratch")],
@@ -157,12 +172,15 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
     }
 
 
-def _immutable(field: str) -> dict[str, str]:
+def _immutable(name: str, field: FieldInfo) -> dict[str, str]:
+    same = f"self.{name} == oldSelf.{name}"
+    if field.default is None:  # it may be absent
+        same = f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || {same})"
     return {
-        "rule": f"self.{field} == oldSelf.{field}",
-        "message": f"spec.{field} cannot change once the run exists (only spec.suspend can): "
+        "rule": same,
+        "message": f"spec.{name} cannot change once the run exists (only spec.suspend can): "
         "delete the run and create another",
-        "fieldPath": f".{field}",
+        "fieldPath": f".{name}",
     }
 
 
@@ -179,8 +197,9 @@ def _exactly_one(path: str, *fields: str) -> dict[str, str]:
     }
 
 
-def _aliases(model: type[BaseModel]) -> list[str]:
-    return [field.alias or to_camel(name) for name, field in model.model_fields.items()]
+def _fields(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
+    """By the names that they have outside."""
+    return [(field.alias or to_camel(name), field) for name, field in model.model_fields.items()]
 
 
 def _find(schema: Schema, path: str) -> Schema:
