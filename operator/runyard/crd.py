@@ -19,7 +19,6 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
-from pydantic.fields import FieldInfo
 from runyard_trainer.contract import MASKED_OBJECTIVES, URI_PATTERN
 
 from runyard.api import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec, TrainingRunStatus
@@ -128,7 +127,7 @@ def build_name_rules() -> list[dict[str, str]]:
 def build_rules() -> dict[str, list[dict[str, str]]]:
     """CEL rules by the path of the field, below spec, that they stand on."""
     return {
-        "": [_immutable(name, field) for name, field in _fields(TrainingRunSpec) if name not in MUTABLE_FIELDS]
+        "": [_immutable(field) for field in _aliases(TrainingRunSpec) if field not in MUTABLE_FIELDS]
         + [
             {
                 "rule": f"!has(self.model.uri) || {_as_folder('self.model.uri')} != {_as_folder('self.output.uri')}",
@@ -143,9 +142,9 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "fieldPath": ".output.uri",
             },
             {
-                "rule": f"!has(self.masking) || {_IS_MASKED}",
-                "message": "masking is for objectives masked-lm and masked-lm-nsp: leave it out",
-                "fieldPath": ".masking",
+                "rule": f"!self.masking.wholeWord || {_IS_MASKED}",
+                "message": "masking.wholeWord is for objectives masked-lm and masked-lm-nsp: leave it out",
+                "fieldPath": ".masking.wholeWord",
             },
             {
                 "rule": "!has(self.model.scratch) || !has(self.model.scratch.tokenizer.train) || "
@@ -172,15 +171,12 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
     }
 
 
-def _immutable(name: str, field: FieldInfo) -> dict[str, str]:
-    same = f"self.{name} == oldSelf.{name}"
-    if field.default is None:  # it may be absent
-        same = f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || {same})"
+def _immutable(field: str) -> dict[str, str]:
     return {
-        "rule": same,
-        "message": f"spec.{name} cannot change once the run exists (only spec.suspend can): "
+        "rule": f"self.{field} == oldSelf.{field}",
+        "message": f"spec.{field} cannot change once the run exists (only spec.suspend can): "
         "delete the run and create another",
-        "fieldPath": f".{name}",
+        "fieldPath": f".{field}",
     }
 
 
@@ -197,9 +193,8 @@ def _exactly_one(path: str, *fields: str) -> dict[str, str]:
     }
 
 
-def _fields(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
-    """By the names that they have outside."""
-    return [(field.alias or to_camel(name), field) for name, field in model.model_fields.items()]
+def _aliases(model: type[BaseModel]) -> list[str]:
+    return [field.alias or to_camel(name) for name, field in model.model_fields.items()]
 
 
 def _find(schema: Schema, path: str) -> Schema:
