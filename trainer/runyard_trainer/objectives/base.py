@@ -48,7 +48,6 @@ class ObjectiveModule(nn.Module):
         super().__init__()
         self.model = model
         self.traits = traits
-        self._takes_types = getattr(model.config, "type_vocab_size", 0) > 1
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """The terms of the loss, summed over the micro-batch, fp32 [terms]."""
@@ -63,7 +62,7 @@ class ObjectiveModule(nn.Module):
 
         Only some architectures tell a pair's texts apart by types. GPT-2 takes such numbers and means other things.
         """
-        if not self._takes_types:
+        if getattr(self.model.config, "type_vocab_size", 0) <= 1:
             inputs.pop("token_type_ids", None)
         return self.model(**inputs)
 
