@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
-from runyard_trainer.contract import URI_PATTERN
+from runyard_trainer.contract import HEAD_OBJECTIVES, LANGUAGE_OBJECTIVES, URI_PATTERN
 
 from runyard.api import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec, TrainingRunStatus
 
@@ -138,6 +138,19 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "message": "output.uri lies in a folder of data.train, so what the run leaves would become text to "
                 "train on; choose another output.uri",
                 "fieldPath": ".output.uri",
+            },
+            {
+                "rule": f"!has(self.model.scratch) || self.objective in {sorted(LANGUAGE_OBJECTIVES)}",
+                "message": "model.scratch begins with random weights, and this objective fine-tunes a model: name one "
+                "in model.uri",
+                "fieldPath": ".model.scratch",
+            },
+            {
+                "rule": "!has(self.evaluation) || !has(self.evaluation.general) || self.evaluation.general.size() == 0 "
+                f"|| !(self.objective in {sorted(HEAD_OBJECTIVES)})",
+                "message": "evaluation.general measures how tokens are predicted, which a model has no head for after "
+                "this objective: remove evaluation.general",
+                "fieldPath": ".evaluation.general",
             },
         ],
         "model": [_exactly_one("model", "uri", "scratch")],

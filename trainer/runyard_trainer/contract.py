@@ -61,6 +61,9 @@ Objective = Literal[
 LANGUAGE_OBJECTIVES = frozenset({"causal-lm", "masked-lm", "masked-lm-nsp"})
 """Those that learn from unlabelled text; the others fine-tune."""
 
+HEAD_OBJECTIVES = frozenset({"classification", "token-classification", "question-answering"})
+"""Those whose model predicts something else than tokens."""
+
 Mode = Literal["PreTraining", "ContinuedPreTraining", "FineTuning"]
 
 
@@ -330,6 +333,20 @@ class Recipe(Model):
     """Where the result goes."""
     storage: Storage = Storage()
     """How to reach S3."""
+
+    @model_validator(mode="after")
+    def _check_objective(self) -> Recipe:
+        if self.model.scratch is not None and self.objective not in LANGUAGE_OBJECTIVES:
+            raise ValueError(
+                f"model.scratch begins with random weights, and objective {self.objective} fine-tunes a model: "
+                "name one in model.uri"
+            )
+        if self.evaluation.general and self.objective in HEAD_OBJECTIVES:
+            raise ValueError(
+                "evaluation.general measures how tokens are predicted, which a model has no head for after objective "
+                f"{self.objective}: remove evaluation.general"
+            )
+        return self
 
     @property
     def mode(self) -> Mode:
