@@ -33,6 +33,7 @@ from runyard_trainer.samples import choose_prompts, write_samples
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset
 from runyard_trainer.storage import Location
+from runyard_trainer.words import WORDS
 
 MAX_SHARD_SIZE = "5GB"
 
@@ -133,7 +134,7 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
         "after": trained.after.model_dump(by_alias=True, exclude_none=True),
         "precision": trained.precision,
         "sequenceLength": recipe.training.sequence_length,
-        "definition": EVAL_DEFINITION,
+        "definition": WORDS[recipe.objective].definition or EVAL_DEFINITION,
         "sets": {
             name: {
                 "text": (dataset.location / f"{stream}.jsonl").uri,
