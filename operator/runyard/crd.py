@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
-from runyard_trainer.contract import URI_PATTERN
+from runyard_trainer.contract import ADAPTER_FIELDS, URI_PATTERN
 
 from runyard.api import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec, TrainingRunStatus
 
@@ -139,8 +139,37 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "train on; choose another output.uri",
                 "fieldPath": ".output.uri",
             },
+            {
+                "rule": "self.method.type == 'full' || !has(self.model.scratch)",
+                "message": "method.type adapts weights that have learned something, and model.scratch has none: set "
+                "method.type to full, or model.uri",
+                "fieldPath": ".method.type",
+            },
+            {
+                "rule": "self.method.type != 'qlora' || self.compute.gpusPerNode > 0",
+                "message": "method.type qlora computes with weights of 4 bits, which CUDA GPUs alone do here: set "
+                "compute.gpusPerNode, or method.type to lora",
+                "fieldPath": ".method.type",
+            },
+            {
+                "rule": "self.objective != 'preference' || !has(self.method.dropout) || self.method.dropout == 0.0",
+                "message": "preference is trained without dropout: remove method.dropout",
+                "fieldPath": ".method.dropout",
+            },
+            {
+                "rule": "self.objective == 'preference' || !has(self.preference.beta)",
+                "message": "preference.beta belongs to objective preference: remove it",
+                "fieldPath": ".preference.beta",
+            },
         ],
         "model": [_exactly_one("model", "uri", "scratch")],
+        "method": [
+            {
+                "rule": f"self.type != 'full' || !({' || '.join(f'has(self.{field})' for field in ADAPTER_FIELDS)})",
+                "message": f"method.{', '.join(ADAPTER_FIELDS)} belong to an adapter, and method.type is full: remove "
+                "them, or set method.type to lora or dora",
+            },
+        ],
         "model.scratch.tokenizer": [_exactly_one("model.scratch.tokenizer", "train", "uri")],
         "training": [
             _exactly_one("training", "epochs", "tokens", "steps"),

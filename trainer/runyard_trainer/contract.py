@@ -114,6 +114,74 @@ class ModelSource(Model):
         return self
 
 
+# --------------------------------------------------------------------------------------------------------------- method
+
+
+ModuleName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Method(Model):
+    """Which weights are trained. All but `type` belong to adapters: two thin matrices beside each weight, which stays
+    as it is.
+    """
+
+    type: Literal["full", "lora", "dora", "qlora"] = "full"
+    """`full`: every weight. `lora`: an adapter. `dora`: one that learns how large each output's weights are by itself,
+    too. `qlora`: lora beside weights of 4 bits, on CUDA GPUs with bitsandbytes in the image; not tested on any yet."""
+    rank: int | None = Field(default=None, ge=1, le=4096)
+    """Width of the adapter. Absent: 16."""
+    alpha: float | None = Field(default=None, gt=0, le=65536)
+    """The adapter's product is scaled by alpha / rank. Absent: twice the rank."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the adapter's inputs that a training step leaves out. Absent: 0.05, and 0 for preference, which is
+    trained without dropout."""
+    targets: Annotated[list[ModuleName], Field(min_length=1, max_length=64)] | None = None
+    """Names of the layers that get an adapter, or how they end: q_proj. Absent: every linear layer but the output's."""
+    merge: bool | None = None
+    """Add the adapter to the weights and export the sum as model/; adapter/ is exported in any case. Absent: true."""
+
+    @model_validator(mode="after")
+    def _check_adapter(self) -> Method:
+        given = [name for name in ADAPTER_FIELDS if getattr(self, name) is not None]
+        if self.type == "full" and given:
+            raise ValueError(
+                f"method.{given[0]} belongs to an adapter, and method.type is full: remove it, or set method.type to "
+                "lora or dora"
+            )
+        return self
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the model's own weights stay as they are."""
+        return self.type != "full"
+
+    @property
+    def resolved_rank(self) -> int:
+        """Default resolved."""
+        return self.rank or 16
+
+    @property
+    def resolved_alpha(self) -> float:
+        """Default resolved."""
+        return self.alpha or 2.0 * self.resolved_rank
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the exported model has the adapter in its weights; default resolved."""
+        return self.merge is not False
+
+
+ADAPTER_FIELDS = ("rank", "alpha", "dropout", "targets", "merge")
+"""Of `Method`: those that mean nothing without an adapter."""
+
+
+class Preference(Model):
+    """How better answers are told from worse ones: direct preference optimization (DPO)."""
+
+    beta: float | None = Field(default=None, gt=0, le=100)
+    """How dear it is to go away from the model as it came. Absent: 0.1."""
+
+
 # ----------------------------------------------------------------------------------------------------------------- data
 
 
@@ -131,6 +199,12 @@ class Columns(Model):
     """The class of a text, for classification."""
     labels: ColumnName = "labels"
     """The classes of a text that may have several."""
+    prompt: ColumnName = "prompt"
+    """What is answered, for preference."""
+    chosen: ColumnName = "chosen"
+    """The better of two answers."""
+    rejected: ColumnName = "rejected"
+    """The worse of two answers."""
 
 
 class DataSource(Model):
@@ -224,7 +298,8 @@ class Training(Model):
     micro_batch: int | None = Field(default=None, ge=1, le=4096)
     """Sequences that a rank holds in memory at once. Absent: chosen when the run starts, and shown in status."""
     learning_rate: float | None = Field(default=None, gt=0, le=10)
-    """Peak learning rate. Absent: 3e-4 from scratch, 1e-5 continued, 2e-5 to fine-tune."""
+    """Peak learning rate. Absent: 3e-4 from scratch, 1e-5 continued, 2e-5 to fine-tune, 1e-6 for preference; with an
+    adapter 2e-4, and 1e-5 for preference."""
     schedule: Schedule = Schedule()
     """How the learning rate moves."""
     optimizer: Optimizer = Optimizer()
@@ -296,16 +371,23 @@ class Storage(Model):
 
 
 _DEFAULT_LEARNING_RATES: dict[Mode, float] = {"PreTraining": 3e-4, "ContinuedPreTraining": 1e-5, "FineTuning": 2e-5}
+_ADAPTER_LEARNING_RATE = 2e-4
+_PREFERENCE_LEARNING_RATES = {False: 1e-6, True: 1e-5}
+"""By whether it is an adapter that learns."""
 
 
 class Recipe(Model):
     """What to learn, from what, and where to leave it."""
 
-    objective: Literal["causal-lm", "classification"] = "causal-lm"
+    objective: Literal["causal-lm", "classification", "preference"] = "causal-lm"
     """What the model is trained to do. `causal-lm`: predict the next token. `classification`: name the class of a text,
-    or its classes."""
+    or its classes. `preference`: give better answers rather than worse ones."""
     model: ModelSource
     """Where the weights come from."""
+    method: Method = Method()
+    """Which weights are trained. Absent: every one."""
+    preference: Preference = Preference()
+    """Settings of objective preference."""
     data: Data
     """The text to learn from."""
     training: Training = Training(epochs=1)
@@ -319,6 +401,21 @@ class Recipe(Model):
     storage: Storage = Storage()
     """How to reach S3."""
 
+    @model_validator(mode="after")
+    def _check_together(self) -> Recipe:
+        if self.method.is_adapter and self.model.scratch is not None:
+            raise ValueError(
+                f"method.type {self.method.type} adapts weights that have learned something, and model.scratch has "
+                "none: set method.type to full, or model.uri"
+            )
+        if self.objective == "preference" and self.method.dropout:
+            raise ValueError("method.dropout: preference is trained without dropout: remove method.dropout")
+        if self.preference.beta is not None and self.objective != "preference":
+            raise ValueError(
+                f"preference.beta belongs to objective preference, and objective is {self.objective}: remove it"
+            )
+        return self
+
     @property
     def mode(self) -> Mode:
         """What this run is called: derived, never typed."""
@@ -329,7 +426,23 @@ class Recipe(Model):
     @property
     def learning_rate(self) -> float:
         """The peak learning rate, default resolved."""
-        return self.training.learning_rate or _DEFAULT_LEARNING_RATES[self.mode]
+        if self.training.learning_rate is not None:
+            return self.training.learning_rate
+        if self.objective == "preference":
+            return _PREFERENCE_LEARNING_RATES[self.method.is_adapter]
+        return _ADAPTER_LEARNING_RATE if self.method.is_adapter else _DEFAULT_LEARNING_RATES[self.mode]
+
+    @property
+    def adapter_dropout(self) -> float:
+        """What a step leaves out of an adapter's inputs, default resolved."""
+        if self.method.dropout is not None:
+            return self.method.dropout
+        return 0.0 if self.objective == "preference" else 0.05
+
+    @property
+    def beta(self) -> float:
+        """Of preference, default resolved."""
+        return self.preference.beta or 0.1
 
     @property
     def sequences_per_step(self) -> int:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from runyard_trainer.batches import Batches
 from runyard_trainer.checkpoint import Checkpointer
@@ -72,22 +72,30 @@ class TrainState:
         self.__dict__.update(json.loads(state["json"]))
 
 
+TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
+"""What is frozen comes from where the run has started, each time: checkpoints do without it."""
+
+
 @dataclass
 class ShardedState:
-    """Weights and optimizer, as checkpoints take them."""
+    """The weights that are trained, and the optimizer, as checkpoints take them."""
 
     module: ShardedModule
     optimizer: torch.optim.Optimizer
 
     def state_dict(self) -> dict[str, Any]:
         """This rank's parts, by name."""
-        weights, optimizer = get_state_dict(self.module, self.optimizer)
+        weights, optimizer = get_state_dict(self.module, self.optimizer, options=TRAINED_ONLY)
         return {"weights": weights, "optimizer": optimizer}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over this rank's parts."""
         set_state_dict(
-            self.module, self.optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"]
+            self.module,
+            self.optimizer,
+            model_state_dict=state["weights"],
+            optim_state_dict=state["optimizer"],
+            options=TRAINED_ONLY,
         )
 
 

@@ -25,6 +25,12 @@ WORDS: dict[str, ObjectiveWords] = {
         "nats per token",
         "It is a language model: it goes on from a text, and follows no instructions.",
     ),
+    "preference": ObjectiveWords(
+        "AutoModelForCausalLM",
+        "text-generation",
+        "nats per pair",
+        "It is a language model that was taught which answers are better.",
+    ),
     "classification": ObjectiveWords(
         "AutoModelForSequenceClassification",
         "text-classification",
@@ -47,6 +53,9 @@ _METRICS = {
     "macroF1": MetricWords("macro F1"),
     "weightedF1": MetricWords("weighted F1"),
     "matthewsCorrelation": MetricWords("Matthews correlation"),
+    "pairAccuracy": MetricWords("pairs told right"),
+    "margin": MetricWords("margin of the chosen answer, in nats times beta"),
+    "kl": MetricWords("KL from the start model, nats per token of the answers", is_better_higher=False),
     "majorityAccuracy": MetricWords("accuracy of always naming the most frequent class"),
 }
 

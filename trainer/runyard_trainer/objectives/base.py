@@ -48,6 +48,8 @@ class ObjectiveModule(nn.Module):
     def __init__(self, model: Any, traits: Traits) -> None:
         super().__init__()
         self.model = model
+        self.reference: Any = None
+        """The model as it came, frozen, for an objective that needs it; None where the model can be that itself."""
         self.traits = traits
         self._takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
 
@@ -88,6 +90,8 @@ class Objective:
     """Sets what the data decides in a model's configuration, such as its classes."""
     new_weights: tuple[str, ...] = ()
     """Parts of a model that may be missing in a folder, since the objective brings its own: the beginnings of names."""
+    needs_reference: bool = False
+    """The loss compares the model with what it was when it came."""
     measures_language: bool = False
     """The loss is nats per token of the text: perplexity and bits per byte can be told."""
     judge: Callable[[Sample, Tensor], Fact] | None = None
