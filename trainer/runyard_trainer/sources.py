@@ -78,11 +78,20 @@ class Row:
         value = self.fields[name]
         if not isinstance(value, str):
             raise BadRecord(f"field {name!r} is {name_of_type(value)}, not a string")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise BadRecord(f"field {name!r} has half of a surrogate pair at character {error.start}") from error
+        check_encodable(value, f"field {name!r}")
         return value
+
+
+def check_encodable(text: str, where: str) -> None:
+    """Refuse what JSON can write and UTF-8 cannot.
+
+    Raises:
+        BadRecord: with its place.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecord(f"{where} has half of a surrogate pair at character {error.start}") from error
 
 
 def list_sources(sources: Sequence[DataSource], storage: Storage, field: str) -> list[SourceFile]:

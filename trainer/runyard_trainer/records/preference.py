@@ -26,7 +26,7 @@ from runyard_trainer.examples import Examples
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.records.base import Example, RecordKind, Sample
 from runyard_trainer.shards import Dataset
-from runyard_trainer.sources import BadRecord, Row, name_of_type
+from runyard_trainer.sources import BadRecord, Row, check_encodable, name_of_type
 from runyard_trainer.tokenizer import DocumentTokenizer
 
 _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "spans": pa.list_(pa.int32())})
@@ -147,6 +147,7 @@ def _parse_message(message: Any, name: str) -> Message:
         raise BadRecord(f"{name}.role is {role!r}: it is one of {', '.join(_ROLES)}")
     if not isinstance(content, str):
         raise BadRecord(f"{name}.content is {name_of_type(content)}, not a string")
+    check_encodable(content, f"{name}.content")
     return {"role": role, "content": content}
 
 
