@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from runyard_trainer import four_bits
+from runyard_trainer import model as model_module
 from runyard_trainer import train as train_module
 from runyard_trainer.checkpoint_files import CheckpointFolder, VerifiedReader, read_manifest
 from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract import Recipe
 from runyard_trainer.export import gather_weights
+from runyard_trainer.four_bits import PackedLinear
 from runyard_trainer.head import HeadState
 from runyard_trainer.order import Order
 from runyard_trainer.outcome import UserError
@@ -26,6 +29,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.optimization import get_scheduler
+from transformers.pytorch_utils import Conv1D
 
 from tests.ranks.fine_tuning import WORDS, build_recipe, prepare_run, read_output, save_model, train_rank, write_rows
 from tests.ranks.prepared import read_losses
@@ -307,3 +311,57 @@ def test_only_the_layers_that_are_named_get_an_adapter(tmp_path: Path) -> None:
     assert run_ranks(train_rank, 1, recipe) == ["finished"]
     names = load_file(tmp_path / "output/adapter/adapter_model.safetensors").keys()
     assert {name.split(".lora_")[0].rpartition(".")[2] for name in names} == {"q_proj", "v_proj"}
+
+
+# -------------------------------------------------------------------------------------------------- weights of 4 bits
+
+
+def packed_rank(world: World, recipe: Recipe) -> str:
+    """Train on CPUs, which is refused elsewhere: bitsandbytes computes there too, only slowly."""
+    model_module.check_packable = lambda device: None
+    return train_rank(world, recipe)
+
+
+def test_beside_weights_of_4_bits_it_learns_and_exports_what_was_measured(tmp_path: Path) -> None:
+    recipe = prepare_language(tmp_path, type="qlora")
+    assert run_ranks(packed_rank, 2, recipe) == ["finished"] * 2
+    losses = read_losses(recipe)
+    assert losses[-1] < losses[0]
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "output/model")
+    assert read_output(recipe, "eval.json")["after"]["domainLoss"] == pytest.approx(loss_on_held_out(recipe, merged))
+    assert "BitsAndBytesConfig(load_in_4bit=True" in (tmp_path / "output/adapter/README.md").read_text()
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
+def test_a_packed_layer_computes_as_the_layer_does_but_for_what_4_bits_leave_out(kind: Any) -> None:
+    torch.manual_seed(0)
+    layer, inputs = kind(256, 512), torch.randn(8, layer_inputs(kind), requires_grad=True)
+    packed = PackedLinear(layer)
+    packed.pack(layer.weight.data)
+    unpacked = packed.unpack()
+    assert unpacked.shape == layer.weight.shape
+    assert 0 < (unpacked - layer.weight).norm() < 0.15 * layer.weight.norm()
+    layer.weight.data = unpacked
+    (want,) = torch.autograd.grad(layer(inputs).square().sum(), inputs)
+    (got,) = torch.autograd.grad(packed(inputs).square().sum(), inputs)
+    torch.testing.assert_close(packed(inputs), layer(inputs))
+    torch.testing.assert_close(got, want)
+
+
+def layer_inputs(kind: Any) -> int:
+    """A Conv1D names its outputs first."""
+    return 512 if kind is Conv1D else 256
+
+
+def test_on_a_machine_without_a_gpu_4_bits_are_refused(tmp_path: Path) -> None:
+    recipe = prepare_language(tmp_path, type="qlora")
+    with pytest.raises(UserError, match="needs a CUDA GPU, and this machine has none"):
+        train_rank(World(0, 1, 0, 1), recipe)
+
+
+def test_in_an_image_without_bitsandbytes_4_bits_are_refused_when_the_run_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(four_bits, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"bitsandbytes, which this image does not have.*runyard\[qlora\]"):
+        prepare_language(tmp_path, type="qlora")

@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from runyard_trainer.contract import Recipe, ScratchModel
+from runyard_trainer.four_bits import check_packable
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.storage import Location, NotFound, open_store
 
@@ -41,6 +42,8 @@ def check_model(recipe: Recipe) -> PretrainedConfig:
     Raises:
         UserError: SPEC_ERROR for what the recipe asks wrongly, DATA_ERROR for what the model's folder lacks.
     """
+    if recipe.method.type == "qlora":
+        check_packable()
     if recipe.model.scratch is not None:
         config = _build_scratch_config(recipe.model.scratch, recipe.objective)
         field = "model.scratch.config."

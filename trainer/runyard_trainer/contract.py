@@ -127,7 +127,7 @@ class Method(Model):
 
     type: Literal["full", "lora", "dora", "qlora"] = "full"
     """`full`: every weight. `lora`: an adapter. `dora`: one that learns how large each output's weights are by itself,
-    too. `qlora`: lora beside weights of 4 bits, on CUDA GPUs with bitsandbytes in the image; not tested on any yet."""
+    too. `qlora`: lora beside weights of 4 bits, on CUDA GPUs with bitsandbytes in the image; not tested on GPUs yet."""
     rank: int | None = Field(default=None, ge=1, le=4096)
     """Width of the adapter. Absent: 16."""
     alpha: float | None = Field(default=None, gt=0, le=65536)

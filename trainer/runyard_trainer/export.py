@@ -29,6 +29,7 @@ from runyard_trainer.adapter import load_whole, merge
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe
 from runyard_trainer.distributed import run_on_rank_0
+from runyard_trainer.four_bits import packed_layers
 from runyard_trainer.lineage import build_lineage, read_source_lineage
 from runyard_trainer.model import build_empty_model
 from runyard_trainer.objectives import build_objective
@@ -69,7 +70,8 @@ def export_run(
         output: where `output.uri` lies.
     """
     weights = gather_weights(model, trained_only=recipe.method.is_adapter and not recipe.method.is_merged)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    num_packed = sum(layer.shape.numel() for layer in packed_layers(model).values())
+    num_parameters = num_packed + sum(parameter.numel() for parameter in model.parameters())
     num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
     def write() -> Result:
@@ -86,6 +88,8 @@ def gather_weights(model: PreTrainedModel, trained_only: bool = False) -> dict[s
     weights = get_model_state_dict(model, options=options)
     for tied in model.all_tied_weights_keys:
         weights.pop(tied, None)
+    if weights and not trained_only:
+        weights |= {name: layer.unpack() for name, layer in packed_layers(model).items()}
     return weights
 
 

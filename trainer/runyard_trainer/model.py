@@ -36,6 +36,7 @@ from runyard_trainer.checks import check_model, check_vocabulary
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe, Training
 from runyard_trainer.distributed import run_on_rank_0
+from runyard_trainer.four_bits import check_packable, pack_weights, prepare_packing
 from runyard_trainer.objectives import Objective, ObjectiveModule, Traits
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.shards import DatasetInfo
@@ -57,6 +58,9 @@ def load_model(
         UserError: the configuration or the folder cannot be trained as the recipe says.
     """
     full: list[PreTrainedModel] = []
+    is_packed = recipe.method.type == "qlora"
+    if is_packed:
+        check_packable(device)
 
     def load_on_rank_0() -> tuple[dict[str, Any], Traits]:
         model = _build_full_model(recipe, objective, data, context)
@@ -68,6 +72,8 @@ def load_model(
 
     config, traits = run_on_rank_0(load_on_rank_0, context.world)
     model = build_empty_model(AutoConfig.for_model(**config), objective, recipe)[0]
+    if is_packed:
+        prepare_packing(model)
     module = objective.module(model, traits)
     if objective.needs_reference and not recipe.method.is_adapter:
         module.reference = build_empty_model(model.config, objective, recipe)[0].requires_grad_(False)
@@ -75,6 +81,7 @@ def load_model(
     weights = full[0].state_dict() if full else None
     for part in filter(None, (model, module.reference)):
         scatter_weights(part, weights, device)
+    pack_weights(model, weights, device)
     return cast(ShardedModule, module)
 
 
