@@ -1,4 +1,4 @@
-"""Beginnings of docstrings with two ways to go on, for preference.yaml: its own, and another docstring's.
+"""Beginnings of docstrings with two ways to go on, for preference.yaml: its own, and the same words in disorder.
 
     python examples/preference_records.py FOLDER | s3://bucket/prefix
 
@@ -25,11 +25,10 @@ def build_files(max_bytes: int = 400_000) -> dict[str, bytes]:
     """Everything that is uploaded, by its name below the destination."""
     texts = [" ".join(document.text.split()) for document in build_general(is_held_out=False, max_bytes=max_bytes)]
     halves = [_cut(text) for text in texts if len(text) >= PROMPT_CHARACTERS + ANSWER_CHARACTERS]
-    others = halves[1:] + halves[:1]
     rows = [
-        {"prompt": prompt, "chosen": answer, "rejected": other}
-        for (prompt, answer), (_, other) in zip(halves, others, strict=True)
-        if answer != other
+        {"prompt": prompt, "chosen": answer, "rejected": _disorder(answer)}
+        for prompt, answer in halves
+        if answer != _disorder(answer)
     ]
     return {"preference/docstrings.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()}
 
@@ -39,6 +38,11 @@ def _cut(text: str) -> tuple[str, str]:
     middle = text.rfind(" ", 0, PROMPT_CHARACTERS)
     end = text.rfind(" ", middle + 1, middle + ANSWER_CHARACTERS)
     return text[:middle], text[middle:end]
+
+
+def _disorder(text: str) -> str:
+    """Its words, in order of the alphabet."""
+    return " " + " ".join(sorted(text.split()))
 
 
 def main() -> int:

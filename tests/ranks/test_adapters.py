@@ -245,6 +245,8 @@ def test_without_merging_the_adapter_is_the_result_and_its_card_says_how_to_open
     assert run_ranks(train_rank, 1, recipe) == ["finished"]
     output = tmp_path / "output"
     assert not (output / "model").exists()
+    with pytest.raises(UserError, match="it is an adapter without its model: name a merged model"):
+        prepare_run(build_recipe(tmp_path, "causal-lm", "next", model={"uri": f"file://{output}/adapter"}))
     result = json.loads((output / "head.json").read_text())["result"]
     assert result["uri"] == f"file://{output}/adapter"
     card = (output / "adapter/README.md").read_text()

@@ -93,9 +93,11 @@ def _read_config(folder: Location, objective: str) -> PretrainedConfig:
     try:
         text = (folder / "config.json").get().data
     except NotFound as error:
-        raise UserError(
-            f"model.uri: {folder} has no config.json: it is no Hugging Face model folder", ExitCode.DATA_ERROR
-        ) from error
+        is_adapter = "adapter_config.json" in folder.children()
+        what = (
+            "is an adapter without its model: name a merged model" if is_adapter else "is no Hugging Face model folder"
+        )
+        raise UserError(f"model.uri: {folder} has no config.json: it {what}", ExitCode.DATA_ERROR) from error
     _check_weights(folder)
     try:
         given = json.loads(text)
