@@ -11,6 +11,7 @@ import pytest
 import torch
 from runyard_trainer.contract import Columns, Recipe
 from runyard_trainer.objectives.preference import collate, disable_dropout, score, split_pair
+from runyard_trainer.prepare import resolve_method
 from runyard_trainer.records.preference import AnswerPairEncoder, parse_answer_pair
 from runyard_trainer.sources import Row
 from runyard_trainer.tokenizer import DocumentTokenizer, train_tokenizer
@@ -138,6 +139,13 @@ def test_the_default_rate_is_that_of_the_objective_and_the_method(fields: dict[s
 def make_recipe(**fields: Any) -> Recipe:
     base = {"model": {"uri": "s3://m/m"}, "data": {"train": [{"uri": "s3://c/c"}]}, "output": {"uri": "s3://o/o"}}
     return Recipe.model_validate(base | fields)
+
+
+def test_what_was_automatic_is_told() -> None:
+    recipe = make_recipe(objective="preference", method={"type": "lora", "rank": 8})
+    assert resolve_method(recipe) == {"rank": "8", "alpha": "16", "dropout": "0", "beta": "0.1"}
+    assert resolve_method(make_recipe(method={"type": "dora"})) == {"rank": "16", "alpha": "32", "dropout": "0.05"}
+    assert resolve_method(make_recipe()) == {}
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
