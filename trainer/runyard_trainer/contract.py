@@ -138,9 +138,9 @@ class DataSource(Model):
 
     uri: Uri
     """An object, or a prefix ending in `/`."""
-    format: Literal["auto", "text", "jsonl"] = "auto"
-    """`text`: one document a file. `jsonl`: one JSON object a line. `auto`: by the file's ending, .jsonl and .ndjson or
-    anything else."""
+    format: Literal["auto", "text", "jsonl", "csv", "parquet"] = "auto"
+    """`text`: one document a file. `jsonl`: one JSON object a line. `csv`: a header, then a record a row. `parquet`: a
+    record a row. `auto`: by the file's ending: .jsonl and .ndjson, .csv, .parquet, and text for any other."""
     columns: Columns = Columns()
     """The record's fields; a text file has none."""
 
