@@ -126,6 +126,11 @@ class DataSummary(Report):
     """Tokens in them, end-of-document tokens included."""
     validation_documents: int = 0
     """Held-out documents."""
+    dropped: int = 0
+    """Records of `data.train` that are not trained on: duplicates, empty or wrong ones, those held out by
+    `data.validation.sources` or with nothing to train on. dataset.json says which."""
+    truncated: int = 0
+    """Examples that the sequence length cuts."""
 
 
 class Result(Report):

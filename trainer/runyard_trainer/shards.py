@@ -45,8 +45,6 @@ class DatasetInfo(Report):
     pad_token_id: int | None = None
     """Pads examples."""
     streams: dict[str, StreamInfo]
-    skipped_documents: int = 0
-    """Documents without any text."""
     labels: list[str] = Field(default_factory=list)
     """The classes, in the order of their numbers; empty where there are none."""
     is_multi_label: bool = False

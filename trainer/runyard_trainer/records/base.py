@@ -73,3 +73,5 @@ class RecordKind:
     """The samples of a stream of a prepared dataset."""
     depends_on: Callable[[Recipe], dict[str, Any]] = field(default=lambda _: {})
     """What of the recipe the examples depend on: a part of the dataset's key."""
+    tokenizer_text: Callable[[Any], str] | None = None
+    """What of a record a new tokenizer learns from; None: its identity. Raises UserError where that cannot be."""
