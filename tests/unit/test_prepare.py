@@ -238,8 +238,8 @@ BAD_INPUT: dict[str, tuple[Callable[[Place], None], dict[str, object], ExitCode,
         put("text/a.jsonl", b'{"text": ""}\n\n'),
         {},
         DATA,
-        "data.train has 0 documents with 0 tokens besides 1 empty: less than one sequence of training.sequenceLength 32. "
-        "Give more text, or shorter sequences",
+        "data.train has 0 documents with 0 tokens besides 1 empty: less than one sequence of training.sequenceLength "
+        "32. Give more text, or shorter sequences",
     ),
     "an empty file": (
         put("text/a.jsonl", b""),

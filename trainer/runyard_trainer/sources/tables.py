@@ -80,7 +80,8 @@ def _check_header(names: list[str]) -> list[str]:
 def _check_width(values: list[str], header: list[str]) -> None:
     if len(values) != len(header):
         raise BadRecord(
-            f'{len(values)} values for {len(header)} columns: quote a value with a comma or a line end by "'
+            f"expected {len(header)} values, one a column of the header, found {len(values)}: "
+            'quote a value with a comma or a line end by "'
         )
 
 
