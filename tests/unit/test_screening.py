@@ -58,7 +58,7 @@ def test_of_records_that_are_the_same_one_is_kept(place: Place) -> None:
 def test_the_report_tells_what_was_left_out(place: Place) -> None:
     train = put(place, "a.jsonl", [*fillers("train"), *fillers("train"), {"text": " "}])
     report = place.prepare(place.recipe(data={"train": [{"uri": train}], "validation": {"fraction": 0}}))
-    assert ", 30 duplicates, 1 empty; " in report.message
+    assert ", 30 duplicate, 1 empty; " in report.message
     assert report.data is not None
     assert report.data.dropped == 31
 

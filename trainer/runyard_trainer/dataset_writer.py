@@ -17,7 +17,7 @@ from runyard_trainer.records import HELD_OUT_STREAMS, Encoder, RecordKind, kind_
 from runyard_trainer.screening import HeldOut, Reason, Screen, is_held_out
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import DatasetInfo, ShardWriter, token_dtype
-from runyard_trainer.sources import Problem, SourceFile, read_records
+from runyard_trainer.sources import Problem, SourceFile, list_sources, read_records
 from runyard_trainer.storage import Location, PreconditionFailed, open_store
 from runyard_trainer.tokenizer import DocumentTokenizer, load_tokenizer, train_tokenizer
 
@@ -31,6 +31,19 @@ log = logging.getLogger(__name__)
 
 Files = dict[str, list[SourceFile]]
 """What to read: `train`, `replay`, `general`, and `validation` where it is not a part of the first."""
+
+
+def list_files(recipe: Recipe) -> Files:
+    """Every file to read, by stream."""
+    files = {"train": list_sources(recipe.data.train, recipe.storage, "data.train")}
+    if recipe.data.replay is not None:
+        files["replay"] = list_sources(recipe.data.replay.sources, recipe.storage, "data.replay.sources")
+    if recipe.data.validation.sources is not None:
+        listed = list_sources(recipe.data.validation.sources, recipe.storage, "data.validation.sources")
+        files["validation"] = listed
+    if recipe.evaluation.general:
+        files["general"] = list_sources(recipe.evaluation.general, recipe.storage, "evaluation.general")
+    return files
 
 
 def write_dataset(location: Location, recipe: Recipe, files: Files, scratch_dir: Path) -> bytes:

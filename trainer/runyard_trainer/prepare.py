@@ -15,17 +15,21 @@ import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from transformers import PretrainedConfig
+
 from runyard_trainer.checks import check_model, check_vocabulary
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe
-from runyard_trainer.dataset_writer import Files, tokenizer_source, total_bytes, write_dataset
+from runyard_trainer.dataset_writer import Files, list_files, tokenizer_source, total_bytes, write_dataset
+from runyard_trainer.estimate import estimate_run
 from runyard_trainer.order import count_steps
-from runyard_trainer.outcome import DataSummary, ExitCode, PodReport, UserError
+from runyard_trainer.outcome import DataSummary, Estimate, ExitCode, PodReport, UserError
+from runyard_trainer.preview import Preview, show_rows
 from runyard_trainer.records import kind_of
+from runyard_trainer.row_samples import read_samples
 from runyard_trainer.screening import REASON_WORDS
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset, DatasetInfo, Resolved, open_dataset
-from runyard_trainer.sources import list_sources
 from runyard_trainer.storage import FolderStore, Location, NotFound, PreconditionFailed, open_store, probe
 from runyard_trainer.tokenizer import list_tokenizer_files
 
@@ -63,9 +67,19 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
         check_vocabulary(config, prepared.info.vocab_size, recipe)
         check_enough_data(prepared, recipe)
         resolved = resolve(prepared, recipe)
+        estimate = estimate_prepared(prepared, recipe, config)
+        shown = Preview(
+            objective=recipe.objective,
+            mode=recipe.mode,
+            is_sample=False,
+            streams={name: info.model_copy(update={"shards": []}) for name, info in prepared.info.streams.items()},
+            rows=show_rows(recipe, read_samples(recipe, files), prepared, Path(cache)),
+            estimate=estimate,
+        )
+    (output / "preview.json").put(shown.to_json().encode())
     record = Resolved(dataset=(location / "dataset.json").uri, sha256=digest, resolved=resolved)
     (output / "resolved.json").put(record.to_json().encode())
-    return build_report(record, prepared.info)
+    return build_report(record, prepared.info, estimate)
 
 
 # --------------------------------------------------------------------------------------------------------------- output
@@ -127,19 +141,6 @@ def _owner_of(data: bytes) -> dict[str, str]:
 
 
 # ----------------------------------------------------------------------------------------------------------------- key
-
-
-def list_files(recipe: Recipe) -> Files:
-    """Every file to read, by stream."""
-    files = {"train": list_sources(recipe.data.train, recipe.storage, "data.train")}
-    if recipe.data.replay is not None:
-        files["replay"] = list_sources(recipe.data.replay.sources, recipe.storage, "data.replay.sources")
-    if recipe.data.validation.sources is not None:
-        listed = list_sources(recipe.data.validation.sources, recipe.storage, "data.validation.sources")
-        files["validation"] = listed
-    if recipe.evaluation.general:
-        files["general"] = list_sources(recipe.evaluation.general, recipe.storage, "evaluation.general")
-    return files
 
 
 def compute_key(recipe: Recipe, files: Files) -> str:
@@ -221,7 +222,14 @@ def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
     }
 
 
-def build_report(record: Resolved, info: DatasetInfo) -> PodReport:
+def estimate_prepared(dataset: Dataset, recipe: Recipe, config: PretrainedConfig) -> Estimate:
+    """What training on the prepared data will take."""
+    num_train = len(kind_of(recipe, "train").open_samples(dataset, "train", recipe))
+    tokens_per_sample = min(float(recipe.training.sequence_length), dataset.info.streams["train"].tokens / num_train)
+    return estimate_run(recipe, config, dataset.info.vocab_size, count_steps(recipe, num_train), tokens_per_sample)
+
+
+def build_report(record: Resolved, info: DatasetInfo, estimate: Estimate) -> PodReport:
     """The pod's last words."""
     train, validation = info.streams["train"], info.streams.get("validation", StreamInfo())
     aside = "".join(f", {words}" for words in tell_left_out(train))
@@ -241,5 +249,6 @@ def build_report(record: Resolved, info: DatasetInfo) -> PodReport:
             validation_documents=validation.documents,
             dropped=train.dropped + sum(train.left_out.values()),
             truncated=train.truncated,
+            estimate=estimate,
         ),
     )

@@ -15,23 +15,24 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Literal
-
-from datasketch import MinHash, MinHashLSH
+from typing import TYPE_CHECKING, Any, Literal
 
 from runyard_trainer.contract import Data
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 Reason = Literal["invalid", "empty", "duplicate", "nearDuplicate", "heldOut", "contaminated"]
 
 REASON_WORDS: dict[str, str] = {
-    "invalid": "not valid",
+    "invalid": "invalid",
     "empty": "empty",
-    "duplicate": "duplicates",
-    "nearDuplicate": "near-duplicates",
-    "heldOut": "held out by data.validation.sources",
-    "contaminated": "sharing an n-gram with held-out data",
+    "duplicate": "duplicate",
+    "nearDuplicate": "near-duplicate",
+    "heldOut": "also in data.validation.sources",
+    "contaminated": "with words of held-out data",
 }
-"""How a count of them is told."""
+"""How one of them, or a count of them, is told."""
 
 _NEAR_THRESHOLD = 0.8
 _NUM_PERMUTATIONS = 128
@@ -115,6 +116,8 @@ class NearIndex:
     """Texts, to be asked whether one is near any of them."""
 
     def __init__(self) -> None:
+        from datasketch import MinHashLSH  # deferred: it loads scipy, which takes seconds that few runs need
+
         self._lsh = MinHashLSH(threshold=_NEAR_THRESHOLD, num_perm=_NUM_PERMUTATIONS)
         self._count = 0
 
@@ -131,6 +134,8 @@ class NearIndex:
 @lru_cache(maxsize=2)
 def _sign(text: str) -> MinHash:
     """Its signature; kept, since the same text is asked about and then added."""
+    from datasketch import MinHash  # deferred, as above
+
     signature = MinHash(num_perm=_NUM_PERMUTATIONS, seed=1)
     words = _words(text)
     shingles = list(_ngrams(words, _SHINGLE_WORDS)) or [" ".join(words)]

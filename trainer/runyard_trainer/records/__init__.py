@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from runyard_trainer.contract import Recipe
 from runyard_trainer.records import classification, text
-from runyard_trainer.records.base import HELD_OUT_STREAMS, Encoder, Example, RecordKind, Sample, Samples
+from runyard_trainer.records.base import HELD_OUT_STREAMS, Encoder, Example, RecordKind, Sample, Samples, Shown
 
-__all__ = ["HELD_OUT_STREAMS", "Encoder", "Example", "RecordKind", "Sample", "Samples", "kind_of"]
+__all__ = ["HELD_OUT_STREAMS", "Encoder", "Example", "RecordKind", "Sample", "Samples", "Shown", "kind_of"]
 
 _KINDS: dict[str, RecordKind] = {
     "causal-lm": text.KIND,

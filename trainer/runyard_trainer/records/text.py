@@ -31,16 +31,22 @@ class TokenIds:
 Document = str | TokenIds
 
 
-def parse_text(row: Row) -> Document:
-    """The document of a row: `text`, Bedrock's `input` where there is none, or `input_ids`; raises BadRecord."""
-    text_name, ids_name = row.name_of("text"), row.name_of("input_ids")
-    if ids_name in row.fields:
-        if text_name in row.fields:
-            raise BadRecord(f"both {text_name!r} and {ids_name!r} are there, and only one can be learned: remove one")
-        return TokenIds(_check_ids(row.fields[ids_name], ids_name), row.place)
-    if text_name not in row.fields and text_name == Columns().text and BEDROCK_FIELD in row.fields:
+def parse_text(row: Row) -> str:
+    """The text of a row: `text`, or Bedrock's `input` where there is none; raises BadRecord."""
+    name = row.name_of("text")
+    if name not in row.fields and name == Columns().text and BEDROCK_FIELD in row.fields:
         row = replace(row, columns=row.columns.model_copy(update={"text": BEDROCK_FIELD}))
     return row.text("text")
+
+
+def parse_document(row: Row) -> Document:
+    """The document of a row: its text, or `input_ids`; raises BadRecord."""
+    text_name, ids_name = row.name_of("text"), row.name_of("input_ids")
+    if ids_name not in row.fields:
+        return parse_text(row)
+    if text_name in row.fields:
+        raise BadRecord(f"both {text_name!r} and {ids_name!r} are there, and only one can be learned: remove one")
+    return TokenIds(_check_ids(row.fields[ids_name], ids_name), row.place)
 
 
 def _check_ids(value: object, name: str) -> tuple[int, ...]:
@@ -154,7 +160,7 @@ def _to_sample(sequence: PackedSequence) -> Sample:
 
 
 KIND = RecordKind(
-    parse=parse_text,
+    parse=parse_document,
     identity=identity_of,
     to_json=document_to_json,
     build_encoder=lambda tokenizer, _: TextEncoder(tokenizer),

@@ -24,6 +24,8 @@ class SourceFile:
     size_bytes: int
     format: Format
     columns: Columns
+    source: int = 0
+    """Which of the listed sources it is of."""
 
 
 def list_sources(sources: Sequence[DataSource], storage: Storage, field: str) -> list[SourceFile]:
@@ -37,11 +39,10 @@ def list_sources(sources: Sequence[DataSource], storage: Storage, field: str) ->
     Raises:
         UserError: DATA_ERROR where a source names nothing.
     """
-    return [file for i, source in enumerate(sources) for file in list_source(source, storage, f"{field}[{i}].uri")]
+    return [file for i, source in enumerate(sources) for file in _list_source(source, i, storage, f"{field}[{i}].uri")]
 
 
-def list_source(source: DataSource, storage: Storage, field: str) -> list[SourceFile]:
-    """The files of one source; `field` is the path of its URI in the recipe."""
+def _list_source(source: DataSource, number: int, storage: Storage, field: str) -> list[SourceFile]:
     location = open_store(source.uri, storage, field)
     try:
         infos = [location.head()] if location.prefix else list(location.list())
@@ -59,6 +60,7 @@ def list_source(source: DataSource, storage: Storage, field: str) -> list[Source
             size_bytes=info.size_bytes,
             format=_format_of(info.key) if source.format == "auto" else source.format,
             columns=source.columns,
+            source=number,
         )
         for info in infos
     ]
