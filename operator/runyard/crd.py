@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
-from runyard_trainer.contract import URI_PATTERN
+from runyard_trainer.contract import RECORD_FORMATS, URI_PATTERN
 
 from runyard.api import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec, TrainingRunStatus
 
@@ -124,6 +124,7 @@ def build_name_rules() -> list[dict[str, str]]:
 
 def build_rules() -> dict[str, list[dict[str, str]]]:
     """CEL rules by the path of the field, below spec, that they stand on."""
+    record_formats = {name for formats in RECORD_FORMATS.values() for name in formats}
     return {
         "": [_immutable(field) for field in _aliases(TrainingRunSpec) if field not in MUTABLE_FIELDS]
         + [
@@ -139,6 +140,15 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "train on; choose another output.uri",
                 "fieldPath": ".output.uri",
             },
+            *(_own_formats(objective, formats) for objective, formats in RECORD_FORMATS.items()),
+        ],
+        "evaluation": [
+            {
+                "rule": "!has(self.general) || "
+                f"!self.general.exists(source, source.format in {sorted(record_formats)})",
+                "message": "evaluation.general is text, which has no records: write format auto, text or jsonl there",
+                "fieldPath": ".general",
+            }
         ],
         "model": [_exactly_one("model", "uri", "scratch")],
         "model.scratch.tokenizer": [_exactly_one("model.scratch.tokenizer", "train", "uri")],
@@ -163,6 +173,17 @@ def _immutable(field: str) -> dict[str, str]:
         "message": f"spec.{field} cannot change once the run exists (only spec.suspend can): "
         "delete the run and create another",
         "fieldPath": f".{field}",
+    }
+
+
+def _own_formats(objective: str, formats: tuple[str, ...]) -> dict[str, str]:
+    is_used = f"exists(source, source.format in {list(formats)})"
+    return {
+        "rule": f"self.objective == '{objective}' || !(self.data.train.{is_used} || "
+        f"has(self.data.replay) && self.data.replay.sources.{is_used})",
+        "message": f"the formats {', '.join(formats)} are those of objective {objective}: write auto, text or jsonl in "
+        "data.train and data.replay",
+        "fieldPath": ".data",
     }
 
 

@@ -29,6 +29,7 @@ _MAX_POSITIONS = "max_position_embeddings"
 
 _ARCHITECTURES: dict[str, tuple[Mapping[str, Any], str]] = {
     "causal-lm": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot predict the next token"),
+    "sft": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot predict the next token"),
     "classification": (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "has no head that classifies texts"),
 }
 """By objective: which architectures can be trained so, and what the others cannot do."""

@@ -131,6 +131,24 @@ class Columns(Model):
     """The class of a text, for classification."""
     labels: ColumnName = "labels"
     """The classes of a text that may have several."""
+    prompt: ColumnName = "prompt"
+    """What is said to the model, for sft."""
+    completion: ColumnName = "completion"
+    """What it is to answer."""
+    messages: ColumnName = "messages"
+    """A conversation of messages with `role` and `content`, for sft."""
+    conversations: ColumnName = "conversations"
+    """A conversation of messages with `from` and `value`, for sft."""
+    instruction: ColumnName = "instruction"
+    """What the model is to do, for sft on Alpaca's records."""
+    input: ColumnName = "input"
+    """What it is to do that with; may be absent or empty."""
+    output: ColumnName = "output"
+    """What it is to answer."""
+
+
+RECORD_FORMATS: dict[str, tuple[str, ...]] = {"sft": ("prompt-completion", "messages", "alpaca", "conversations")}
+"""By objective: the formats of its records that a source can be said to have."""
 
 
 class DataSource(Model):
@@ -138,9 +156,9 @@ class DataSource(Model):
 
     uri: Uri
     """An object, or a prefix ending in `/`."""
-    format: Literal["auto", "text", "jsonl"] = "auto"
+    format: Literal["auto", "text", "jsonl", "prompt-completion", "messages", "alpaca", "conversations"] = "auto"
     """`text`: one document a file. `jsonl`: one JSON object a line. `auto`: by the file's ending, .jsonl and .ndjson or
-    anything else."""
+    anything else. The others say what the records of sft are, where their fields do not; the file is as it ends."""
     columns: Columns = Columns()
     """The record's fields; a text file has none."""
 
@@ -173,6 +191,12 @@ class Data(Model):
     """The held-out part of it."""
     replay: Replay | None = None
     """Earlier text to keep mixing in."""
+
+
+def _check_formats(field: str, sources: list[DataSource], reason: str, allowed: tuple[str, ...]) -> None:
+    for i, source in enumerate(sources):
+        if source.format not in ("auto", "text", "jsonl", *allowed):
+            raise ValueError(f"{field}[{i}].format is {source.format}, but {reason}: write auto, text or jsonl")
 
 
 # ------------------------------------------------------------------------------------------------------------- training
@@ -219,8 +243,8 @@ class Training(Model):
     batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens in a step, over all ranks: a multiple of `sequenceLength`."""
     batch_sequences: int | None = Field(default=None, ge=1)
-    """Sequences in a step, over all ranks; of labelled data, records. Absent, and `batchTokens` too: as near 524,288
-    tokens as they come, or 32 to fine-tune."""
+    """Sequences in a step, over all ranks; of labelled data, records, but sft packs these into sequences. Absent, and
+    `batchTokens` too: as near 524,288 tokens as they come, or 32 to fine-tune."""
     micro_batch: int | None = Field(default=None, ge=1, le=4096)
     """Sequences that a rank holds in memory at once. Absent: chosen when the run starts, and shown in status."""
     learning_rate: float | None = Field(default=None, gt=0, le=10)
@@ -301,9 +325,9 @@ _DEFAULT_LEARNING_RATES: dict[Mode, float] = {"PreTraining": 3e-4, "ContinuedPre
 class Recipe(Model):
     """What to learn, from what, and where to leave it."""
 
-    objective: Literal["causal-lm", "classification"] = "causal-lm"
-    """What the model is trained to do. `causal-lm`: predict the next token. `classification`: name the class of a text,
-    or its classes."""
+    objective: Literal["causal-lm", "sft", "classification"] = "causal-lm"
+    """What the model is trained to do. `causal-lm`: predict the next token. `sft`: answer, learned from prompts and
+    conversations. `classification`: name the class of a text, or its classes."""
     model: ModelSource
     """Where the weights come from."""
     data: Data
@@ -318,6 +342,15 @@ class Recipe(Model):
     """Where the result goes."""
     storage: Storage = Storage()
     """How to reach S3."""
+
+    @model_validator(mode="after")
+    def _check_record_formats(self) -> Recipe:
+        own = f"objective {self.objective} reads no such records", RECORD_FORMATS.get(self.objective, ())
+        replayed = self.data.replay.sources if self.data.replay is not None else []
+        _check_formats("data.train", self.data.train, *own)
+        _check_formats("data.replay.sources", replayed, *own)
+        _check_formats("evaluation.general", self.evaluation.general, "general text has no records", ())
+        return self
 
     @property
     def mode(self) -> Mode:

@@ -31,8 +31,6 @@ Files = dict[str, list[SourceFile]]
 def write_dataset(location: Location, recipe: Recipe, files: Files, scratch_dir: Path) -> bytes:
     """Tokenize everything; returns dataset.json as it now lies there."""
     tokenizer = make_tokenizer(recipe, files["train"], scratch_dir)
-    for path in sorted(tokenizer.folder.iterdir()):
-        (location / "tokenizer" / path.name).upload_file(path)
     encoders = {stream: kind_of(recipe, stream).build_encoder(tokenizer, recipe) for stream in ("train", "general")}
     streams: dict[str, StreamInfo] = {}
     num_skipped = 0
@@ -53,6 +51,8 @@ def write_dataset(location: Location, recipe: Recipe, files: Files, scratch_dir:
             else:
                 num_skipped += 1
         streams |= {name: writer.finish() for name, writer in writers.items()}
+    for path in sorted(tokenizer.folder.iterdir()):  # only now: an encoder may have given it a chat template
+        (location / "tokenizer" / path.name).upload_file(path)
     info = DatasetInfo(
         dtype=token_dtype(tokenizer.vocab_size),
         vocab_size=tokenizer.vocab_size,

@@ -14,7 +14,7 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Literal, TypeVar
 
 import zstandard
@@ -46,6 +46,8 @@ class SourceFile:
     size_bytes: int
     format: Literal["text", "jsonl"]
     columns: Columns
+    record_format: str | None = None
+    """What its records are said to be."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Row:
     place: str
     """Where it was read: a URI, with the line where there are several."""
     columns: Columns
+    record_format: str | None = None
+    """What the source says that its records are."""
 
     def name_of(self, field: str) -> str:
         """What this source calls one of `Columns`' fields."""
@@ -75,14 +79,22 @@ class Row:
         if name not in self.fields:
             found = ", ".join(sorted(self.fields)[:8]) or "nothing"
             raise BadRecord(f"no field {name!r}, found {found}: name the field that holds it in columns.{field}")
-        value = self.fields[name]
-        if not isinstance(value, str):
-            raise BadRecord(f"field {name!r} is {name_of_type(value)}, not a string")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise BadRecord(f"field {name!r} has half of a surrogate pair at character {error.start}") from error
-        return value
+        return to_text(self.fields[name], f"field {name!r}")
+
+
+def to_text(value: object, name: str) -> str:
+    """A value that must be a string.
+
+    Raises:
+        BadRecord: it is none, or cannot be written as UTF-8; says so of `name`.
+    """
+    if not isinstance(value, str):
+        raise BadRecord(f"{name} is {name_of_type(value)}, not a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecord(f"{name} has half of a surrogate pair at character {error.start}") from error
+    return value
 
 
 def list_sources(sources: Sequence[DataSource], storage: Storage, field: str) -> list[SourceFile]:
@@ -115,8 +127,9 @@ def _list_source(source: DataSource, storage: Storage, field: str) -> list[Sourc
             location=Location(location.store, info.key),
             etag=info.etag,
             size_bytes=info.size_bytes,
-            format=_format_of(info.key) if source.format == "auto" else source.format,
+            format=source.format if source.format in ("text", "jsonl") else _format_of(info.key),
             columns=source.columns,
+            record_format=None if source.format in ("auto", "text", "jsonl") else source.format,
         )
         for info in infos
     ]
@@ -175,7 +188,7 @@ def _parse_file(
             yield row
             continue
         try:
-            yield parse(row)
+            yield parse(replace(row, record_format=file.record_format))
         except BadRecord as error:
             yield _Problem(f"{row.place}: {error}")
 

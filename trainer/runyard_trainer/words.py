@@ -25,6 +25,12 @@ WORDS: dict[str, ObjectiveWords] = {
         "nats per token",
         "It is a language model: it goes on from a text, and follows no instructions.",
     ),
+    "sft": ObjectiveWords(
+        "AutoModelForCausalLM",
+        "text-generation",
+        "nats per answer token",
+        "It answers: ask it as it was trained, with the tokenizer's chat template for a conversation.",
+    ),
     "classification": ObjectiveWords(
         "AutoModelForSequenceClassification",
         "text-classification",
@@ -43,6 +49,11 @@ class MetricWords:
 
 
 _METRICS = {
+    "tokenAccuracy": MetricWords("accuracy of each next token of an answer"),
+    "exactMatch": MetricWords("answers that match exactly"),
+    "rouge1": MetricWords("ROUGE-1"),
+    "rouge2": MetricWords("ROUGE-2"),
+    "rougeL": MetricWords("ROUGE-L"),
     "accuracy": MetricWords("accuracy"),
     "macroF1": MetricWords("macro F1"),
     "weightedF1": MetricWords("weighted F1"),

@@ -10,13 +10,14 @@ becomes of it depends on the tokenizer and the recipe alone, so preparing the sa
 from __future__ import annotations
 
 from runyard_trainer.contract import Recipe
-from runyard_trainer.records import classification, text
+from runyard_trainer.records import classification, sft, text
 from runyard_trainer.records.base import HELD_OUT_STREAMS, Encoder, Example, RecordKind, Sample, Samples
 
 __all__ = ["HELD_OUT_STREAMS", "Encoder", "Example", "RecordKind", "Sample", "Samples", "kind_of"]
 
 _KINDS: dict[str, RecordKind] = {
     "causal-lm": text.KIND,
+    "sft": sft.KIND,
     "classification": classification.KIND,
 }
 
