@@ -86,6 +86,13 @@ class Recovery(Model):
     """Time that a pod has to save when it is told to stop."""
 
 
+class Queue(Model):
+    """How the run waits for its turn."""
+
+    priority_class_name: str | None = Field(default=None, min_length=1, max_length=253)
+    """PriorityClass of the training pods. While runs wait for quota, higher values come first, then older runs."""
+
+
 class TrainingRunSpec(Recipe):
     """What to learn (the recipe), and how to run it."""
 
@@ -93,6 +100,8 @@ class TrainingRunSpec(Recipe):
     """The pods of one attempt."""
     recovery: Recovery = Recovery()
     """What happens when an attempt ends early."""
+    queue: Queue = Queue()
+    """How the run waits for its turn."""
     suspend: bool = False
     """True: save a checkpoint and stop; false again: go on from there."""
 
@@ -109,6 +118,7 @@ class Phase(StrEnum):
 
     PENDING = "Pending"
     PREPARING = "Preparing"
+    QUEUED = "Queued"
     STARTING = "Starting"
     RUNNING = "Running"
     RECOVERING = "Recovering"
@@ -135,6 +145,7 @@ class ConditionType(StrEnum):
     SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
+    ADMITTED = "Admitted"
 
 
 class Condition(Status):
@@ -163,6 +174,15 @@ class Restarts(Status):
     """Because pods were evicted, deleted or interrupted."""
     failures_since_checkpoint: int = 0
     """Failures since the committed checkpoint last advanced: what `recovery.maxFailures` is held against."""
+
+
+class QueueStatus(Status):
+    """Where a run stands that waits for quota."""
+
+    position: int
+    """Runs ahead of it."""
+    message: str
+    """What it needs and what there is."""
 
 
 class RunProgress(Status):
@@ -228,6 +248,8 @@ class TrainingRunStatus(Status):
     """Attempts that have ended early."""
     next_attempt_time: str | None = None
     """When the next attempt may start, while backing off."""
+    queue: QueueStatus | None = None
+    """Where the run stands, while it waits for quota."""
     progress: RunProgress | None = None
     """How far the run is."""
     checkpoint: CommittedCheckpoint | None = None

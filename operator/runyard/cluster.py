@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from runyard.api import API_VERSION, LABEL_RUN_UID, PLURAL, TrainingRunSpec, TrainingRunStatus
 from runyard.kube import MERGE_PATCH, METADATA_ONLY, ApiError, Kube
-from runyard.world import Action, Create, Delete, Manifest, Observed, Run
+from runyard.world import Action, Create, Delete, Manifest, Observed, Run, Tenancy
 
 
 class Key(NamedTuple):
@@ -92,6 +92,26 @@ class Cluster:
             config_maps=_names_of_own(config_maps, run.uid),
         )
 
+    async def has_quota(self, namespace: str) -> bool:
+        """Whether ResourceQuotas limit the namespace. Raises ApiError."""
+        return bool(await self._list_all(collection_path("v1", namespace, "resourcequotas"), accept=METADATA_ONLY))
+
+    async def read_tenancy(self, namespace: str) -> Tenancy | None:
+        """What the namespace's runs share; None where there is no quota after all. Raises ApiError.
+
+        The quotas come last: a pod that is made meanwhile counts twice for a moment, and not never.
+        """
+        runs, jobs, pods, classes = await asyncio.gather(
+            self._list_all(collection_path(API_VERSION, namespace, PLURAL)),
+            self._list_all(collection_path("batch/v1", namespace, "jobs"), labelSelector=LABEL_RUN_UID),
+            self._list_all(collection_path("v1", namespace, "pods"), labelSelector=LABEL_RUN_UID),
+            self._list_priority_classes(),
+        )
+        quotas = await self._list_all(collection_path("v1", namespace, "resourcequotas"))
+        if not quotas:
+            return None
+        return Tenancy(tuple(quotas), tuple(map(parse_run, runs)), tuple(jobs), tuple(pods), classes)
+
     async def apply(self, run: Run, actions: Iterable[Action]) -> Applied:
         """Do `actions` in order up to the first that fails: a later one may rest on it.
 
@@ -137,9 +157,21 @@ class Cluster:
 
     async def _list(self, run: Run, kind: str, accept: str = "application/json") -> list[Manifest]:
         path = collection_path(_COLLECTIONS[kind][0], run.namespace, _COLLECTIONS[kind][1])
-        answer = await self._kube.get(path, accept=accept, labelSelector=f"{LABEL_RUN_UID}={run.uid}")
+        return await self._list_all(path, accept=accept, labelSelector=f"{LABEL_RUN_UID}={run.uid}")
+
+    async def _list_all(self, path: str, accept: str = "application/json", **params: str) -> list[Manifest]:
+        answer = await self._kube.get(path, accept=accept, **params)
         items: list[Manifest] = answer["items"] or []  # null in an empty list of metadata
         return items
+
+    async def _list_priority_classes(self) -> tuple[Manifest, ...] | None:
+        """None where this operator serves chosen namespaces only, and so has no right to what is the cluster's."""
+        try:
+            return tuple(await self._list_all("/apis/scheduling.k8s.io/v1/priorityclasses"))
+        except ApiError as error:
+            if error.status == 403:
+                return None
+            raise
 
     async def _is_taken(self, run: Run, manifest: Manifest) -> bool:
         """Create the object; True where its name is held by one that is not the run's."""
@@ -191,6 +223,7 @@ def parse_run(manifest: Manifest) -> Run:
         status=TrainingRunStatus.model_validate(manifest.get("status", {})),
         spec_error=spec_error,
         deleting="deletionTimestamp" in metadata,
+        created=metadata.get("creationTimestamp", ""),
     )
 
 

@@ -7,6 +7,7 @@
                  │              └── suspend ───┤            └─ fatal, or a budget is used up ─> Failed
                  └─ fatal ─> Failed            v
                                            Suspending ─> Suspended ── suspend: false ─> the next attempt
+                 └─ no quota ─> Queued ─> Starting (any attempt's pods all fit, or none is made)
     every rank ended with 0 ─> Succeeded
 
 The rules stand in `RULES`, in their order; the first that applies decides: first what only settles facts, then what is
@@ -28,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from runyard import pods, rules
+from runyard import admission, pods, rules
 from runyard.endings import has_failing_pod
 from runyard.situation import Situation, build_delete
 from runyard.status import Decision, build_events, build_status
@@ -47,10 +48,12 @@ RULES: tuple[Rule, ...] = (
     rules.could_not_act,
     rules.is_suspended,
     rules.is_attempting,
+    admission.is_preparation_blocked,
     rules.is_preparing,
     rules.should_prepare,
     rules.is_backing_off,
     rules.is_stopping,
+    admission.is_queued,
     rules.should_start_attempt,
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from runyard_trainer.outcome import ExitCode, PodReport
 
-from runyard.api import CONTAINER_NAME, LABEL_ATTEMPT, LABEL_ROLE
+from runyard.api import CONTAINER_NAME, LABEL_ATTEMPT, LABEL_ROLE, LABEL_RUN_UID
 from runyard.times import parse_time
 from runyard.world import Manifest
 
@@ -71,6 +71,11 @@ def role_of(manifest: Manifest) -> str | None:
 def attempt_of(manifest: Manifest) -> int:
     """The attempt that a Job or Pod belongs to; 0 for none."""
     return int(manifest["metadata"]["labels"].get(LABEL_ATTEMPT, "0"))
+
+
+def run_uid_of(manifest: Manifest) -> str:
+    """The UID of the run that a Job or Pod belongs to."""
+    return str(manifest["metadata"]["labels"][LABEL_RUN_UID])
 
 
 def index_of(pod: Manifest) -> int:

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from runyard.api import Phase
 from runyard.cluster import Cluster, Key
 from runyard.events import record_event
 from runyard.kube import ApiError
 from runyard.plan import plan
 from runyard.progress import ProgressReader
 from runyard.telemetry import Telemetry
+from runyard.turns import Turns
 from runyard.world import Plan, Settings
 
 AFTER_CONFLICT_S = 0.2
@@ -39,6 +41,7 @@ class Reconciler:
     cluster: Cluster
     progress: ProgressReader
     telemetry: Telemetry
+    turns: Turns
     settings: Settings
     instance: str
     now: Callable[[], datetime] = _now
@@ -60,22 +63,28 @@ class Reconciler:
         run = await self.cluster.read_run(key)
         if run is None or run.deleting:
             self.progress.forget(key)
-            self.telemetry.set_phase(key, None)
+            self._note(key, None)
             return None
-        observed = await self.cluster.observe(run)
-        observed = replace(observed, progress=await self.progress.read(key, observed.pods))
-        planned = plan(run, observed, self.settings, self.now())
-        applied = await self.cluster.apply(run, planned.actions)
+        async with self.turns.take(self.cluster, run) as tenancy:
+            observed = await self.cluster.observe(run)
+            progress = await self.progress.read(key, observed.pods)
+            observed = replace(observed, progress=progress, tenancy=tenancy)
+            planned = plan(run, observed, self.settings, self.now())
+            applied = await self.cluster.apply(run, planned.actions)
         if applied.failed:
             observed = replace(observed, conflicts=applied.conflicts, apply_errors=applied.errors)
             planned = plan(run, observed, self.settings, self.now())
         await self.cluster.patch_status(run, planned.status)
-        self.telemetry.set_phase(key, planned.status.phase)
+        self._note(key, planned.status.phase)
         for event in planned.events:
             await record_event(self.cluster, run, event, planned.status.attempt, self.instance, self.now())
         if applied.failed:
             raise ApplyError("; ".join(applied.errors + tuple(f"{name} is not ours" for name in applied.conflicts)))
         return self._again_in_s(key, planned)
+
+    def _note(self, key: Key, phase: Phase | None) -> None:
+        self.telemetry.set_phase(key, phase)
+        self.turns.note(key, phase)
 
     def _again_in_s(self, key: Key, planned: Plan) -> float:
         progress_s = self.progress.due_in_s(key)

@@ -151,6 +151,8 @@ def build_train_job(run: Run, spec: TrainingRunSpec, settings: Settings, attempt
     )
     pod["subdomain"] = name_service(run)
     pod["terminationGracePeriodSeconds"] = spec.recovery.termination_grace_period_seconds
+    if spec.queue.priority_class_name:
+        pod["priorityClassName"] = spec.queue.priority_class_name
     container = pod["containers"][0]
     container["ports"] = [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}]
     if spec.compute.gpus_per_node:

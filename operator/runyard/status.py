@@ -126,6 +126,7 @@ def build_status(
             "observed_generation": generation,
             "phase": decision.phase,
             "conditions": conditions,
+            "queue": changed.queue if decision.phase is Phase.QUEUED else None,
             "progress": changed.progress if decision.phase is Phase.RUNNING else _without_speed(changed.progress),
         }
     )
@@ -141,9 +142,10 @@ def _build_conditions(
     old: Sequence[Condition], decision: Decision, is_prepared: bool, generation: int, now: datetime
 ) -> list[Condition]:
     before = {condition.type: condition for condition in old}
+    judged = (*_judge_conditions(decision, is_prepared), _judge_admission(decision, before.get(ConditionType.ADMITTED)))
     return [
         _build_condition(kind, holds, reason, message, before.get(kind), generation, now)
-        for kind, holds, reason, message in _judge_conditions(decision, is_prepared)
+        for kind, holds, reason, message in judged
     ]
 
 
@@ -166,6 +168,15 @@ def _judge_conditions(decision: Decision, is_prepared: bool) -> Iterator[tuple[C
             yield kind, True, *said
         else:
             yield kind, holds, kind.value if holds else f"Not{kind}", ""
+
+
+def _judge_admission(decision: Decision, old: Condition | None) -> tuple[ConditionType, bool, str, str]:
+    """A run that was let start keeps its place until it ends or is suspended."""
+    phase, was_admitted = decision.phase, old is not None and old.status == "True"
+    holds = phase in (Phase.STARTING, Phase.RUNNING) or (was_admitted and phase not in (*_SETTLED, Phase.SUSPENDING))
+    if phase is Phase.QUEUED:
+        return ConditionType.ADMITTED, holds, decision.reason, decision.message
+    return ConditionType.ADMITTED, holds, "Admitted" if holds else "NotAdmitted", ""
 
 
 def _build_condition(

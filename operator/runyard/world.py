@@ -49,6 +49,25 @@ class Run:
     status: TrainingRunStatus
     spec_error: str | None = None
     deleting: bool = False
+    created: str = ""
+    """When, RFC 3339."""
+
+
+@dataclass(frozen=True)
+class Tenancy:
+    """What the runs of a namespace share, where ResourceQuotas limit it. Read so that no pod is missed: runs, Jobs and
+    pods first, the quotas after them.
+    """
+
+    quotas: tuple[Manifest, ...]
+    runs: tuple[Run, ...]
+    """All of the namespace."""
+    jobs: tuple[Manifest, ...] = ()
+    """Of any of these runs."""
+    pods: tuple[Manifest, ...] = ()
+    """Likewise."""
+    priority_classes: tuple[Manifest, ...] | None = None
+    """The cluster's; None where the operator may not read them."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +84,8 @@ class Observed:
     """Names of this run's ConfigMaps that exist."""
     conflicts: tuple[str, ...] = ()
     """`Kind/name` of objects that hold a name this run needs but belong to someone else."""
+    tenancy: Tenancy | None = None
+    """Read only for a run that nothing runs of yet; None where no quota limits it."""
     progress: Progress | None = None
     """What rank 0 of the live attempt last answered; None where there is none or it did not answer."""
     apply_errors: tuple[str, ...] = ()

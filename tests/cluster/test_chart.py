@@ -161,6 +161,8 @@ def test_the_rights_are_these_and_no_others(control_plane: ControlPlane) -> None
         *(("pods", verb, "") for verb in ("list", "watch")),
         *((kind, verb, "") for kind in ("services", "configmaps") for verb in ("get", "list", "create")),
         ("events", "create", ""),
+        *(("resourcequotas", verb, "") for verb in ("list", "watch")),
+        ("priorityclasses", "list", ""),
     }
     assert granted(manifests, "Role") == {
         ("leases", "create", ""),
@@ -213,6 +215,8 @@ def test_the_rights_suffice_for_all_that_the_operator_reads_and_writes(installed
             for kind in ("ConfigMap", "Service", "Job"):
                 await lab.create(run, lab.build(kind, "cpt-own", run.uid))
                 await lab.create(run, lab.build(kind, "cpt-own", run.uid))
+            assert await lab.cluster.has_quota("team-a") is False
+            assert await lab.cluster.read_tenancy("team-a") is None
             job = (await lab.cluster.observe(run)).jobs[0]["metadata"]
             await lab.cluster.patch_status(run, TrainingRunStatus(phase=Phase.PENDING, conditions=[]))
             await record_event(lab.cluster, run, Event("Normal", "Tested", ""), 1, "test", NOW)

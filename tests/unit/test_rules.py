@@ -104,7 +104,7 @@ def test_a_finished_prepare_job_is_remembered_with_what_it_found_and_the_first_a
     assert (planned.status.phase, planned.status.attempt, holding(planned)) == (
         Phase.STARTING,
         1,
-        {"Reconciling", "Prepared"},
+        {"Reconciling", "Prepared", "Admitted"},
     )
 
 

@@ -51,7 +51,27 @@ def test_a_conditions_time_moves_only_when_its_status_flips() -> None:
     assert conditions(exporting)["Running"].reason == "Exporting"
     done = show(Decision(Phase.SUCCEEDED, "Completed", "the model is there"), exporting, second=90)
     moved = {kind for kind, shown in conditions(done).items() if shown.last_transition_time == format_time(at(90))}
-    assert moved == {"Ready", "Reconciling", "Running", "Succeeded"}
+    assert moved == {"Ready", "Reconciling", "Running", "Succeeded", "Admitted"}
+
+
+@pytest.mark.parametrize(
+    ("phase", "want"),
+    [
+        (Phase.RECOVERING, "True"),
+        (Phase.QUEUED, "True"),
+        (Phase.SUSPENDING, "False"),
+        (Phase.SUSPENDED, "False"),
+        (Phase.FAILED, "False"),
+    ],
+)
+def test_a_run_that_has_started_keeps_its_place_until_it_ends_or_is_suspended(phase: Phase, want: str) -> None:
+    later = show(Decision(phase, "Because", ""), show(RUNNING))
+    assert conditions(later)["Admitted"].status == want
+
+
+def test_a_run_that_waits_says_so_in_admitted_with_the_reason() -> None:
+    waiting = conditions(show(Decision(Phase.QUEUED, "WaitingForQuota", "needs 4 nvidia.com/gpu")))["Admitted"]
+    assert (waiting.status, waiting.reason, waiting.message) == ("False", "WaitingForQuota", "needs 4 nvidia.com/gpu")
 
 
 def test_every_condition_tells_the_generation_that_it_is_about() -> None:
