@@ -60,7 +60,7 @@ _REFUSING_STATUSES = {401, 403, 405, 501}
 _CODE_OF_STATUS = {301: "PermanentRedirect", 403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed"}
 
 
-class _BrokenBody(BotoCoreError):
+class _BrokenBodyError(BotoCoreError):
     """An answer began well, and its body did not arrive whole."""
 
     fmt = "{error}"
@@ -156,7 +156,7 @@ class S3Store:
             self._client.delete_object(Bucket=self._bucket, Key=key)
 
     @retry(
-        retry=retry_if_exception_type(_BrokenBody),
+        retry=retry_if_exception_type(_BrokenBodyError),
         stop=stop_after_attempt(_BODY_ATTEMPTS),
         wait=wait_random_exponential(multiplier=0.05, max=2),
         reraise=True,
@@ -170,7 +170,7 @@ class S3Store:
         try:
             return Blob(answer["Body"].read(), answer["ETag"])
         except (HTTPClientError, IncompleteReadError, FlexibleChecksumError) as error:
-            raise _BrokenBody(error=error) from error
+            raise _BrokenBodyError(error=error) from error
 
     def _etag_if_ours(self, key: str, data: bytes, refused: PreconditionFailed) -> str:
         """After a retry: the first try may have written and its answer been lost; then the condition met ourselves."""
