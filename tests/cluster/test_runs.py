@@ -93,7 +93,10 @@ def test_a_rank_killed_mid_run_costs_at_most_an_interval_and_no_bit(
     resumed = re.findall(
         r"continuing from the checkpoint of step (\d+)", runs.rank_0_logs(cluster, "rank-killed", attempt=2)
     )
-    assert resumed == committed[-1:], "the next attempt goes on from the last commit"
+    # rank 0 may have been told to end between a commit and its line in the log
+    newest = max(2 * EVERY, *map(int, committed))
+    assert len(resumed) == 1
+    assert int(resumed[0]) >= newest, "the next attempt goes on from the last commit"
     assert list(map(int, committed)) == list(range(EVERY, int(committed[-1]) + 1, EVERY)), (
         "an interval was not committed"
     )
