@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
-from runyard_trainer.contract import URI_PATTERN
+from runyard_trainer.contract import MASKED_OBJECTIVES, URI_PATTERN
 
 from runyard.api import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, Compute, TrainingRunSpec, TrainingRunStatus
 
@@ -32,6 +32,8 @@ MUTABLE_WHILE_SUSPENDED = ("nodes", "minNodes")
 """Of compute."""
 
 MUTABLE_FIELDS = ("suspend", "ttlSecondsAfterFinished")
+
+_IS_MASKED = "self.objective in [" + ", ".join(f"'{name}'" for name in sorted(MASKED_OBJECTIVES)) + "]"
 
 COLUMNS = (
     ("Phase", "string", ".status.phase", "What the run is doing"),
@@ -153,6 +155,18 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "message": "training.earlyStopping needs evaluation.everySteps: say how often to measure",
                 "fieldPath": ".training.earlyStopping",
             },
+            {
+                "rule": f"!has(self.masking) || {_IS_MASKED}",
+                "message": "masking is for objectives masked-lm and masked-lm-nsp: leave it out",
+                "fieldPath": ".masking",
+            },
+            {
+                "rule": "!has(self.model.scratch) || !has(self.model.scratch.tokenizer.train) || "
+                f"self.model.scratch.tokenizer.train.type != 'wordpiece' || {_IS_MASKED}",
+                "message": "model.scratch.tokenizer.train.type wordpiece is for objectives masked-lm and "
+                "masked-lm-nsp: write bpe",
+                "fieldPath": ".model.scratch.tokenizer.train.type",
+            },
         ],
         "evaluation": [
             {
@@ -208,7 +222,7 @@ def _build_compute_rules() -> list[dict[str, str]]:
 def _immutable(field: str) -> dict[str, str]:
     exceptions = ", ".join((*MUTABLE_FIELDS, *(f"compute.{name}" for name in MUTABLE_WHILE_SUSPENDED)))
     return {
-        "rule": f"self.{field} == oldSelf.{field}",
+        "rule": _is_unchanged("", field),
         "message": f"spec.{field} cannot change once the run exists (only {exceptions} can): delete the run and create "
         "another",
         "fieldPath": f".{field}",

@@ -61,6 +61,8 @@ Objective = Literal[
 ]
 LANGUAGE_OBJECTIVES = frozenset({"causal-lm", "masked-lm", "masked-lm-nsp"})
 """Those that learn from unlabelled text; the others fine-tune."""
+MASKED_OBJECTIVES = frozenset({"masked-lm", "masked-lm-nsp"})
+"""Those that find words which were masked: what encoders are trained with."""
 
 Mode = Literal["PreTraining", "ContinuedPreTraining", "FineTuning"]
 
@@ -71,8 +73,9 @@ Mode = Literal["PreTraining", "ContinuedPreTraining", "FineTuning"]
 class TokenizerTraining(Model):
     """A tokenizer learned from the training text."""
 
-    type: Literal["bpe"] = "bpe"
-    """Byte-level BPE."""
+    type: Literal["bpe", "wordpiece"] = "bpe"
+    """`bpe`: byte-level BPE, with RoBERTa's special tokens for the masked objectives. `wordpiece`: as BERT has it,
+    cased; for the masked objectives alone, since text cannot be written back from it."""
     vocab_size: int = Field(default=32000, ge=300, le=1_000_000)
     """Size of the vocabulary, special tokens included. At least 300: 256 bytes and some merges."""
 
@@ -164,6 +167,8 @@ class Columns(Model):
     """The question."""
     answers: ColumnName = "answers"
     """Its answers, as an object of two lists: `text`, and `answer_start`, where each begins in the context."""
+    sentences: ColumnName = "sentences"
+    """The sentences of a document as a list, for masked-lm-nsp."""
 
 
 class DataSource(Model):
@@ -209,6 +214,13 @@ class Data(Model):
 
 
 # ------------------------------------------------------------------------------------------------------------- training
+
+
+class Masking(Model):
+    """Which tokens are to be found: 15 % of them, of which 80 % are masked, 10 % replaced and 10 % left as they are."""
+
+    whole_word: bool = False
+    """Choose words, with all tokens of each, rather than single tokens."""
 
 
 class Schedule(Model):
@@ -266,7 +278,8 @@ class Training(Model):
     micro_batch: int | None = Field(default=None, ge=1, le=4096)
     """Sequences that a rank holds in memory at once. Absent: chosen when the run starts, and shown in status."""
     learning_rate: float | None = Field(default=None, gt=0, le=10)
-    """Peak learning rate. Absent: 3e-4 from scratch, 1e-5 continued, 2e-5 to fine-tune."""
+    """Peak learning rate. Absent: 3e-4 from scratch, 1e-5 continued, 2e-5 to fine-tune; for the masked objectives 1e-4,
+    or 5e-4 in large batches, of a million (2^20) tokens or more."""
     schedule: Schedule = Schedule()
     """How the learning rate moves."""
     optimizer: Optimizer = Optimizer()
@@ -345,19 +358,31 @@ class Storage(Model):
     """`none`: for a store without If-Match; two attempts that overlap can then overwrite each other."""
 
 
+_LARGE_BATCH_TOKENS = 1 << 20
 _DEFAULT_LEARNING_RATES: dict[Mode, float] = {"PreTraining": 3e-4, "ContinuedPreTraining": 1e-5, "FineTuning": 2e-5}
 
 
 class Recipe(Model):
     """What to learn, from what, and where to leave it."""
 
-    objective: Literal["causal-lm", "classification", "token-classification", "question-answering"] = "causal-lm"
-    """What the model is trained to do. `causal-lm`: predict the next token. `classification`: name the class of a text,
-    or its classes. `token-classification`: tag the words of a text. `question-answering`: find the answer in a text."""
+    objective: Literal[
+        "causal-lm",
+        "masked-lm",
+        "masked-lm-nsp",
+        "classification",
+        "token-classification",
+        "question-answering",
+    ] = "causal-lm"
+    """What the model is trained to do. `causal-lm`: predict the next token. `masked-lm`: find masked tokens.
+    `masked-lm-nsp`: that, and tell whether a text goes on as the next one does. `classification`: name the class of a
+    text, or its classes. `token-classification`: tag the words of a text. `question-answering`: find the answer in a
+    text."""
     model: ModelSource
     """Where the weights come from."""
     data: Data
     """The text to learn from."""
+    masking: Masking | None = None
+    """How tokens are masked, for masked-lm and masked-lm-nsp."""
     training: Training = Training(epochs=1)
     """How long and how to train. Absent: one epoch."""
     evaluation: Evaluation = Evaluation()
@@ -381,6 +406,23 @@ class Recipe(Model):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_masked(self) -> Recipe:
+        if self.objective in MASKED_OBJECTIVES:
+            return self
+        if self.masking is not None:
+            raise ValueError(
+                "masking is for objectives masked-lm and masked-lm-nsp, but objective is "
+                f"{self.objective}: leave it out"
+            )
+        training = self.model.scratch.tokenizer.train if self.model.scratch is not None else None
+        if training is not None and training.type == "wordpiece":
+            raise ValueError(
+                "model.scratch.tokenizer.train.type wordpiece is for objectives masked-lm and masked-lm-nsp, but "
+                f"objective is {self.objective}: write bpe"
+            )
+        return self
+
     @property
     def mode(self) -> Mode:
         """What this run is called: derived, never typed."""
@@ -391,7 +433,12 @@ class Recipe(Model):
     @property
     def learning_rate(self) -> float:
         """The peak learning rate, default resolved."""
-        return self.training.learning_rate or _DEFAULT_LEARNING_RATES[self.mode]
+        if self.training.learning_rate is not None:
+            return self.training.learning_rate
+        if self.objective in MASKED_OBJECTIVES:
+            is_large = self.sequences_per_step * self.training.sequence_length >= _LARGE_BATCH_TOKENS
+            return 5e-4 if is_large else 1e-4
+        return _DEFAULT_LEARNING_RATES[self.mode]
 
     @property
     def sequences_per_step(self) -> int:

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.checks import check_model, has_token_types
+from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe
+from runyard_trainer.encoder_tokenizers import train_encoder_tokenizer
 from runyard_trainer.examples import ExampleWriter
 from runyard_trainer.progress_log import ProgressLog
 from runyard_trainer.records import HELD_OUT_STREAMS, Encoder, RecordKind, kind_of
@@ -77,6 +79,8 @@ def make_tokenizer(recipe: Recipe, train_files: Sequence[SourceFile], scratch_di
     fraction = recipe.data.validation.fraction
     read = (kind.identity(record) for record in _read_logged(train_files, kind, "training the tokenizer"))
     texts = (text for text in read if not is_held_out(text, fraction))
+    if recipe.objective in MASKED_OBJECTIVES:
+        return train_encoder_tokenizer(texts, training, has_token_types(check_model(recipe)), folder)
     return train_tokenizer(texts, training.vocab_size, folder)
 
 

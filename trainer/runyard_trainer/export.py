@@ -46,6 +46,19 @@ EVAL_DEFINITION = (
     "are loss x tokens / (ln 2 x bytes)."
 )
 
+_MASKED_DEFINITION = (
+    "Each document of `text` is tokenized with the tokenizer's special tokens in windows of sequenceLength tokens, "
+    "each a sample, padded with an attention mask. 15 % of the tokens are drawn for each sample from its number "
+    "(numpy's PCG64 seeded with a blake2b of `0/-1/number`): the same ones each time. The loss is the mean of -ln p "
+    "over them, in nats."
+)
+EVAL_DEFINITIONS = {
+    "masked-lm": _MASKED_DEFINITION,
+    "masked-lm-nsp": _MASKED_DEFINITION.replace("in windows", "in pairs of texts")
+    + " The mean of -ln p over the pairs, of whether the second text goes on from the first, is added.",
+}
+"""By objective; absent: `EVAL_DEFINITION`."""
+
 
 def export_run(
     model: PreTrainedModel,
@@ -146,7 +159,7 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
         "exportedStep": trained.exported_step,
         "precision": trained.precision,
         "sequenceLength": recipe.training.sequence_length,
-        "definition": EVAL_DEFINITION,
+        "definition": EVAL_DEFINITIONS.get(recipe.objective, EVAL_DEFINITION),
         "sets": {
             name: {
                 "text": (dataset.location / f"{stream}.jsonl").uri,

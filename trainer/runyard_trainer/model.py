@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -102,13 +103,21 @@ def _build_full_model(recipe: Recipe, objective: Objective, data: DatasetInfo, c
 
 
 def fit_to_tokenizer(config: PreTrainedConfig, data: DatasetInfo) -> PreTrainedConfig:
-    """The configuration with the tokenizer's vocabulary and end-of-document token.
+    """The configuration with the tokenizer's vocabulary and special tokens.
 
-    No padding token is set: it would be the end-of-document token, and a padding token's embedding is never trained.
+    A model that goes on from a text gets no padding token: it would be the end-of-document token, and a padding token's
+    embedding is never trained.
     """
     config.vocab_size = data.vocab_size
-    config.bos_token_id = config.eos_token_id = data.eos_token_id
-    config.pad_token_id = None
+    if data.mask_token_id is None:
+        config.bos_token_id = config.eos_token_id = data.eos_token_id
+        config.pad_token_id = None
+        return config
+    config.pad_token_id = data.pad_token_id
+    config.bos_token_id, config.eos_token_id = data.cls_token_id, data.sep_token_id
+    for name in ("cls_token_id", "sep_token_id", "mask_token_id"):
+        if hasattr(config, name):
+            setattr(config, name, getattr(data, name))
     return config
 
 
@@ -234,9 +243,15 @@ def shard_model(
 
 
 def split_layers(model: PreTrainedModel) -> Iterator[nn.Module]:
-    """The blocks that the architecture says belong on one device."""
+    """The blocks that the architecture says belong on one device, but for those that share a weight with another part.
+
+    Embeddings are among them in some architectures; where they are the output's too, they stay with the whole.
+    """
     names = set(model._no_split_modules or ())
-    return (module for module in model.modules() if type(module).__name__ in names)
+    owners = Counter(weight for module in model.modules() for weight in module.parameters(recurse=False))
+    for module in model.modules():
+        if type(module).__name__ in names and all(owners[weight] == 1 for weight in module.parameters()):
+            yield module
 
 
 def scatter_weights(model: PreTrainedModel, weights: dict[str, torch.Tensor] | None, device: torch.device) -> None:

@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 
 from transformers import PretrainedConfig
 
-from runyard_trainer.checks import check_model, check_vocabulary, classes_of
+from runyard_trainer.checks import check_model, check_vocabulary, classes_of, has_token_types
 from runyard_trainer.context import RunContext
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe
 from runyard_trainer.dataset_writer import Files, tokenizer_source, total_bytes, write_dataset
 from runyard_trainer.order import count_steps
 from runyard_trainer.outcome import DataSummary, ExitCode, PodReport, UserError
@@ -160,7 +160,10 @@ def compute_key(recipe: Recipe, files: Files) -> str:
 def _describe_tokenizer(recipe: Recipe) -> object:
     scratch = recipe.model.scratch
     if scratch is not None and scratch.tokenizer.train is not None:
-        return scratch.tokenizer.train.model_dump(mode="json")
+        training = scratch.tokenizer.train.model_dump(mode="json")
+        if recipe.objective in MASKED_OBJECTIVES:
+            training["hasTypes"] = has_token_types(check_model(recipe))
+        return training
     return {name: info.etag for name, info in list_tokenizer_files(tokenizer_source(recipe)[0]).items()}
 
 

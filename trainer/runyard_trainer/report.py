@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from runyard_trainer.contract import Mode, Recipe
+from runyard_trainer.contract import LANGUAGE_OBJECTIVES, Mode, Recipe
 from runyard_trainer.held_out import HeldOut
 from runyard_trainer.outcome import Losses
 from runyard_trainer.samples import Sample
@@ -124,11 +124,16 @@ def compare(objective: str, before: Losses | None, after: Losses) -> list[Compar
     )
     general = _compare_losses(
         "General",
-        "nats per token",
+        _general_unit(objective),
         (was.general_loss, was.general_bits_per_byte),
         (after.general_loss, after.general_bits_per_byte),
     )
     return [*metrics, *domain, *general]
+
+
+def _general_unit(objective: str) -> str:
+    """General text is measured as a language objective has it, or else by the next token."""
+    return WORDS[objective if objective in LANGUAGE_OBJECTIVES else "causal-lm"].loss_unit
 
 
 Measures = tuple[float | None, float | None]
@@ -154,7 +159,7 @@ def verdict(objective: str, before: Losses | None, after: Losses) -> str:
     was, unit = before or Losses(), WORDS[objective].loss_unit
     sets = (
         ("domain", unit, was.domain_loss, after.domain_loss),
-        ("general", "nats per token", was.general_loss, after.general_loss),
+        ("general", _general_unit(objective), was.general_loss, after.general_loss),
     )
     told = [_tell(name, unit, then, now) for name, unit, then, now in sets if now is not None]
     if not told:

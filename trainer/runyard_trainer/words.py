@@ -25,6 +25,18 @@ WORDS: dict[str, ObjectiveWords] = {
         "nats per token",
         "It is a language model: it goes on from a text, and follows no instructions.",
     ),
+    "masked-lm": ObjectiveWords(
+        "AutoModelForMaskedLM",
+        "fill-mask",
+        "nats per masked token",
+        "It is an encoder: it finds masked tokens, and is to be fine-tuned for a task.",
+    ),
+    "masked-lm-nsp": ObjectiveWords(
+        "AutoModelForPreTraining",
+        "fill-mask",
+        "nats per masked token, plus nats per pair",
+        "It is an encoder: it finds masked tokens, tells whether a text goes on, and is to be fine-tuned for a task.",
+    ),
     "classification": ObjectiveWords(
         "AutoModelForSequenceClassification",
         "text-classification",
@@ -59,6 +71,8 @@ _METRICS = {
     "macroF1": MetricWords("macro F1"),
     "weightedF1": MetricWords("weighted F1"),
     "matthewsCorrelation": MetricWords("Matthews correlation"),
+    "maskedAccuracy": MetricWords("share of the masked tokens found"),
+    "nspAccuracy": MetricWords("accuracy of telling whether a text goes on"),
     "majorityAccuracy": MetricWords("accuracy of always naming the most frequent class"),
     "entityF1": MetricWords("entity F1"),
     "entityPrecision": MetricWords("entity precision"),
