@@ -156,9 +156,9 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "fieldPath": ".training.earlyStopping",
             },
             {
-                "rule": f"!has(self.masking) || {_IS_MASKED}",
-                "message": "masking is for objectives masked-lm and masked-lm-nsp: leave it out",
-                "fieldPath": ".masking",
+                "rule": f"!self.masking.wholeWord || {_IS_MASKED}",
+                "message": "masking.wholeWord is for objectives masked-lm and masked-lm-nsp: leave it out",
+                "fieldPath": ".masking.wholeWord",
             },
             {
                 "rule": "!has(self.model.scratch) || !has(self.model.scratch.tokenizer.train) || "

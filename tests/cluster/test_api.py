@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kubernetes import client, config
 from runyard.api import GROUP, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec
 from runyard.crd import build_crd
+from runyard_trainer.contract import MASKED_OBJECTIVES
 
 from tests.cluster.conftest import Cluster
 
@@ -104,6 +105,10 @@ def objects(draw: st.DrawFn, schema: dict[str, Any], path: str) -> dict[str, Any
 
 
 def is_sane(spec: dict[str, Any]) -> bool:
+    is_masked = spec.get("objective") in MASKED_OBJECTIVES
+    training = spec["model"].get("scratch", {}).get("tokenizer", {}).get("train", {})
+    if not is_masked and (spec.get("masking", {}).get("wholeWord") or training.get("type") == "wordpiece"):
+        return False
     output = spec["output"]["uri"].rstrip("/") + "/"
     sources = [source["uri"] for source in spec["data"]["train"]]
     is_in_its_own_text = any(uri.endswith("/") and output.startswith(uri) for uri in sources)
@@ -161,6 +166,14 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a learning rate of zero": ({"training": {"steps": 5, "learningRate": 0}}, ["spec.training.learningRate"]),
     "an objective that is not built": ({"objective": "translation"}, ["spec.objective", "causal-lm"]),
     "memory of many": ({"compute": {"resources": {"memory": "lots"}}}, ["spec.compute.resources.memory"]),
+    "whole words where nothing is masked": (
+        {"masking": {"wholeWord": True}},
+        ["spec.masking.wholeWord", "objectives masked-lm and masked-lm-nsp"],
+    ),
+    "WordPiece for a model that writes": (
+        {"model": {"scratch": {"config": {}, "tokenizer": {"train": {"type": "wordpiece"}}}}},
+        ["spec.model.scratch.tokenizer.train.type", "write bpe"],
+    ),
     "the output over the model": ({"output": {"uri": "s3://models/pythia-1b"}}, ["spec.output.uri", "model.uri"]),
     "the output over the model, with a slash": ({"output": {"uri": "s3://models/pythia-1b/"}}, ["spec.output.uri"]),
     "the output among the text": ({"output": {"uri": "s3://corpora/filings"}}, ["spec.output.uri", "data.train"]),

@@ -381,7 +381,7 @@ class Recipe(Model):
     """Where the weights come from."""
     data: Data
     """The text to learn from."""
-    masking: Masking | None = None
+    masking: Masking = Masking()
     """How tokens are masked, for masked-lm and masked-lm-nsp."""
     training: Training = Training(epochs=1)
     """How long and how to train. Absent: one epoch."""
@@ -410,9 +410,9 @@ class Recipe(Model):
     def _check_masked(self) -> Recipe:
         if self.objective in MASKED_OBJECTIVES:
             return self
-        if self.masking is not None:
+        if self.masking.whole_word:
             raise ValueError(
-                "masking is for objectives masked-lm and masked-lm-nsp, but objective is "
+                "masking.wholeWord is for objectives masked-lm and masked-lm-nsp, but objective is "
                 f"{self.objective}: leave it out"
             )
         training = self.model.scratch.tokenizer.train if self.model.scratch is not None else None

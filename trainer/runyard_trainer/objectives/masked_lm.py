@@ -70,7 +70,7 @@ def build_masker(recipe: Recipe, info: DatasetInfo) -> Masker:
     """For the tokens of a dataset."""
     assert info.mask_token_id is not None, "prepare refuses a tokenizer without one"
     text_token_ids = np.setdiff1d(np.arange(info.vocab_size), info.special_token_ids)
-    return Masker(info.mask_token_id, text_token_ids, recipe.masking is not None and recipe.masking.whole_word)
+    return Masker(info.mask_token_id, text_token_ids, recipe.masking.whole_word)
 
 
 def collate(

@@ -89,7 +89,7 @@ def check_masking(tokenizer: DocumentTokenizer, recipe: Recipe) -> None:
             "one in tokenizer_config.json",
             ExitCode.DATA_ERROR,
         )
-    if recipe.masking is not None and recipe.masking.whole_word and tokenizer.backend.pre_tokenizer is None:
+    if recipe.masking.whole_word and tokenizer.backend.pre_tokenizer is None:
         raise UserError(
             f"masking.wholeWord: the tokenizer ({field}) does not split text into words (tokenizer.json has no "
             "pre_tokenizer): leave masking.wholeWord out",
