@@ -61,9 +61,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def refuse(folder: Path, model: Path, lines: list[str], objective: str = "masked-lm-nsp", **parts: Any) -> UserError:
+def refuse(folder: Path, base: Path, lines: list[str], objective: str = "masked-lm-nsp", **parts: Any) -> UserError:
     (folder / "train.jsonl").write_text("\n".join(lines) + "\n")
-    recipe = build_recipe(folder, objective, **({"model": {"uri": f"file://{model}"}} | parts))
+    recipe = build_recipe(folder, objective, **({"model": {"uri": f"file://{base}"}} | parts))
     with pytest.raises(UserError) as caught:
         prepare_run(recipe)
     assert not (folder / "output" / "resolved.json").exists()
@@ -117,8 +117,7 @@ def test_a_tokenizer_without_a_mask_is_refused(tmp_path: Path, model: Path) -> N
     (tmp_path / "model").mkdir()
     robbed = save_tokenizer_without(tmp_path / "model", model, "mask_token")
     assert str(refuse(tmp_path, model, [GOOD], objective="masked-lm", model=robbed)) == (
-        "model.uri: the tokenizer has no mask_token, which objective masked-lm puts in place of text: name one in "
-        "tokenizer_config.json"
+        "model.uri: the tokenizer has no mask_token, which objective masked-lm needs: name one in tokenizer_config.json"
     )
 
 
@@ -126,7 +125,7 @@ def test_a_tokenizer_that_cannot_begin_a_pair_is_refused(tmp_path: Path, model: 
     (tmp_path / "model").mkdir()
     robbed = save_tokenizer_without(tmp_path / "model", model, "cls_token")
     assert str(refuse(tmp_path, model, [GOOD, OTHER], model=robbed)) == (
-        "the tokenizer has no cls_token, which objective masked-lm-nsp puts around the texts of a pair: name one in "
+        "model.uri: the tokenizer has no cls_token, which objective masked-lm-nsp needs: name one in "
         "tokenizer_config.json"
     )
 
@@ -175,6 +174,6 @@ def test_an_architecture_that_cannot_be_trained_so_is_refused(
     tmp_path: Path, model: Path, objective: str, config: dict[str, Any], want: str
 ) -> None:
     scratch = {"config": config, "tokenizer": {"train": {"vocabSize": 300}}}
-    error = refuse(tmp_path, model, [GOOD, OTHER], objective, model={"scratch": scratch})
+    error = refuse(tmp_path, model, [GOOD, OTHER], objective, model={"uri": None, "scratch": scratch})
     assert str(error) == want
     assert error.code is ExitCode.SPEC_ERROR

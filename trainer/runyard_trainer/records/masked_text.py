@@ -75,20 +75,20 @@ def describe_special_tokens(tokenizer: DocumentTokenizer) -> dict[str, Any]:
     }
 
 
-def check_masking(tokenizer: DocumentTokenizer, recipe: Recipe) -> None:
-    """Refuse a tokenizer that nothing can be masked with.
+def check_tokenizer(tokenizer: DocumentTokenizer, recipe: Recipe, *needed: str) -> None:
+    """Refuse a tokenizer that lacks one of the special tokens, or words where the recipe wants whole ones.
 
     Raises:
-        UserError: DATA_ERROR; it has no mask token, or does not split text into words that the recipe wants.
+        UserError: DATA_ERROR.
     """
-    scratch = recipe.model.scratch
-    field = "model.uri" if scratch is None else "model.scratch.tokenizer"
-    if tokenizer.mask_token_id is None:
-        raise UserError(
-            f"{field}: the tokenizer has no mask_token, which objective {recipe.objective} puts in place of text: name "
-            "one in tokenizer_config.json",
-            ExitCode.DATA_ERROR,
-        )
+    field = "model.uri" if recipe.model.scratch is None else "model.scratch.tokenizer"
+    for token in needed:
+        if getattr(tokenizer, f"{token}_id") is None:
+            raise UserError(
+                f"{field}: the tokenizer has no {token}, which objective {recipe.objective} needs: name one in "
+                "tokenizer_config.json",
+                ExitCode.DATA_ERROR,
+            )
     if recipe.masking.whole_word and tokenizer.backend.pre_tokenizer is None:
         raise UserError(
             f"masking.wholeWord: the tokenizer ({field}) does not split text into words (tokenizer.json has no "
@@ -98,7 +98,7 @@ def check_masking(tokenizer: DocumentTokenizer, recipe: Recipe) -> None:
 
 
 def _build_encoder(tokenizer: DocumentTokenizer, recipe: Recipe) -> MaskedTextEncoder:
-    check_masking(tokenizer, recipe)
+    check_tokenizer(tokenizer, recipe, "mask_token")
     return MaskedTextEncoder(tokenizer, recipe.training.sequence_length)
 
 

@@ -31,7 +31,7 @@ from runyard_trainer.contract import Recipe
 from runyard_trainer.examples import Examples
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.records.base import HELD_OUT_STREAMS, Example, RecordKind, Sample
-from runyard_trainer.records.masked_text import NOT_MASKED, check_masking, describe_special_tokens, number_words
+from runyard_trainer.records.masked_text import NOT_MASKED, check_tokenizer, describe_special_tokens, number_words
 from runyard_trainer.shards import IGNORED, Dataset
 from runyard_trainer.sources import BadRecord, Row, name_of_type
 from runyard_trainer.tokenizer import DocumentTokenizer
@@ -171,13 +171,7 @@ def _digest(text: str) -> int:
 
 
 def _build_encoder(tokenizer: DocumentTokenizer, recipe: Recipe) -> SentencesEncoder:
-    check_masking(tokenizer, recipe)
-    if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-        raise UserError(
-            f"the tokenizer has no {'cls_token' if tokenizer.cls_token_id is None else 'sep_token'}, which objective "
-            "masked-lm-nsp puts around the texts of a pair: name one in tokenizer_config.json",
-            ExitCode.DATA_ERROR,
-        )
+    check_tokenizer(tokenizer, recipe, "mask_token", "cls_token", "sep_token")
     return SentencesEncoder(tokenizer, recipe.training.sequence_length - NUM_SPECIAL_TOKENS)
 
 
