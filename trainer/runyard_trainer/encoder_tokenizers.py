@@ -31,7 +31,7 @@ from transformers import PreTrainedTokenizerFast
 from runyard_trainer.contract import TokenizerTraining
 from runyard_trainer.tokenizer import DocumentTokenizer, open_tokenizer
 
-CHARACTER_COVERAGE = 0.9995
+CHARACTER_COVERAGE = 0.99995
 """Share of the text whose characters WordPiece knows; words with a rarer one are [UNK]."""
 
 _MARK = "\ue000"
