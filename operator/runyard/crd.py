@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
-from runyard_trainer.contract import MASKED_OBJECTIVES, URI_PATTERN
+from runyard_trainer.contract import HEAD_OBJECTIVES, LANGUAGE_OBJECTIVES, MASKED_OBJECTIVES, URI_PATTERN
 
 from runyard.api import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, Compute, TrainingRunSpec, TrainingRunStatus
 
@@ -33,7 +33,7 @@ MUTABLE_WHILE_SUSPENDED = ("nodes", "minNodes")
 
 MUTABLE_FIELDS = ("suspend", "ttlSecondsAfterFinished")
 
-_IS_MASKED = "self.objective in [" + ", ".join(f"'{name}'" for name in sorted(MASKED_OBJECTIVES)) + "]"
+_IS_MASKED = f"self.objective in {sorted(MASKED_OBJECTIVES)}"
 
 COLUMNS = (
     ("Phase", "string", ".status.phase", "What the run is doing"),
@@ -166,6 +166,19 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "message": "model.scratch.tokenizer.train.type wordpiece is for objectives masked-lm and "
                 "masked-lm-nsp: write bpe",
                 "fieldPath": ".model.scratch.tokenizer.train.type",
+            },
+            {
+                "rule": f"!has(self.model.scratch) || self.objective in {sorted(LANGUAGE_OBJECTIVES)}",
+                "message": "model.scratch begins with random weights, and this objective fine-tunes a model: name one "
+                "in model.uri or model.run",
+                "fieldPath": ".model.scratch",
+            },
+            {
+                "rule": "!has(self.evaluation) || !has(self.evaluation.general) || self.evaluation.general.size() == 0 "
+                f"|| !(self.objective in {sorted(HEAD_OBJECTIVES)})",
+                "message": "evaluation.general measures how tokens are predicted, which a model has no head for after "
+                "this objective: remove evaluation.general",
+                "fieldPath": ".evaluation.general",
             },
         ],
         "evaluation": [

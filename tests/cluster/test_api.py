@@ -177,6 +177,14 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "the output over the model": ({"output": {"uri": "s3://models/pythia-1b"}}, ["spec.output.uri", "model.uri"]),
     "the output over the model, with a slash": ({"output": {"uri": "s3://models/pythia-1b/"}}, ["spec.output.uri"]),
     "the output among the text": ({"output": {"uri": "s3://corpora/filings"}}, ["spec.output.uri", "data.train"]),
+    "a classifier from random weights": (
+        {"objective": "classification", "model": {"scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}}}},
+        ["spec.model.scratch", "model.uri"],
+    ),
+    "general text for a model that predicts no tokens": (
+        {"objective": "token-classification", "evaluation": {"general": [{"uri": "s3://c/g"}]}},
+        ["spec.evaluation.general", "remove evaluation.general"],
+    ),
     "no compute": ({"compute": None}, ["spec.compute"]),
 }  # fmt: skip
 

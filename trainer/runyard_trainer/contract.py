@@ -63,6 +63,8 @@ LANGUAGE_OBJECTIVES = frozenset({"causal-lm", "masked-lm", "masked-lm-nsp"})
 """Those that learn from unlabelled text; the others fine-tune."""
 MASKED_OBJECTIVES = frozenset({"masked-lm", "masked-lm-nsp"})
 """Those that find words which were masked: what encoders are trained with."""
+HEAD_OBJECTIVES = frozenset({"classification", "token-classification", "question-answering"})
+"""Those whose model predicts something else than tokens."""
 
 Mode = Literal["PreTraining", "ContinuedPreTraining", "FineTuning"]
 
@@ -420,6 +422,20 @@ class Recipe(Model):
             raise ValueError(
                 "model.scratch.tokenizer.train.type wordpiece is for objectives masked-lm and masked-lm-nsp, but "
                 f"objective is {self.objective}: write bpe"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_objective(self) -> Recipe:
+        if self.model.scratch is not None and self.objective not in LANGUAGE_OBJECTIVES:
+            raise ValueError(
+                f"model.scratch begins with random weights, and objective {self.objective} fine-tunes a model: "
+                "name one in model.uri or model.run"
+            )
+        if self.evaluation.general and self.objective in HEAD_OBJECTIVES:
+            raise ValueError(
+                "evaluation.general measures how tokens are predicted, which a model has no head for after objective "
+                f"{self.objective}: remove evaluation.general"
             )
         return self
 

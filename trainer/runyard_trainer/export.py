@@ -35,29 +35,9 @@ from runyard_trainer.samples import choose_prompts, write_samples
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset
 from runyard_trainer.storage import Location
+from runyard_trainer.words import WORDS
 
 MAX_SHARD_SIZE = "5GB"
-
-EVAL_DEFINITION = (
-    "Each document of `text` is tokenized without adding special tokens and gets one end-of-document token; the "
-    "documents are laid one after the other and cut every sequenceLength tokens, the last window padded. Position ids "
-    "restart at the start of each document and window (no attention mask, no cache), so that no token attends to or is "
-    "predicted from another document. A loss is the mean of -ln p over the predicted tokens, in nats; bits per byte "
-    "are loss x tokens / (ln 2 x bytes)."
-)
-
-_MASKED_DEFINITION = (
-    "Each document of `text` is tokenized with the tokenizer's special tokens in windows of sequenceLength tokens, "
-    "each a sample, padded with an attention mask. 15 % of the tokens are drawn for each sample from its number "
-    "(numpy's PCG64 seeded with a blake2b of `0/-1/number`): the same ones each time. The loss is the mean of -ln p "
-    "over them, in nats."
-)
-EVAL_DEFINITIONS = {
-    "masked-lm": _MASKED_DEFINITION,
-    "masked-lm-nsp": _MASKED_DEFINITION.replace("in windows", "in pairs of texts")
-    + " The mean of -ln p over the pairs, of whether the second text goes on from the first, is added.",
-}
-"""By objective; absent: `EVAL_DEFINITION`."""
 
 
 def export_run(
@@ -159,7 +139,7 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
         "exportedStep": trained.exported_step,
         "precision": trained.precision,
         "sequenceLength": recipe.training.sequence_length,
-        "definition": EVAL_DEFINITIONS.get(recipe.objective, EVAL_DEFINITION),
+        "definition": WORDS[recipe.objective].definition,
         "sets": {
             name: {
                 "text": (dataset.location / f"{stream}.jsonl").uri,
