@@ -19,7 +19,13 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
-from runyard_trainer.contract import HEAD_OBJECTIVES, LANGUAGE_OBJECTIVES, MASKED_OBJECTIVES, URI_PATTERN
+from runyard_trainer.contract import (
+    ADAPTER_FIELDS,
+    HEAD_OBJECTIVES,
+    LANGUAGE_OBJECTIVES,
+    MASKED_OBJECTIVES,
+    URI_PATTERN,
+)
 
 from runyard.api import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, Compute, TrainingRunSpec, TrainingRunStatus
 
@@ -180,6 +186,28 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "this objective: remove evaluation.general",
                 "fieldPath": ".evaluation.general",
             },
+            {
+                "rule": "self.method.type == 'full' || !has(self.model.scratch)",
+                "message": "method.type adapts weights that have learned something, and model.scratch has none: set "
+                "method.type to full, or model.uri",
+                "fieldPath": ".method.type",
+            },
+            {
+                "rule": "self.method.type != 'qlora' || self.compute.gpusPerNode > 0",
+                "message": "method.type qlora computes with weights of 4 bits, which CUDA GPUs alone do here: set "
+                "compute.gpusPerNode, or method.type to lora",
+                "fieldPath": ".method.type",
+            },
+            {
+                "rule": "self.objective != 'preference' || !has(self.method.dropout) || self.method.dropout == 0.0",
+                "message": "preference is trained without dropout: remove method.dropout",
+                "fieldPath": ".method.dropout",
+            },
+            {
+                "rule": "self.objective == 'preference' || !has(self.preference.beta)",
+                "message": "preference.beta belongs to objective preference: remove it",
+                "fieldPath": ".preference.beta",
+            },
         ],
         "evaluation": [
             {
@@ -198,6 +226,13 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
             {
                 "rule": "!has(self.digest) || !has(self.step)",
                 "message": "model.digest is of the exported weights, and model.step takes others: keep one of them",
+            },
+        ],
+        "method": [
+            {
+                "rule": f"self.type != 'full' || !({' || '.join(f'has(self.{field})' for field in ADAPTER_FIELDS)})",
+                "message": f"method.{', '.join(ADAPTER_FIELDS)} belong to an adapter, and method.type is full: remove "
+                "them, or set method.type to lora or dora",
             },
         ],
         "compute": [

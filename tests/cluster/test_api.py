@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kubernetes import client, config
 from runyard.api import GROUP, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec
 from runyard.crd import build_crd
-from runyard_trainer.contract import MASKED_OBJECTIVES
+from runyard_trainer.contract import ADAPTER_FIELDS, MASKED_OBJECTIVES
 
 from tests.cluster.conftest import Cluster
 
@@ -119,7 +119,17 @@ def is_sane(spec: dict[str, Any]) -> bool:
     is_stopped = "everySteps" in evaluation or "earlyStopping" not in spec.get("training", {})
     if not (is_measured and is_stopped):
         return False
-    return has_shape and not is_in_its_own_text and spec["model"].get("uri", "").rstrip("/") + "/" != output
+    is_over_its_model = spec["model"].get("uri", "").rstrip("/") + "/" == output
+    return has_shape and not is_in_its_own_text and not is_over_its_model and is_method_sane(spec)
+
+
+def is_method_sane(spec: dict[str, Any]) -> bool:
+    method, is_preference = spec.get("method", {}), spec.get("objective") == "preference"
+    if method.get("type", "full") == "full":
+        fits = not method.keys() & set(ADAPTER_FIELDS)
+    else:
+        fits = "scratch" not in spec["model"] and (method["type"] != "qlora" or spec["compute"].get("gpusPerNode", 1))
+    return bool(fits) and (not method.get("dropout") if is_preference else "beta" not in spec.get("preference", {}))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -185,6 +195,20 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"objective": "token-classification", "evaluation": {"general": [{"uri": "s3://c/g"}]}},
         ["spec.evaluation.general", "remove evaluation.general"],
     ),
+    "an adapter's rank without an adapter": ({"method": {"rank": 8}}, ["spec.method", "method.type is full"]),
+    "an adapter of a model that knows nothing": (
+        {"method": {"type": "lora"}, "model": {"scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}}}},
+        ["spec.method.type", "model.scratch has none"],
+    ),
+    "weights of 4 bits on CPUs": (
+        {"method": {"type": "qlora"}, "compute": {"gpusPerNode": 0}},
+        ["spec.method.type", "compute.gpusPerNode"],
+    ),
+    "preference with dropout": (
+        {"objective": "preference", "method": {"type": "lora", "dropout": 0.1}},
+        ["spec.method.dropout", "without dropout"],
+    ),
+    "a beta for an objective without one": ({"preference": {"beta": 0.1}}, ["spec.preference.beta", "belongs to"]),
     "no compute": ({"compute": None}, ["spec.compute"]),
 }  # fmt: skip
 

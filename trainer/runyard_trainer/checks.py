@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe, ScratchModel
+from runyard_trainer.four_bits import check_packable
 from runyard_trainer.model_folder import find_checkpoint
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.storage import Location, NotFound, open_store
@@ -41,6 +42,7 @@ _ARCHITECTURES: dict[str, tuple[Mapping[str, Any], str]] = {
     "causal-lm": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot predict the next token"),
     "masked-lm": (MODEL_FOR_MASKED_LM_MAPPING_NAMES, "cannot find masked tokens"),
     "masked-lm-nsp": (MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES, "cannot tell whether a text goes on"),
+    "preference": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot write answers"),
     "classification": (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "has no head that classifies texts"),
     "token-classification": (MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, "has no head that tags words"),
     "question-answering": (MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES, "has no head that finds answers"),
@@ -54,6 +56,8 @@ def check_model(recipe: Recipe) -> PretrainedConfig:
     Raises:
         UserError: SPEC_ERROR for what the recipe asks wrongly, DATA_ERROR for what the model's folder lacks.
     """
+    if recipe.method.type == "qlora":
+        check_packable()
     if recipe.model.scratch is not None:
         config = _build_scratch_config(recipe.model.scratch, recipe.objective)
         field = "model.scratch.config."
@@ -116,9 +120,11 @@ def _read_config(folder: Location, objective: str) -> PretrainedConfig:
     try:
         text = (folder / "config.json").get().data
     except NotFound as error:
-        raise UserError(
-            f"model.uri: {folder} has no config.json: it is no Hugging Face model folder", ExitCode.DATA_ERROR
-        ) from error
+        is_adapter = "adapter_config.json" in folder.children()
+        what = (
+            "is an adapter without its model: name a merged model" if is_adapter else "is no Hugging Face model folder"
+        )
+        raise UserError(f"model.uri: {folder} has no config.json: it {what}", ExitCode.DATA_ERROR) from error
     _check_weights(folder)
     try:
         given = json.loads(text)

@@ -140,6 +140,74 @@ class ModelSource(Model):
         return self
 
 
+# --------------------------------------------------------------------------------------------------------------- method
+
+
+ModuleName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Method(Model):
+    """Which weights are trained. All but `type` belong to adapters: two thin matrices beside each weight, which stays
+    as it is.
+    """
+
+    type: Literal["full", "lora", "dora", "qlora"] = "full"
+    """`full`: every weight. `lora`: an adapter. `dora`: one that learns how large each output's weights are by itself,
+    too. `qlora`: lora beside weights of 4 bits, on CUDA GPUs with bitsandbytes in the image; not tested on GPUs yet."""
+    rank: int | None = Field(default=None, ge=1, le=4096)
+    """Width of the adapter. Absent: 16."""
+    alpha: float | None = Field(default=None, gt=0, le=65536)
+    """The adapter's product is scaled by alpha / rank. Absent: twice the rank."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the adapter's inputs that a training step leaves out. Absent: 0.05, and 0 for preference, which is
+    trained without dropout."""
+    targets: Annotated[list[ModuleName], Field(min_length=1, max_length=64)] | None = None
+    """Names of the layers that get an adapter, or how they end: q_proj. Absent: every linear layer but the output's."""
+    merge: bool | None = None
+    """Add the adapter to the weights and export the sum as model/; adapter/ is exported in any case. Absent: true."""
+
+    @model_validator(mode="after")
+    def _check_adapter(self) -> Method:
+        given = [name for name in ADAPTER_FIELDS if getattr(self, name) is not None]
+        if self.type == "full" and given:
+            raise ValueError(
+                f"method.{given[0]} belongs to an adapter, and method.type is full: remove it, or set method.type to "
+                "lora or dora"
+            )
+        return self
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the model's own weights stay as they are."""
+        return self.type != "full"
+
+    @property
+    def resolved_rank(self) -> int:
+        """Default resolved."""
+        return self.rank or 16
+
+    @property
+    def resolved_alpha(self) -> float:
+        """Default resolved."""
+        return self.alpha or 2.0 * self.resolved_rank
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the exported model has the adapter in its weights; default resolved."""
+        return self.merge is not False
+
+
+ADAPTER_FIELDS = ("rank", "alpha", "dropout", "targets", "merge")
+"""Of `Method`: those that mean nothing without an adapter."""
+
+
+class Preference(Model):
+    """How better answers are told from worse ones: direct preference optimization (DPO)."""
+
+    beta: float | None = Field(default=None, gt=0, le=100)
+    """How dear it is to go away from the model as it came. Absent: 0.1."""
+
+
 # ----------------------------------------------------------------------------------------------------------------- data
 
 
@@ -171,6 +239,12 @@ class Columns(Model):
     """Its answers, as an object of two lists: `text`, and `answer_start`, where each begins in the context."""
     sentences: ColumnName = "sentences"
     """The sentences of a document as a list, for masked-lm-nsp."""
+    prompt: ColumnName = "prompt"
+    """What is answered, for preference."""
+    chosen: ColumnName = "chosen"
+    """The better of two answers."""
+    rejected: ColumnName = "rejected"
+    """The worse of two answers."""
 
 
 class DataSource(Model):
@@ -280,8 +354,9 @@ class Training(Model):
     micro_batch: int | None = Field(default=None, ge=1, le=4096)
     """Sequences that a rank holds in memory at once. Absent: chosen when the run starts, and shown in status."""
     learning_rate: float | None = Field(default=None, gt=0, le=10)
-    """Peak learning rate. Absent: 3e-4 from scratch, 1e-5 continued, 2e-5 to fine-tune; for the masked objectives 1e-4,
-    or 5e-4 in large batches, of a million (2^20) tokens or more."""
+    """Peak learning rate. Absent: 3e-4 from scratch, 1e-5 continued, 2e-5 to fine-tune, 1e-6 for preference; with an
+    adapter 2e-4, and 1e-5 for preference; for the masked objectives 1e-4, or 5e-4 in large batches, of a million (2^20)
+    tokens or more."""
     schedule: Schedule = Schedule()
     """How the learning rate moves."""
     optimizer: Optimizer = Optimizer()
@@ -362,6 +437,9 @@ class Storage(Model):
 
 _LARGE_BATCH_TOKENS = 1 << 20
 _DEFAULT_LEARNING_RATES: dict[Mode, float] = {"PreTraining": 3e-4, "ContinuedPreTraining": 1e-5, "FineTuning": 2e-5}
+_ADAPTER_LEARNING_RATE = 2e-4
+_PREFERENCE_LEARNING_RATES = {False: 1e-6, True: 1e-5}
+"""By whether it is an adapter that learns."""
 
 
 class Recipe(Model):
@@ -374,13 +452,18 @@ class Recipe(Model):
         "classification",
         "token-classification",
         "question-answering",
+        "preference",
     ] = "causal-lm"
     """What the model is trained to do. `causal-lm`: predict the next token. `masked-lm`: find masked tokens.
     `masked-lm-nsp`: that, and tell whether a text goes on as the next one does. `classification`: name the class of a
     text, or its classes. `token-classification`: tag the words of a text. `question-answering`: find the answer in a
-    text."""
+    text. `preference`: give better answers rather than worse ones."""
     model: ModelSource
     """Where the weights come from."""
+    method: Method = Method()
+    """Which weights are trained. Absent: every one."""
+    preference: Preference = Preference()
+    """Settings of objective preference."""
     data: Data
     """The text to learn from."""
     masking: Masking = Masking()
@@ -439,6 +522,21 @@ class Recipe(Model):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_together(self) -> Recipe:
+        if self.method.is_adapter and self.model.scratch is not None:
+            raise ValueError(
+                f"method.type {self.method.type} adapts weights that have learned something, and model.scratch has "
+                "none: set method.type to full, or model.uri"
+            )
+        if self.objective == "preference" and self.method.dropout:
+            raise ValueError("method.dropout: preference is trained without dropout: remove method.dropout")
+        if self.preference.beta is not None and self.objective != "preference":
+            raise ValueError(
+                f"preference.beta belongs to objective preference, and objective is {self.objective}: remove it"
+            )
+        return self
+
     @property
     def mode(self) -> Mode:
         """What this run is called: derived, never typed."""
@@ -451,10 +549,24 @@ class Recipe(Model):
         """The peak learning rate, default resolved."""
         if self.training.learning_rate is not None:
             return self.training.learning_rate
-        if self.objective in MASKED_OBJECTIVES:
+        if self.objective in MASKED_OBJECTIVES and not self.method.is_adapter:
             is_large = self.sequences_per_step * self.training.sequence_length >= _LARGE_BATCH_TOKENS
             return 5e-4 if is_large else 1e-4
-        return _DEFAULT_LEARNING_RATES[self.mode]
+        if self.objective == "preference":
+            return _PREFERENCE_LEARNING_RATES[self.method.is_adapter]
+        return _ADAPTER_LEARNING_RATE if self.method.is_adapter else _DEFAULT_LEARNING_RATES[self.mode]
+
+    @property
+    def adapter_dropout(self) -> float:
+        """What a step leaves out of an adapter's inputs, default resolved."""
+        if self.method.dropout is not None:
+            return self.method.dropout
+        return 0.0 if self.objective == "preference" else 0.05
+
+    @property
+    def beta(self) -> float:
+        """Of preference, default resolved."""
+        return self.preference.beta or 0.1
 
     @property
     def sequences_per_step(self) -> int:

@@ -204,6 +204,7 @@ def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
         "batchTokens": str(recipe.sequences_per_step * training.sequence_length),
         "totalSteps": str(count_steps(recipe, num_train)),
         "vocabSize": str(dataset.info.vocab_size),
+        **resolve_method(recipe),
     }
 
 
@@ -214,6 +215,18 @@ def order_labels(labels: list[str], config: PretrainedConfig) -> list[str]:
         return labels
     log.info("the model tells the same %d classes apart: it goes on with its head", len(labels))
     return known
+
+
+def resolve_method(recipe: Recipe) -> dict[str, str]:
+    """Likewise, of the adapter and of preference."""
+    resolved = {}
+    if recipe.method.is_adapter:
+        resolved = {
+            "rank": str(recipe.method.resolved_rank),
+            "alpha": f"{recipe.method.resolved_alpha:g}",
+            "dropout": f"{recipe.adapter_dropout:g}",
+        }
+    return resolved | ({"beta": f"{recipe.beta:g}"} if recipe.objective == "preference" else {})
 
 
 def build_report(record: Resolved, info: DatasetInfo) -> PodReport:

@@ -66,6 +66,10 @@ class RunSummary:
     accelerator: str | None
     """What the GPUs are called; None on CPU."""
     num_parameters: int
+    num_trained: int
+    """Of the parameters."""
+    num_labels: int
+    """Classes that the model names; 0 where it names none."""
     streams: Mapping[str, StreamInfo]
     samples: list[Sample]
     lineage: dict[str, Any]
@@ -204,9 +208,9 @@ def render_report(summary: RunSummary) -> str:
     )
 
 
-def render_card(summary: RunSummary) -> str:
-    """The model card, as Markdown with YAML front matter."""
-    return _render("README.md.j2", summary)
+def render_card(summary: RunSummary, is_adapter: bool = False) -> str:
+    """The card of the model folder, or of the adapter's, as Markdown with YAML front matter."""
+    return _render("README.md.j2", summary, is_adapter=is_adapter)
 
 
 def _render(template: str, summary: RunSummary, **values: object) -> str:

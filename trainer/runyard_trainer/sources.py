@@ -98,10 +98,7 @@ def check_text(value: object, name: str) -> str:
     """A field's value, if it is a string that has a UTF-8 form; raises BadRecord."""
     if not isinstance(value, str):
         raise BadRecord(f"field {name!r} is {name_of_type(value)}, not a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise BadRecord(f"field {name!r} has half of a surrogate pair at character {error.start}") from error
+    check_encodable(value, f"field {name!r}")
     return value
 
 
@@ -110,6 +107,18 @@ def check_texts(value: object, name: str) -> list[str]:
     if not isinstance(value, list):
         raise BadRecord(f"field {name!r} is {name_of_type(value)}, not a list of strings")
     return [check_text(item, f"{name}[{i}]") for i, item in enumerate(value)]
+
+
+def check_encodable(text: str, where: str) -> None:
+    """Refuse what JSON can write and UTF-8 cannot.
+
+    Raises:
+        BadRecord: with its place.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecord(f"{where} has half of a surrogate pair at character {error.start}") from error
 
 
 def list_sources(sources: Sequence[DataSource], storage: Storage, field: str) -> list[SourceFile]:

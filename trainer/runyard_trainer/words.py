@@ -57,6 +57,16 @@ WORDS: dict[str, ObjectiveWords] = {
         _MASKED_TEXT.replace("in windows", "in pairs of texts")
         + " The mean of -ln p over the pairs, of whether the second text goes on from the first, is added.",
     ),
+    "preference": ObjectiveWords(
+        "AutoModelForCausalLM",
+        "text-generation",
+        "nats per pair",
+        "It is a language model that was taught which answers are better.",
+        "Prompt and answer are tokenized as one text, an answer's end included. The log-probability of an answer is the "
+        "sum of ln p over its tokens; the margin of a pair is beta times how much more than in the start model that of "
+        "the chosen answer exceeds that of the rejected one. The loss is the mean of -ln sigmoid(margin) over pairs, "
+        "in nats; kl is the mean over the answers' tokens of the Kullback-Leibler divergence from the start model.",
+    ),
     "classification": ObjectiveWords(
         "AutoModelForSequenceClassification",
         "text-classification",
@@ -105,6 +115,9 @@ _METRICS = {
     "matthewsCorrelation": MetricWords("Matthews correlation"),
     "maskedAccuracy": MetricWords("share of the masked tokens found"),
     "nspAccuracy": MetricWords("accuracy of telling whether a text goes on"),
+    "pairAccuracy": MetricWords("pairs told right"),
+    "margin": MetricWords("margin of the chosen answer, in nats times beta"),
+    "kl": MetricWords("KL from the start model, nats per token of the answers", is_better_higher=False),
     "majorityAccuracy": MetricWords("accuracy of always naming the most frequent class"),
     "entityF1": MetricWords("entity F1"),
     "entityPrecision": MetricWords("entity precision"),

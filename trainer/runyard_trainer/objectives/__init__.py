@@ -10,6 +10,7 @@ from runyard_trainer.objectives import (
     classification,
     masked_lm,
     masked_lm_nsp,
+    preference,
     question_answering,
     token_classification,
 )
@@ -25,6 +26,7 @@ _BUILDERS: dict[str, Callable[[Recipe, DatasetInfo], Objective]] = {
     "classification": classification.build_objective,
     "token-classification": token_classification.build_objective,
     "question-answering": question_answering.build_objective,
+    "preference": preference.build_objective,
 }
 
 

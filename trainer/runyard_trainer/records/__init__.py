@@ -13,6 +13,7 @@ from runyard_trainer.contract import LANGUAGE_OBJECTIVES, Recipe
 from runyard_trainer.records import (
     classification,
     masked_text,
+    preference,
     question_answering,
     sentences,
     text,
@@ -29,6 +30,7 @@ _KINDS: dict[str, RecordKind] = {
     "classification": classification.KIND,
     "token-classification": token_classification.KIND,
     "question-answering": question_answering.KIND,
+    "preference": preference.KIND,
 }
 
 
