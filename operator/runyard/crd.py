@@ -244,6 +244,12 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
             },
         ],
         "model.scratch.tokenizer": [_exactly_one("model.scratch.tokenizer", "train", "uri")],
+        "data.validation": [
+            {
+                "rule": "!has(self.fraction) || !has(self.sources)",
+                "message": "data.validation.fraction and data.validation.sources are both set: keep one of them",
+            },
+        ],
         "training": [
             _exactly_one("training", "epochs", "tokens", "steps"),
             {

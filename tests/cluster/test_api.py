@@ -24,6 +24,7 @@ SMALLEST: dict[str, Any] = {
     "compute": {},
 }
 ONE_OF = {
+    "data.validation": [[], ["fraction"], ["sources"]],
     "model": [["uri"], ["uri", "digest"], ["uri", "step"], ["run"], ["scratch"]],
     "model.scratch.tokenizer": [["uri"], ["train"]],
     "training": [
@@ -172,6 +173,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "replay of everything": (
         {"data": {"train": [{"uri": "s3://c/f"}], "replay": {"fraction": 1, "sources": [{"uri": "s3://c/g"}]}}},
         ["spec.data.replay.fraction"],
+    ),
+    "two kinds of validation": (
+        {"data": {"train": [{"uri": "s3://c/f"}], "validation": {"fraction": 0.1, "sources": [{"uri": "s3://c/g"}]}}},
+        ["spec.data.validation", "fraction", "sources", "both set"],
     ),
     "a learning rate of zero": ({"training": {"steps": 5, "learningRate": 0}}, ["spec.training.learningRate"]),
     "an objective that is not built": ({"objective": "translation"}, ["spec.objective", "causal-lm"]),

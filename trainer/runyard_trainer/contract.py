@@ -218,7 +218,9 @@ class Columns(Model):
     """Which fields of a record hold what, where they have other names than these."""
 
     text: ColumnName = "text"
-    """The field with the text."""
+    """The field with the text; where there is none, Bedrock's `input` is taken for it."""
+    input_ids: ColumnName = "input_ids"
+    """Token ids instead of a text, made by the tokenizer of the run, where the language itself is learned."""
     text_pair: ColumnName = "text_pair"
     """A second text, for classification of pairs."""
     label: ColumnName = "label"
@@ -252,9 +254,9 @@ class DataSource(Model):
 
     uri: Uri
     """An object, or a prefix ending in `/`."""
-    format: Literal["auto", "text", "jsonl"] = "auto"
-    """`text`: one document a file. `jsonl`: one JSON object a line. `auto`: by the file's ending, .jsonl and .ndjson or
-    anything else."""
+    format: Literal["auto", "text", "jsonl", "csv", "parquet"] = "auto"
+    """`text`: one document a file. `jsonl`: one JSON object a line. `csv`: a header, then a record a row. `parquet`: a
+    record a row. `auto`: by the file's ending: .jsonl and .ndjson, .csv, .parquet, and text for any other."""
     columns: Columns = Columns()
     """The record's fields; a text file has none."""
 
@@ -262,11 +264,30 @@ class DataSource(Model):
 Sources = Annotated[list[DataSource], Field(min_length=1, max_length=64)]
 
 
-class Validation(Model):
-    """The held-out part of the domain."""
+DEFAULT_VALIDATION_FRACTION = 0.02
 
-    fraction: float = Field(default=0.02, ge=0, le=0.5)
-    """Share of the documents of `data.train`, chosen by a hash of their text, that is never trained on. 0: none."""
+
+class Validation(Model):
+    """What of the domain is held out. At most one of `fraction` and `sources`."""
+
+    fraction: float | None = Field(default=None, ge=0, le=0.5)
+    """Share of the records of `data.train`, chosen by a hash of their text, that is never trained on. 0: none.
+    Absent, and `sources` too: 0.02."""
+    sources: Sources | None = None
+    """Held-out data of its own; records of `data.train` with the same text are not trained on."""
+
+    @model_validator(mode="after")
+    def _check_one_of(self) -> Validation:
+        if self.fraction is not None and self.sources is not None:
+            raise ValueError("data.validation.fraction and data.validation.sources are both set: keep one of them")
+        return self
+
+    @property
+    def held_out_fraction(self) -> float:
+        """Of `data.train`, default resolved."""
+        if self.fraction is not None:
+            return self.fraction
+        return DEFAULT_VALIDATION_FRACTION if self.sources is None else 0.0
 
 
 class Replay(Model):
@@ -278,6 +299,14 @@ class Replay(Model):
     """The text to replay."""
 
 
+class Decontamination(Model):
+    """Leave out what is, in parts, the same as held-out data."""
+
+    ngram: int = Field(default=13, ge=5, le=100)
+    """So many words in a row that a record shares with one of `data.validation` or `evaluation.general`, whatever their
+    case and punctuation, keep it from being trained on or replayed."""
+
+
 class Data(Model):
     """The text to learn from."""
 
@@ -287,6 +316,14 @@ class Data(Model):
     """The held-out part of it."""
     replay: Replay | None = None
     """Earlier text to keep mixing in."""
+    deduplicate: Literal["none", "exact", "near"] = "exact"
+    """`exact`: of records that are the same, the first is kept. `near`: of those too whose texts share about 0.8 of
+    their word 5-grams (MinHash), and none that is near a held-out one is trained on. What was left out is counted."""
+    decontaminate: Decontamination | None = None
+    """Absent: only whole records are compared."""
+    invalid_rows: Literal["Fail", "Drop"] = "Fail"
+    """`Drop`: leave out rows that are no records, and count them; more than 5 % of a stream's rows are refused all the
+    same, as is a file that cannot be read to its end."""
 
 
 # ------------------------------------------------------------------------------------------------------------- training

@@ -204,7 +204,8 @@ def _held_out_texts(dataset: Dataset) -> Iterator[str]:
     if dataset.info.streams.get("validation", StreamInfo()).documents:
         with (dataset.location / "validation.jsonl").open() as lines:
             for line in lines:
-                yield json.loads(line)["text"]
+                if text := json.loads(line).get("text"):  # what came as token ids has none
+                    yield text
 
 
 def _describe_dataset(dataset: Dataset) -> dict[str, str]:

@@ -54,8 +54,6 @@ class DatasetInfo(Report):
     special_token_ids: list[int] = Field(default_factory=list)
     """Those that are no text: never masked, and never put in place of text."""
     streams: dict[str, StreamInfo]
-    skipped_documents: int = 0
-    """Documents without any text."""
     labels: list[str] = Field(default_factory=list)
     """The classes, in the order of their numbers; empty where there are none."""
     is_multi_label: bool = False

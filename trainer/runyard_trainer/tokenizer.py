@@ -62,6 +62,11 @@ class DocumentTokenizer:
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [[*encoding.ids, self.eos_token_id] for encoding in encodings]
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens left out."""
+        text: str = self.backend.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
     def encode_inputs(self, inputs: Sequence[str | tuple[str, str]], length: int) -> list[Encoding]:
         """Texts, or pairs of them, as the tokenizer lays them out for its model: special tokens and all.
 

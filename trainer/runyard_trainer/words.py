@@ -62,10 +62,10 @@ WORDS: dict[str, ObjectiveWords] = {
         "text-generation",
         "nats per pair",
         "It is a language model that was taught which answers are better.",
-        "Prompt and answer are tokenized as one text, an answer's end included. The log-probability of an answer is the "
-        "sum of ln p over its tokens; the margin of a pair is beta times how much more than in the start model that of "
-        "the chosen answer exceeds that of the rejected one. The loss is the mean of -ln sigmoid(margin) over pairs, "
-        "in nats; kl is the mean over the answers' tokens of the Kullback-Leibler divergence from the start model.",
+        "Prompt and answer are tokenized as one text, an answer's end included. An answer's log-probability is the sum "
+        "of ln p over its tokens; the margin of a pair is beta times how much more than in the start model that of the "
+        "chosen answer exceeds that of the rejected one. The loss is the mean of -ln sigmoid(margin) over pairs, in "
+        "nats; kl is the mean over the answers' tokens of the Kullback-Leibler divergence from the start model.",
     ),
     "classification": ObjectiveWords(
         "AutoModelForSequenceClassification",

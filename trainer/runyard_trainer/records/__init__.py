@@ -19,9 +19,9 @@ from runyard_trainer.records import (
     text,
     token_classification,
 )
-from runyard_trainer.records.base import HELD_OUT_STREAMS, Encoder, Example, RecordKind, Sample, Samples
+from runyard_trainer.records.base import HELD_OUT_STREAMS, Encoder, Example, RecordKind, Sample, Samples, Shown
 
-__all__ = ["HELD_OUT_STREAMS", "Encoder", "Example", "RecordKind", "Sample", "Samples", "kind_of"]
+__all__ = ["HELD_OUT_STREAMS", "Encoder", "Example", "RecordKind", "Sample", "Samples", "Shown", "kind_of"]
 
 _KINDS: dict[str, RecordKind] = {
     "causal-lm": text.KIND,
