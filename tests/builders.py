@@ -41,6 +41,7 @@ def make_run(status: TrainingRunStatus | None = None, **spec: Any) -> Run:
         resource_version="7",
         spec=make_spec(**spec),
         status=status or TrainingRunStatus(),
+        created=format_time(NOW),
     )
 
 
@@ -82,6 +83,12 @@ def make_prepare_job(*conditions: str, **metadata: Any) -> Manifest:
 def make_train_job(attempt: int = 1, *conditions: str, **metadata: Any) -> Manifest:
     """Attempt's Job of two pods; `conditions` hold."""
     return _as_stored(build_train_job(make_run(), make_spec(), SETTINGS, attempt), conditions, metadata)
+
+
+def began(job: Manifest, second: float) -> Manifest:
+    """The Job has been allowed to make pods since `second` seconds after `NOW`."""
+    job["status"]["startTime"] = format_time(at(second))
+    return job
 
 
 def _as_stored(job: Manifest, conditions: tuple[str, ...], metadata: dict[str, Any]) -> Manifest:
@@ -138,6 +145,13 @@ def make_waiting_pod(job: Manifest, index: int = 0, *, reason: str, message: str
     pod = make_pod(job, index, state={"waiting": {"reason": reason, "message": message}})
     pod["status"]["phase"] = "Pending"
     return pod
+
+
+def make_unscheduled_pod(job: Manifest, index: int = 0) -> Manifest:
+    pod = make_waiting_pod(job, index, reason="", message="")
+    del pod["spec"]["nodeName"]
+    message = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+    return with_condition(pod, "PodScheduled", "False", reason="Unschedulable", message=message)
 
 
 def with_condition(pod: Manifest, kind: str, status: str = "True", **fields: str) -> Manifest:

@@ -21,14 +21,17 @@ from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 from runyard_trainer.contract import RECORD_FORMATS, URI_PATTERN
 
-from runyard.api import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec, TrainingRunStatus
+from runyard.api import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, Compute, TrainingRunSpec, TrainingRunStatus
 
 Schema = dict[str, Any]
 
 PATHS = ("crds/runyard.dev_trainingruns.yaml", "charts/runyard/crds/runyard.dev_trainingruns.yaml")
 """Where the CRD is committed, below the root of the repository: for kubectl, and for helm."""
 
-MUTABLE_FIELDS = {"suspend"}
+MUTABLE_WHILE_SUSPENDED = ("nodes", "minNodes")
+"""Of compute."""
+
+MUTABLE_FIELDS = ("suspend", "ttlSecondsAfterFinished")
 
 COLUMNS = (
     ("Phase", "string", ".status.phase", "What the run is doing"),
@@ -88,6 +91,7 @@ def _build_version() -> dict[str, Any]:
 def _build_root() -> Schema:
     spec = _schema_of(TrainingRunSpec)
     status = _schema_of(TrainingRunStatus)
+    status["default"] = {"observedGeneration": -1}  # for kstatus, to which an object without status is all right
     status["properties"]["conditions"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
     for path, rules in build_rules().items():
         _find(spec, path)["x-kubernetes-validations"] = rules
@@ -107,7 +111,7 @@ def _build_root() -> Schema:
 
 
 def build_name_rules() -> list[dict[str, str]]:
-    """CEL rules on metadata.name, which a schema cannot speak of."""
+    """CEL rules on metadata.name, which only the root's can see."""
     return [
         {
             "rule": f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
@@ -119,6 +123,10 @@ def build_name_rules() -> list[dict[str, str]]:
             "message": "metadata.name must begin with a letter and have no dots, as the host names of the run's pods "
             "are made from it: use lower-case letters, digits and '-'",
         },
+        {
+            "rule": "!has(self.spec.model.run) || self.spec.model.run.name != self.metadata.name",
+            "message": "spec.model.run.name is this run itself, which would wait for ever: name another run",
+        },
     ]
 
 
@@ -126,7 +134,8 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
     """CEL rules by the path of the field, below spec, that they stand on."""
     record_formats = {name for formats in RECORD_FORMATS.values() for name in formats}
     return {
-        "": [_immutable(field) for field in _aliases(TrainingRunSpec) if field not in MUTABLE_FIELDS]
+        "": [_immutable(field) for field in _aliases(TrainingRunSpec) if field not in (*MUTABLE_FIELDS, "compute")]
+        + [_immutable_unless_suspended(field) for field in MUTABLE_WHILE_SUSPENDED]
         + [
             {
                 "rule": f"!has(self.model.uri) || {_as_folder('self.model.uri')} != {_as_folder('self.output.uri')}",
@@ -141,6 +150,11 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "fieldPath": ".output.uri",
             },
             *(_own_formats(objective, formats) for objective, formats in RECORD_FORMATS.items()),
+            {
+                "rule": "!has(self.training.earlyStopping) || has(self.evaluation.everySteps)",
+                "message": "training.earlyStopping needs evaluation.everySteps: say how often to measure",
+                "fieldPath": ".training.earlyStopping",
+            },
         ],
         "evaluation": [
             {
@@ -148,9 +162,33 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 f"!self.general.exists(source, source.format in {sorted(record_formats)})",
                 "message": "evaluation.general is text, which has no records: write format auto, text or jsonl there",
                 "fieldPath": ".general",
-            }
+            },
+            {
+                "rule": "!has(self.maxGeneralLossIncrease) || "
+                "(self.before && has(self.general) && size(self.general) > 0)",
+                "message": "evaluation.maxGeneralLossIncrease compares the loss on evaluation.general with that before "
+                "training: give evaluation.general, and leave evaluation.before true",
+            },
         ],
-        "model": [_exactly_one("model", "uri", "scratch")],
+        "model": [
+            _exactly_one("model", "uri", "run", "scratch"),
+            {
+                "rule": "has(self.uri) || !(has(self.digest) || has(self.step))",
+                "message": "model.digest and model.step are of the folder at model.uri, which is absent: remove them",
+            },
+            {
+                "rule": "!has(self.digest) || !has(self.step)",
+                "message": "model.digest is of the exported weights, and model.step takes others: keep one of them",
+            },
+        ],
+        "compute": [
+            *_build_compute_rules(),
+            {
+                "rule": "!has(self.minNodes) || self.minNodes <= self.nodes",
+                "message": "compute.minNodes is more than compute.nodes: lower it, or leave it out",
+                "fieldPath": ".minNodes",
+            },
+        ],
         "model.scratch.tokenizer": [_exactly_one("model.scratch.tokenizer", "train", "uri")],
         "training": [
             _exactly_one("training", "epochs", "tokens", "steps"),
@@ -167,11 +205,20 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
     }
 
 
+def _build_compute_rules() -> list[dict[str, str]]:
+    fixed = [field for field in _aliases(Compute) if field not in MUTABLE_WHILE_SUSPENDED]
+    return [
+        {**_immutable(f"compute.{field}"), "rule": _is_unchanged("", field), "fieldPath": f".{field}"}
+        for field in fixed
+    ]
+
+
 def _immutable(field: str) -> dict[str, str]:
+    exceptions = ", ".join((*MUTABLE_FIELDS, *(f"compute.{name}" for name in MUTABLE_WHILE_SUSPENDED)))
     return {
         "rule": f"self.{field} == oldSelf.{field}",
-        "message": f"spec.{field} cannot change once the run exists (only spec.suspend can): "
-        "delete the run and create another",
+        "message": f"spec.{field} cannot change once the run exists (only {exceptions} can): delete the run and create "
+        "another",
         "fieldPath": f".{field}",
     }
 
@@ -185,6 +232,20 @@ def _own_formats(objective: str, formats: tuple[str, ...]) -> dict[str, str]:
         "data.train and data.replay",
         "fieldPath": ".data",
     }
+
+
+def _immutable_unless_suspended(field: str) -> dict[str, str]:
+    return {
+        "rule": f"oldSelf.suspend || ({_is_unchanged('compute.', field)})",
+        "message": f"spec.compute.{field} can change only while the run is suspended: set spec.suspend first",
+        "fieldPath": f".compute.{field}",
+    }
+
+
+def _is_unchanged(parent: str, field: str) -> str:
+    """Also where it may be absent."""
+    new, old = f"self.{parent}{field}", f"oldSelf.{parent}{field}"
+    return f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
 
 
 def _as_folder(uri: str) -> str:

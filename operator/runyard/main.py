@@ -55,6 +55,9 @@ logger = logging.getLogger(__name__)
 
 LEASE_NAME = "runyard-operator"
 
+WATCHES_END_S = 10
+"""How long the watches may take to end. kopf waits for ever for a stream that asks for new credentials meanwhile."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -179,9 +182,11 @@ async def _run_until_signal(runtime: Runtime[Key], lease: Lease, watch: Watch) -
         ended = await asyncio.gather(working, electing, stopping, return_exceptions=True)
         await lease.release()
         watch.stop()
-        await watching
+        await asyncio.wait({watching}, timeout=WATCHES_END_S)
     for outcome in ended:
         if isinstance(outcome, Exception):
             raise outcome
+    if watching.done():
+        watching.result()
     if not stop.is_set():
         raise RuntimeError("the watches ended by themselves")

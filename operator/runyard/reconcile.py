@@ -6,9 +6,11 @@ the same pass, and the pass then counts as failed, so that the queue backs off.
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
 from runyard.cluster import Cluster, Key
 from runyard.events import record_event
@@ -16,7 +18,7 @@ from runyard.kube import ApiError
 from runyard.plan import plan
 from runyard.progress import ProgressReader
 from runyard.telemetry import Telemetry
-from runyard.world import Plan, Settings
+from runyard.world import Observed, Plan, Run, Settings
 
 AFTER_CONFLICT_S = 0.2
 AFTER_ACTIONS_S = 1.0
@@ -42,6 +44,8 @@ class Reconciler:
     settings: Settings
     instance: str
     now: Callable[[], datetime] = _now
+    admissions: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    """By namespace: two runs must not both take the last of a quota, so one looks and acts at a time."""
 
     async def __call__(self, key: Key) -> float | None:
         """Bring `key` forward; return in how many seconds to look again, or None where the run is gone or going.
@@ -52,7 +56,8 @@ class Reconciler:
             try:
                 return await self._reconcile(key)
             except ApiError as error:
-                if error.reason == "Conflict":  # someone else was quicker: nothing is wrong, but all must be read anew
+                # someone else was quicker, or the run is gone: nothing is wrong, but all must be read anew
+                if error.reason in ("Conflict", "NotFound"):
                     return AFTER_CONFLICT_S
                 raise
 
@@ -63,8 +68,18 @@ class Reconciler:
             self.telemetry.set_phase(key, None)
             return None
         observed = await self.cluster.observe(run)
-        observed = replace(observed, progress=await self.progress.read(key, observed.pods))
+        observed = replace(
+            observed, progress=await self.progress.read(key, observed.pods), silent_since=self._silent_since(key)
+        )
         planned = plan(run, observed, self.settings, self.now())
+        if planned.needs_namespace:
+            async with self.admissions[key.namespace]:
+                observed = replace(observed, namespace=await self.cluster.observe_namespace(run))
+                planned = plan(run, observed, self.settings, self.now())
+                return await self._carry_out(key, run, observed, planned)
+        return await self._carry_out(key, run, observed, planned)
+
+    async def _carry_out(self, key: Key, run: Run, observed: Observed, planned: Plan) -> float:
         applied = await self.cluster.apply(run, planned.actions)
         if applied.failed:
             observed = replace(observed, conflicts=applied.conflicts, apply_errors=applied.errors)
@@ -76,6 +91,10 @@ class Reconciler:
         if applied.failed:
             raise ApplyError("; ".join(applied.errors + tuple(f"{name} is not ours" for name in applied.conflicts)))
         return self._again_in_s(key, planned)
+
+    def _silent_since(self, key: Key) -> datetime | None:
+        silent_s = self.progress.silent_for_s(key)
+        return None if silent_s is None else self.now() - timedelta(seconds=silent_s)
 
     def _again_in_s(self, key: Key, planned: Plan) -> float:
         progress_s = self.progress.due_in_s(key)

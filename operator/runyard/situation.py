@@ -10,7 +10,7 @@ from runyard_trainer.contract import Recipe
 from runyard_trainer.outcome import PodReport
 
 from runyard import pods, render, status
-from runyard.api import ConditionType, Role, TrainingRunSpec, TrainingRunStatus
+from runyard.api import Condition, ConditionType, Recovery, Role, TrainingRunSpec, TrainingRunStatus
 from runyard.world import Action, Create, Delete, Manifest, Observed, Run, Settings
 
 
@@ -29,10 +29,21 @@ class Situation:
         assert self.run.spec is not None
         return self.run.spec
 
+    @property
+    def recovery(self) -> Recovery:
+        """What happens when an attempt ends early."""
+        return self.spec.recovery
+
+    @cached_property
+    def attempt_spec(self) -> TrainingRunSpec:
+        """The spec with as many nodes as an attempt has now: `compute.nodes`, or what of them found room."""
+        nodes = min(self.run.status.nodes or self.spec.compute.nodes, self.spec.compute.nodes)
+        return self.spec.model_copy(update={"compute": self.spec.compute.model_copy(update={"nodes": nodes})})
+
     @cached_property
     def recipe(self) -> Recipe:
         """What the pods read."""
-        return render.resolve_recipe(self.spec, self.settings)
+        return render.resolve_recipe(self.run, self.spec, self.settings)
 
     @cached_property
     def known(self) -> TrainingRunStatus:
@@ -97,6 +108,18 @@ class Situation:
     def attempt_pods(self) -> list[Manifest]:
         """The newest attempt's pods."""
         return [pod for pod in self.train_pods if pods.attempt_of(pod) == self.attempt]
+
+    @cached_property
+    def was_running(self) -> Condition | None:
+        """The stored Running, where it holds and is about the newest attempt."""
+        condition = status.find_condition(self.run.status, ConditionType.RUNNING)
+        holds = condition is not None and condition.status == "True" and self.run.status.attempt == self.attempt
+        return condition if holds else None
+
+    @property
+    def silent_since(self) -> datetime | None:
+        """Since when rank 0, which has answered in this attempt, does not any more."""
+        return self.observed.silent_since if self.was_running else None
 
     def read_rank_0_report(self) -> PodReport | None:
         """The last words of the newest attempt's rank 0."""

@@ -23,7 +23,7 @@ SMALLEST: dict[str, Any] = {
     "compute": {},
 }
 ONE_OF = {
-    "model": [["uri"], ["scratch"]],
+    "model": [["uri"], ["uri", "digest"], ["uri", "step"], ["run"], ["scratch"]],
     "model.scratch.tokenizer": [["uri"], ["train"]],
     "training": [
         [length, *batch] for length in ("epochs", "tokens", "steps") for batch in ((), ("batchSequences",))
@@ -73,7 +73,7 @@ def values(schema: dict[str, Any], path: str = "") -> st.SearchStrategy[Any]:
                 alphabet=st.characters(codec="ascii", categories=["L", "N", "P"]),
             )
             return fits.filter(
-                lambda text: schema.get("minLength", 0) <= len(text) <= min(60, schema.get("maxLength", 60))
+                lambda text: schema.get("minLength", 0) <= len(text) <= min(80, schema.get("maxLength", 60))
             )
         case "string":
             return st.text(
@@ -107,7 +107,14 @@ def is_sane(spec: dict[str, Any]) -> bool:
     output = spec["output"]["uri"].rstrip("/") + "/"
     sources = [source["uri"] for source in spec["data"]["train"]]
     is_in_its_own_text = any(uri.endswith("/") and output.startswith(uri) for uri in sources)
-    return not is_in_its_own_text and spec["model"].get("uri", "").rstrip("/") + "/" != output
+    has_shape = spec["compute"].get("minNodes", 1) <= spec["compute"].get("nodes", 1)
+    evaluation = spec.get("evaluation", {})
+    compares = bool(evaluation.get("general")) and evaluation.get("before", True)
+    is_measured = compares or "maxGeneralLossIncrease" not in evaluation
+    is_stopped = "everySteps" in evaluation or "earlyStopping" not in spec.get("training", {})
+    if not (is_measured and is_stopped):
+        return False
+    return has_shape and not is_in_its_own_text and spec["model"].get("uri", "").rstrip("/") + "/" != output
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -128,9 +135,9 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no node at all": ({"compute": {"nodes": 0}}, ["spec.compute.nodes"]),
     "two model sources": (
         {"model": {"uri": "s3://m/m", "scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}}}},
-        ["spec.model", "exactly one of uri, scratch"],
+        ["spec.model", "exactly one of uri, run, scratch"],
     ),
-    "no model source": ({"model": {}}, ["spec.model", "exactly one of uri, scratch"]),
+    "no model source": ({"model": {}}, ["spec.model", "exactly one of uri, run, scratch"]),
     "two tokenizers": (
         {"model": {"scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t", "train": {}}}}},
         ["spec.model.scratch.tokenizer", "exactly one of train, uri"],
@@ -185,7 +192,7 @@ def test_a_name_that_is_no_host_name_is_refused(api: client.CustomObjectsApi, na
     assert "metadata.name must begin with a letter and have no dots" in refused.value.body
 
 
-def test_only_suspend_may_change_once_the_run_exists(api: client.CustomObjectsApi) -> None:
+def test_only_a_few_fields_may_change_once_the_run_exists(api: client.CustomObjectsApi) -> None:
     create(api, {**SMALLEST, "model": {"scratch": {"config": {"hidden_size": 64}, "tokenizer": {"train": {}}}}},
            name="fixed", dry_run="")  # fmt: skip
 
@@ -193,14 +200,38 @@ def test_only_suspend_may_change_once_the_run_exists(api: client.CustomObjectsAp
         return api.patch_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "fixed", {"spec": spec})
 
     assert patch({"suspend": True})["spec"]["suspend"] is True
+    for ttl in (60, 0, None):
+        assert patch({"ttlSecondsAfterFinished": ttl})["spec"].get("ttlSecondsAfterFinished") == ttl
     for changed in (
-        {"compute": {"nodes": 3}},
+        {"compute": {"gpusPerNode": 3}},
+        {"compute": {"image": "another"}},
         {"model": {"scratch": {"config": {"hidden_size": 65}}}},
         {"training": {"epochs": 2}},
         {"output": {"uri": "s3://elsewhere/x"}},
     ):
         with pytest.raises(client.ApiException) as refused:
             patch(changed)
-        assert f"spec.{next(iter(changed))} cannot change" in refused.value.body
-        assert "only spec.suspend can" in refused.value.body
+        assert f"spec.{next(iter(changed))}" in refused.value.body
+        assert "cannot change" in refused.value.body
+        assert "only suspend, ttlSecondsAfterFinished, compute.nodes, compute.minNodes can" in refused.value.body
     api.delete_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "fixed")
+
+
+def test_the_shape_may_change_while_the_run_is_suspended_and_not_otherwise(api: client.CustomObjectsApi) -> None:
+    created = create(api, {**SMALLEST, "compute": {"nodes": 4}}, name="elastic", dry_run="")
+    assert created["status"]["observedGeneration"] == -1, "kstatus takes a run that nobody has seen yet for ready"
+
+    def patch(spec: dict[str, Any]) -> Any:
+        return api.patch_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "elastic", {"spec": spec})
+
+    for changed in ({"nodes": 3}, {"minNodes": 2}):
+        with pytest.raises(client.ApiException) as refused:
+            patch({"compute": changed})
+        assert "can change only while the run is suspended" in refused.value.body
+    patch({"suspend": True})
+    assert patch({"compute": {"nodes": 3, "minNodes": 2}})["spec"]["compute"]["nodes"] == 3
+    with pytest.raises(client.ApiException) as refused:
+        patch({"compute": {"minNodes": 4}})
+    assert "compute.minNodes is more than compute.nodes" in refused.value.body
+    patch({"suspend": False, "compute": {"nodes": 2}})
+    api.delete_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "elastic")

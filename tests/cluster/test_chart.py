@@ -155,11 +155,13 @@ def granted(manifests: list[Manifest], kind: str) -> set[tuple[str, str, str]]:
 def test_the_rights_are_these_and_no_others(control_plane: ControlPlane) -> None:
     manifests = render(control_plane)
     assert granted(manifests, "ClusterRole") == {
-        *(("trainingruns", verb, "") for verb in ("get", "list", "watch")),
+        *(("trainingruns", verb, "") for verb in ("get", "list", "watch", "delete")),
         ("trainingruns/status", "patch", ""),
         *(("jobs", verb, "") for verb in ("get", "list", "watch", "create", "delete")),
         *(("pods", verb, "") for verb in ("list", "watch")),
         *((kind, verb, "") for kind in ("services", "configmaps") for verb in ("get", "list", "create")),
+        ("resourcequotas", "list", ""),
+        ("priorityclasses", "list", ""),
         ("events", "create", ""),
     }
     assert granted(manifests, "Role") == {

@@ -17,7 +17,7 @@ from aiohttp import web
 from runyard.api import API_VERSION, Condition, LastFailure, Phase, TrainingRunStatus
 from runyard.cluster import Cluster, Key, NotLeaderError
 from runyard.events import record_event
-from runyard.kube import ApiError, Kube, connect
+from runyard.kube import MERGE_PATCH, ApiError, Kube, connect
 from runyard.progress import ProgressReader
 from runyard.world import Create, Delete, Event
 from runyard_trainer.outcome import PROGRESS_PORT
@@ -137,6 +137,21 @@ def test_a_delete_made_from_an_old_view_is_refused_and_one_from_the_present_view
     in_lab(story)
 
 
+def test_a_run_is_deleted_as_it_was_seen_and_not_one_that_was_changed_meanwhile() -> None:
+    async def story(lab: Lab) -> None:
+        seen = await lab.read_run()
+        patch = {"metadata": {"labels": {"kept": "yes"}}}
+        await lab.kube.request("PATCH", f"{lab.path('trainingruns', API_VERSION)}/cpt", body=patch,
+                               content_type=MERGE_PATCH)  # fmt: skip
+        delete = Delete("TrainingRun", "cpt", seen.uid, seen.resource_version)
+        assert (await try_to(lab.cluster.apply(seen, [delete]))).reason == "Conflict"
+        run = await lab.read_run()
+        await lab.cluster.apply(run, [Delete("TrainingRun", "cpt", run.uid, run.resource_version)])
+        assert await lab.cluster.read_run(lab.key) is None
+
+    in_lab(story)
+
+
 def test_a_replica_that_does_not_lead_writes_nothing() -> None:
     async def story(lab: Lab) -> None:
         run = await lab.read_run()
@@ -245,6 +260,10 @@ def unavailable() -> web.Response:
     return web.Response(status=503, text="etcd has no leader")
 
 
+def login_page() -> web.Response:
+    return web.Response(text="<html>please log in</html>", content_type="text/html")
+
+
 @asynccontextmanager
 async def through(weather: BadWeather, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kube]:
     app = web.Application()
@@ -268,7 +287,7 @@ async def through(weather: BadWeather, folder: Path, monkeypatch: pytest.MonkeyP
         await runner.cleanup()
 
 
-@pytest.mark.parametrize("trouble", [busy, unavailable, drop_connection])
+@pytest.mark.parametrize("trouble", [busy, unavailable, drop_connection, login_page])
 def test_writes_are_repeated_through_passing_trouble_and_happen_once(
     trouble: Callable[[], web.Response], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

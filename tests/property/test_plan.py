@@ -1,15 +1,15 @@
 """The plan in a small world that does to a run whatever a cluster can do, in any order.
 
 Pods start, end with any code, are deleted and lost with their nodes; Jobs fail, complete, are deleted; status writes
-are lost after the actions; the user suspends and resumes; time passes. After each step the promises of `plan` are
-checked, and in the end the weather turns good and the run has to arrive.
+are lost after the actions; the nodes are full, rank 0 falls silent; the user suspends and resumes; time passes. After
+each step the promises of `plan` are checked, and in the end the weather turns good and the run has to arrive.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from hypothesis import given, settings
@@ -22,7 +22,7 @@ from runyard.times import format_time
 from runyard.world import Create, Manifest, Observed, Plan
 from runyard_trainer.outcome import CommittedCheckpoint, Progress
 
-from tests.builders import NOW, SETTINGS, make_pod, make_progress, make_run
+from tests.builders import NOW, SETTINGS, make_pod, make_progress, make_run, make_unscheduled_pod
 
 GRACE_S = 120
 MAX_PASSES = 6
@@ -35,11 +35,14 @@ class Cluster:
         self.now = NOW
         self.status = TrainingRunStatus()
         self.suspend = False
+        self.is_full = False
+        """No node takes another pod."""
         self.jobs: dict[str, Manifest] = {}
         self.pods: dict[str, Manifest] = {}
         self.names: set[str] = set()
         self.created: list[str] = []
         self.progress: Progress | None = None
+        self.silent_since: datetime | None = None
         self._num_made = 0
 
     # -------------------------------------------------------------------------------------------------- the operator
@@ -51,6 +54,7 @@ class Cluster:
             services=frozenset(self.names),
             config_maps=frozenset(self.names),
             progress=self.progress,
+            silent_since=self.silent_since,
         )
         return plan(make_run(self.status, suspend=self.suspend), observed, SETTINGS, self.now)
 
@@ -72,7 +76,7 @@ class Cluster:
         elif name not in self.jobs:
             self._num_made += 1
             manifest["metadata"] |= {"uid": f"job-{self._num_made}", "resourceVersion": "1"}
-            manifest["status"] = {"conditions": []}
+            manifest["status"] = {"conditions": [], "startTime": format_time(self.now)}
             self.jobs[name] = manifest
             self.created.append(name)
 
@@ -129,8 +133,18 @@ class Cluster:
         for index in range(job["spec"]["completions"]):
             if (role_of(job) == "prepare" and not is_busy) or str(index) not in labels:
                 self._num_made += 1
-                pod = make_pod(job, index, creationTimestamp=format_time(self.now))
+                pod = make_unscheduled_pod(job, index) if self.is_full else make_pod(job, index)
+                pod["metadata"]["creationTimestamp"] = format_time(self.now)
                 self.pods[f"{pod['metadata']['name']}-{self._num_made}"] = pod
+
+    def schedule(self) -> None:
+        """There is room again: every pod that waits starts."""
+        self.is_full = False
+        for pod in self.pods.values():
+            if "nodeName" not in pod["spec"]:
+                pod["spec"]["nodeName"] = "node-9"
+                running = {"name": "trainer", "state": {"running": {}}}
+                pod["status"] = {"phase": "Running", "containerStatuses": [running]}
 
     def live_pods(self) -> list[Manifest]:
         return [pod for pod in self.pods.values() if not is_over(pod)]
@@ -153,7 +167,7 @@ class Story:
     # ------------------------------------------------------------------------------------------------- what can happen
 
     def end_pod(self, pick: int, code: int) -> None:
-        if pods := self.cluster.live_pods():
+        if pods := [pod for pod in self.cluster.live_pods() if "nodeName" in pod["spec"]]:
             self.cluster.end_pod(pods[pick % len(pods)], code)
 
     def delete_pod(self, pick: int) -> None:
@@ -169,10 +183,18 @@ class Story:
     def answer_with_progress(self, pick: int) -> None:
         checkpoint = CommittedCheckpoint(uri="u", step=pick, time="t")
         attempt = max(1, self.cluster.status.attempt)
+        self.cluster.silent_since = None
         self.cluster.progress = make_progress(attempt=attempt, step=pick, checkpoint=checkpoint)
 
     def set_suspend(self, value: bool) -> None:
         self.cluster.suspend = value
+
+    def fill_nodes(self) -> None:
+        self.cluster.is_full = True
+
+    def fall_silent(self) -> None:
+        """Rank 0 does not answer any more."""
+        self.cluster.progress, self.cluster.silent_since = None, self.cluster.now
 
     def pass_time(self, seconds: int) -> None:
         self.cluster.now += timedelta(seconds=seconds)
@@ -221,7 +243,8 @@ class Story:
 
     def arrive(self) -> None:
         """In good weather every run arrives."""
-        self.cluster.suspend, self.cluster.progress = False, None
+        self.cluster.suspend, self.cluster.progress, self.cluster.silent_since = False, None, None
+        self.cluster.schedule()
         for _ in range(60):
             self.settle()
             if is_finished(self.cluster.status):
@@ -241,8 +264,12 @@ EVENTS: dict[str, Callable[[Story, int], None]] = {
     "rank 0 answers": Story.answer_with_progress,
     "suspend": lambda story, _: story.set_suspend(True),
     "resume": lambda story, _: story.set_suspend(False),
+    "the nodes are full": lambda story, _: story.fill_nodes(),
+    "there is room again": lambda story, _: story.cluster.schedule(),
+    "rank 0 falls silent": lambda story, _: story.fall_silent(),
     "a second passes": lambda story, _: story.pass_time(1),
     "minutes pass": lambda story, _: story.pass_time(300),
+    "a quarter of an hour passes": lambda story, _: story.pass_time(900),
 }
 REACTIONS: dict[str, Callable[[Story], object]] = {
     "nobody notices": lambda _: None,
@@ -258,7 +285,8 @@ def check_counts(before: TrainingRunStatus, after: TrainingRunStatus) -> None:
     """An attempt that has ended early is counted, once."""
     num_ended = after.ended_attempt - before.ended_attempt
     num_counted = sum(
-        getattr(after.restarts, name) - getattr(before.restarts, name) for name in ("failures", "disruptions")
+        getattr(after.restarts, name) - getattr(before.restarts, name)
+        for name in ("failures", "disruptions", "startups")
     )
     assert 0 <= num_counted <= num_ended <= 1
     assert after.ended_attempt <= after.attempt <= after.ended_attempt + 1

@@ -24,7 +24,7 @@ OPPOSITES = {"good": "bad", "small": "old", "cat": "dog", "red": "tree"}
 
 
 def save_chat_model(folder: Path, model_type: str = "llama", template: str | None = None) -> None:
-    """Random weights without dropout, and a tokenizer with ChatML's special tokens, whether or not it has a template."""
+    """Random weights without dropout, and a tokenizer with ChatML's special tokens, with or without a template."""
     tokenizer = build_chat_tokenizer(template)
     tokens = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 0}
     given = CONFIGS[model_type] | NO_DROPOUT.get(model_type, {}) | tokens

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import torch
 from runyard_trainer.contract import Recipe
 from runyard_trainer.order import Order
 from runyard_trainer.records import kind_of
 from runyard_trainer.records.packing import PackedRecords
 from runyard_trainer.shards import IGNORED, open_dataset, read_resolved
 from runyard_trainer.storage import open_store
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.ranks.chat_models import CHATML, build_chat_rows, build_prompt_rows, save_chat_model
-from tests.ranks.fine_tuning import build_recipe, prepare_run, read_output, train_rank, write_rows
+from tests.ranks.fine_tuning import build_recipe, prepare_run, train_rank, write_rows
 from tests.ranks.prepared import read_losses
 from tests.ranks.run_ranks import run_ranks
 from tests.ranks.trl_reference import build_trl_trainer, train_with_trl
@@ -40,7 +37,11 @@ def test_20_steps_lose_what_trl_loses_to_1e_5_on_the_same_tokens_and_spans(
     save_chat_model(tmp_path / "model", model_type, CHATML if is_chat else None)
     write_rows(tmp_path / "train.jsonl", rows)
     recipe = build_recipe(
-        tmp_path, "sft", data={"validation": {"fraction": 0}}, evaluation={"before": False}, training={"batchSequences": 4}
+        tmp_path,
+        "sft",
+        data={"validation": {"fraction": 0}},
+        evaluation={"before": False},
+        training={"batchSequences": 4},
     )
     prepare_run(recipe)
     trainer = build_trl_trainer(recipe, rows, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from runyard_trainer.context import World
 from runyard_trainer.contract import Recipe
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.order import Order
-from runyard_trainer.outcome import Interrupted
+from runyard_trainer.outcome import ExitCode, Interrupted
 from runyard_trainer.records import kind_of
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.storage import open_store
@@ -81,6 +82,40 @@ def digest_of_weights(recipe: Recipe) -> str:
 def read_head(recipe: Recipe) -> dict[str, Any]:
     head: dict[str, Any] = json.loads(Path(recipe.output.uri.removeprefix("file://"), "head.json").read_text())
     return head
+
+
+def stopped_rank(world: World, folder: Path, recipe: Recipe, attempt: int) -> str:
+    """As `train_rank`, but told to stop as soon as it has taken a step."""
+    head = Path(recipe.output.uri.removeprefix("file://")) / "head.json"
+    known = json.loads(head.read_text())["checkpoint"] if head.exists() else None
+
+    def act() -> None:
+        wait_until(lambda: head.exists() and json.loads(head.read_text())["checkpoint"] != known, 60)
+        send_sigterm()
+
+    if world.rank == 0:
+        threading.Thread(target=act, daemon=True).start()
+    return train_rank(world, folder, recipe, attempt)
+
+
+def hanging_rank(world: World, folder: Path, recipe: Recipe, restarts: bool) -> str:
+    """Rank 1 hangs for ever once a checkpoint is committed, or for a few seconds where nothing is restarted."""
+    head = Path(recipe.output.uri.removeprefix("file://")) / "head.json"
+    stacks = head.parent / "stacks" / "attempt-1"
+
+    def hang(*_: object) -> None:
+        wait_until(lambda: not restarts and len(list(stacks.glob("*.txt"))) == world.size, 120)
+
+    def act() -> None:
+        wait_until(lambda: head.exists() and json.loads(head.read_text())["checkpoint"], 60)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    signal.signal(signal.SIGUSR1, hang)
+    if world.rank == 1:
+        threading.Thread(target=act, daemon=True).start()
+    context = build_context(folder, recipe, world)
+    train(recipe, dataclasses.replace(context, stall_s=2, restarts_on_stall=restarts))
+    return "finished"
 
 
 # ------------------------------------------------------------------------------------------ world's size
@@ -172,3 +207,38 @@ def test_a_finished_run_is_not_trained_again(folder: Path) -> None:
     before = read_head(recipe)["result"]
     assert run_ranks(train_rank, 1, folder, recipe, 2) == ["finished"]
     assert read_head(recipe)["result"] == before
+
+
+def test_a_run_goes_on_with_another_number_of_ranks_on_the_same_samples(folder: Path) -> None:
+    undisturbed, elastic = build_recipe(folder, "rigid"), build_recipe(folder, "elastic")
+    assert run_ranks(train_rank, 1, folder, undisturbed) == ["finished"]
+    ended = run_ranks(stopped_rank, 3, folder, elastic, 1)
+    assert all(end.startswith("interrupted") for end in ended)
+    assert run_ranks(train_rank, 2, folder, elastic, 2) == ["finished"] * 2
+    assert len(read_losses(elastic)) == 20
+    assert read_losses(elastic) == pytest.approx(read_losses(undisturbed), abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ hanging
+
+
+def read_stacks(recipe: Recipe) -> list[str]:
+    folder = Path(recipe.output.uri.removeprefix("file://"), "stacks", "attempt-1")
+    return [(folder / f"rank-{rank}.txt").read_text() for rank in range(2)]
+
+
+def test_a_rank_that_hangs_ends_the_attempt_once_every_rank_has_left_its_stacks(folder: Path) -> None:
+    recipe = build_recipe(folder, "hanging", steps=60)
+    ended = end_ranks(hanging_rank, 2, folder, recipe, True)
+    assert ended[1].error == f"exit code {ExitCode.STALLED.value}"
+    assert ended[0].error is not None, "it ended likewise, or as it lost the other"
+    waiting, hanging = read_stacks(recipe)
+    assert "distributed_c10d.py" in waiting
+    assert "in hang\n" in hanging
+    assert run_ranks(train_rank, 2, folder, recipe, 2) == ["finished"] * 2
+
+
+def test_a_rank_that_hangs_for_a_while_is_only_told_where_nothing_is_restarted(folder: Path) -> None:
+    recipe = build_recipe(folder, "told", steps=60)
+    assert run_ranks(hanging_rank, 2, folder, recipe, False) == ["finished"] * 2
+    assert "in hang\n" in read_stacks(recipe)[1]

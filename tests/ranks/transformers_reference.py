@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,19 @@ from runyard_trainer.shards import DatasetInfo
 from transformers.optimization import get_scheduler
 
 
-def train_reference(recipe: Recipe, info: DatasetInfo, batches: list[dict[str, torch.Tensor]]) -> list[float]:
-    """The loss of each step, each batch in one piece, as the model itself computes it from `labels`."""
+def lose_at_once(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """As the model itself computes it of a batch with labels, in one piece."""
+    loss: torch.Tensor = model(**batch).loss
+    return loss
+
+
+def train_reference(
+    recipe: Recipe,
+    info: DatasetInfo,
+    batches: Sequence[Any],
+    lose: Callable[[Any, Any], torch.Tensor] = lose_at_once,
+) -> list[float]:
+    """The loss of each step; `lose` computes it from the model and a batch."""
     torch.set_num_threads(1)
     training = recipe.training
     objective = build_objective(recipe, info)
@@ -36,7 +48,7 @@ def train_reference(recipe: Recipe, info: DatasetInfo, batches: list[dict[str, t
     )
     losses = []
     for batch in batches:
-        loss = model(**batch).loss
+        loss = lose(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.optimizer.max_grad_norm)
         optimizer.step()

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import RECIPE_PATH, Recipe
 from runyard_trainer.outcome import TERMINATION_LOG_PATH, ExitCode, Interrupted, PodReport, UserError
+from runyard_trainer.storage.base import StorageUnavailable
 
 USAGE = "usage: python -m runyard_trainer recipe.yaml | prepare [recipe.yaml] | train [recipe.yaml]"
 
@@ -70,11 +71,17 @@ def run_reported(work: Callable[[], PodReport]) -> PodReport:
         _say(f"interrupted: {error}")
         code = ExitCode.INTERRUPTED
         return PodReport(reason=code.reason, message=str(error), exit_code=code)
+    except StorageUnavailable as error:
+        _say(f"error: {error}")
+        return PodReport(reason="StorageUnavailable", message=str(error)[:1000], exit_code=ExitCode.FAILED)
     except Exception as error:  # noqa: BLE001 - the last one to see it: it becomes traceback, report and exit code
         traceback.print_exc()
         message = f"{type(error).__name__}: {error}"
+        is_out_of_memory = (
+            type(error).__name__ == "OutOfMemoryError"
+        )  # torch's; importing torch here would take seconds
         return PodReport(
-            reason=ExitCode.FAILED.reason,
+            reason="GpuOutOfMemory" if is_out_of_memory else ExitCode.FAILED.reason,
             message=message[:1000],
             exit_code=ExitCode.FAILED,
             log_tail=traceback.format_exc(),
@@ -103,7 +110,11 @@ def train_command(path: Path, env: Mapping[str, str]) -> PodReport:
 
     from runyard_trainer.train import train  # deferred, as above
 
-    return PodReport(reason="Completed", result=train(recipe, context))
+    def end_process(report: PodReport) -> None:
+        write_report(report, report_path("train", env))
+        _end_process(report.exit_code)
+
+    return PodReport(reason="Completed", result=train(recipe, context, end_process))
 
 
 def alone_command(path: Path, env: Mapping[str, str]) -> PodReport:

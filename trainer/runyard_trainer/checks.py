@@ -15,10 +15,13 @@ import transformers
 from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
 
 from runyard_trainer.contract import Recipe, ScratchModel
+from runyard_trainer.model_folder import find_checkpoint
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.storage import Location, NotFound, open_store
 
@@ -31,6 +34,8 @@ _ARCHITECTURES: dict[str, tuple[Mapping[str, Any], str]] = {
     "causal-lm": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot predict the next token"),
     "sft": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot predict the next token"),
     "classification": (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "has no head that classifies texts"),
+    "token-classification": (MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, "has no head that tags words"),
+    "question-answering": (MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES, "has no head that finds answers"),
 }
 """By objective: which architectures can be trained so, and what the others cannot do."""
 
@@ -45,7 +50,10 @@ def check_model(recipe: Recipe) -> PretrainedConfig:
         config = _build_scratch_config(recipe.model.scratch, recipe.objective)
         field = "model.scratch.config."
     else:
-        assert recipe.model.uri is not None, "the contract holds exactly one of uri and scratch"
+        if recipe.model.uri is None:
+            raise UserError("model.run is known in a cluster only: name model.uri, the folder that the run has left")
+        if recipe.model.step is not None:
+            find_checkpoint(recipe)
         config = _read_config(open_store(recipe.model.uri, recipe.storage, "model.uri"), recipe.objective)
         field = f"model.uri: {recipe.model.uri}/config.json says "
     _check_sequence_length(config, recipe.training.sequence_length, field)
@@ -149,6 +157,11 @@ def check_vocabulary(config: PretrainedConfig, vocab_size: int, recipe: Recipe) 
             f"{rows}: put the tokenizer there that the model was trained with",
             ExitCode.DATA_ERROR,
         )
+
+
+def classes_of(config: PretrainedConfig) -> list[str]:
+    """What the head of a model tells apart, in the order of its outputs."""
+    return [str(name) for _, name in sorted((config.id2label or {}).items())]
 
 
 def _last_line(error: Exception) -> str:

@@ -37,7 +37,8 @@ class Model(BaseModel):
 def _check_exactly_one(model: BaseModel, path: str, *names: str) -> None:
     given = [to_camel(name) for name in names if getattr(model, name) is not None]
     if len(given) != 1:
-        wanted = " or ".join(to_camel(name) for name in names)
+        *others, last = map(to_camel, names)
+        wanted = f"{', '.join(others)} or {last}"
         found = f"found {' and '.join(given)}" if given else "found none"
         raise ValueError(f"{path} needs exactly one of {wanted}: {found}")
 
@@ -100,17 +101,37 @@ class ScratchModel(Model):
     """The tokenizer to train or to read."""
 
 
+class SourceRun(Model):
+    """What another run leaves; this one waits for it."""
+
+    name: str = Field(min_length=1, max_length=63)
+    """A TrainingRun of the same namespace."""
+    checkpoint: str = Field(default="best", max_length=20, pattern=r"^(best|last|[0-9]+)$")
+    """`best`: the model that it has exported. `last`, or a step: a checkpoint that it has kept."""
+
+
 class ModelSource(Model):
-    """Where the weights come from. Exactly one of `uri` and `scratch`."""
+    """Where the weights come from. Exactly one of `uri`, `run` and `scratch`."""
 
     uri: Uri | None = None
     """A Hugging Face model folder with safetensors weights and a tokenizer."""
+    digest: str | None = Field(default=None, max_length=80, pattern=r"^sha256:[0-9a-f]{64}$")
+    """Of the folder at `uri`, as lineage and status tell it: anything else found there is refused."""
+    step: int | None = Field(default=None, ge=1)
+    """Take the weights from the checkpoint of this step, which the run that left the folder at `uri` has kept."""
+    run: SourceRun | None = None
+    """Another TrainingRun of the namespace, once it has succeeded. Resolved to `uri` and `digest` or `step`."""
     scratch: ScratchModel | None = None
     """Pre-train from random weights."""
 
     @model_validator(mode="after")
     def _check_one_of(self) -> ModelSource:
-        _check_exactly_one(self, "model", "uri", "scratch")
+        _check_exactly_one(self, "model", "uri", "run", "scratch")
+        for name in ("digest", "step"):
+            if getattr(self, name) is not None and self.uri is None:
+                raise ValueError(f"model.{name} is of the folder at model.uri, which is absent: remove model.{name}")
+        if self.digest is not None and self.step is not None:
+            raise ValueError("model.digest is of the exported weights, and model.step takes others: keep one of them")
         return self
 
 
@@ -145,6 +166,18 @@ class Columns(Model):
     """What it is to do that with; may be absent or empty."""
     output: ColumnName = "output"
     """What it is to answer."""
+    tokens: ColumnName = "tokens"
+    """The words of a text, as a list, for token-classification."""
+    tags: ColumnName = "tags"
+    """The tag of each word, as a list."""
+    id: ColumnName = "id"
+    """The name of a question, for question-answering; it may be absent."""
+    context: ColumnName = "context"
+    """The text that holds the answer."""
+    question: ColumnName = "question"
+    """The question."""
+    answers: ColumnName = "answers"
+    """Its answers, as an object of two lists: `text`, and `answer_start`, where each begins in the context."""
 
 
 RECORD_FORMATS: dict[str, tuple[str, ...]] = {"sft": ("prompt-completion", "messages", "alpaca", "conversations")}
@@ -227,6 +260,15 @@ class Optimizer(Model):
     """Gradients are scaled down to this norm."""
 
 
+class EarlyStopping(Model):
+    """End a run that gets no better on held-out data. Needs `evaluation.everySteps`."""
+
+    patience: int = Field(default=3, ge=1, le=1000)
+    """Measurements in a row that may be no better than the best before them."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """What counts as better, in the objective's own measure: loss, macro F1..."""
+
+
 class Training(Model):
     """How long and how to train. Exactly one of `epochs`, `tokens` and `steps`; at most one of `batchTokens` and
     `batchSequences`.
@@ -259,6 +301,8 @@ class Training(Model):
     """`full`: recompute each layer in the backward pass, to save memory."""
     deterministic: bool = False
     """On CUDA: only algorithms that give the same bits each time, at a price. On CPU it is always so."""
+    early_stopping: EarlyStopping | None = None
+    """End early when the held-out data says so. Absent: all steps are made."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Of initial weights, data order and dropout."""
 
@@ -276,12 +320,18 @@ class Training(Model):
 
 
 class Evaluation(Model):
-    """Measured on the same held-out text before the first step and after the last."""
+    """Measured on the same held-out data before the first step and after the last."""
 
     before: bool = True
     """Measure the model before it is trained, too."""
+    every_steps: int | None = Field(default=None, ge=1)
+    """Measure besides every so many steps, and export the best model that was measured. Absent: export the last."""
     general: Annotated[list[DataSource], Field(max_length=64)] = []
     """Held-out text of the general kind: what the model forgets shows here."""
+    max_general_loss_increase: float | None = Field(default=None, ge=0)
+    """Nats per token that the loss on `general` may rise: a model that forgot more is exported only where all did."""
+    on_violation: Literal["Warn", "Fail"] = "Warn"
+    """Where all forgot more: `Warn` exports the one that forgot least and says so, `Fail` ends the run as failed."""
 
 
 class Checkpoint(Model):
@@ -325,9 +375,10 @@ _DEFAULT_LEARNING_RATES: dict[Mode, float] = {"PreTraining": 3e-4, "ContinuedPre
 class Recipe(Model):
     """What to learn, from what, and where to leave it."""
 
-    objective: Literal["causal-lm", "sft", "classification"] = "causal-lm"
+    objective: Literal["causal-lm", "sft", "classification", "token-classification", "question-answering"] = "causal-lm"
     """What the model is trained to do. `causal-lm`: predict the next token. `sft`: answer, learned from prompts and
-    conversations. `classification`: name the class of a text, or its classes."""
+    conversations. `classification`: name the class of a text, or its classes. `token-classification`: tag the words of
+    a text. `question-answering`: find the answer in a text."""
     model: ModelSource
     """Where the weights come from."""
     data: Data
@@ -350,6 +401,18 @@ class Recipe(Model):
         _check_formats("data.train", self.data.train, *own)
         _check_formats("data.replay.sources", replayed, *own)
         _check_formats("evaluation.general", self.evaluation.general, "general text has no records", ())
+        return self
+
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> Recipe:
+        evaluation = self.evaluation
+        if self.training.early_stopping is not None and evaluation.every_steps is None:
+            raise ValueError("training.earlyStopping needs evaluation.everySteps: say how often to measure")
+        if evaluation.max_general_loss_increase is not None and not (evaluation.general and evaluation.before):
+            raise ValueError(
+                "evaluation.maxGeneralLossIncrease compares the loss on evaluation.general with that before training: "
+                "give evaluation.general, and leave evaluation.before true"
+            )
         return self
 
     @property

@@ -23,10 +23,12 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import PreTrainedModel
 
+from runyard_trainer.checkpoint_files import told_when_full
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe
 from runyard_trainer.distributed import run_on_rank_0
 from runyard_trainer.lineage import build_lineage, read_source_lineage
+from runyard_trainer.model_folder import digest_of, files_of
 from runyard_trainer.outcome import Result
 from runyard_trainer.report import RunSummary, TrainedRun, render_card, render_report
 from runyard_trainer.samples import choose_prompts, write_samples
@@ -66,7 +68,11 @@ def export_run(
     weights = gather_weights(model)
 
     def write() -> Result:
-        with TemporaryDirectory(prefix="runyard-export-", dir=context.scratch_dir) as scratch:
+        scratch_dir = context.scratch_dir
+        with (
+            told_when_full("write the model", scratch_dir),
+            TemporaryDirectory(prefix="runyard-export-", dir=scratch_dir) as scratch,
+        ):
             folder = Path(scratch)
             num_parameters = sum(tensor.numel() for tensor in weights.values())  # before they are written, and dropped
             model.save_pretrained(folder, state_dict=weights, max_shard_size=MAX_SHARD_SIZE)
@@ -121,6 +127,8 @@ def _leave(
         uri=(output / "model").uri,
         report=(output / "report.html").uri,
         digest=digest_of(folder),
+        step=trained.exported_step,
+        warning=trained.warning,
         before=trained.before,
         after=trained.after,
     )
@@ -131,6 +139,11 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
     return {
         "before": trained.before and trained.before.model_dump(by_alias=True, exclude_none=True),
         "after": trained.after.model_dump(by_alias=True, exclude_none=True),
+        "measured": [
+            {"step": each.step, **each.losses.model_dump(by_alias=True, exclude_none=True)}
+            for each in trained.candidates
+        ],
+        "exportedStep": trained.exported_step,
         "precision": trained.precision,
         "sequenceLength": recipe.training.sequence_length,
         "definition": EVAL_DEFINITION,
@@ -145,20 +158,6 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
             if (info := dataset.info.streams.get(stream, StreamInfo())).documents
         },
     }
-
-
-def digest_of(folder: Path) -> str:
-    """sha256 over a line `<name> <sha256>` for each file, in order of name.
-
-    The model card is left out: it tells of the run, and the same weights have the same digest.
-    """
-    lines = []
-    for path in _files_of(folder):
-        if path.name == "README.md":
-            continue
-        with path.open("rb") as file:
-            lines.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n")
-    return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 
 
 def _copy_tokenizer(dataset: Dataset, folder: Path) -> None:
@@ -187,17 +186,13 @@ def _describe_dataset(dataset: Dataset) -> dict[str, str]:
 
 def _upload_folder(folder: Path, target: Location) -> None:
     """Upload each file, and delete what another world's export, killed midway, may have left besides."""
-    names = {path.name for path in _files_of(folder)}
+    names = {path.name for path in files_of(folder)}
     for name in sorted(names):
         (target / name).upload_file(folder / name)
     for info in list(target.list()):
         name = info.key.rpartition("/")[2]
         if name not in names:
             (target / name).delete()
-
-
-def _files_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def _to_json(value: dict[str, Any]) -> str:

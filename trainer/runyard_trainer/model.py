@@ -10,6 +10,7 @@ So a run starts from the same weights whatever its world's size, and no rank but
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,16 +29,19 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from runyard_trainer.checks import check_model, check_vocabulary
+from runyard_trainer.checks import check_model, check_vocabulary, classes_of
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe, Training
 from runyard_trainer.distributed import run_on_rank_0
+from runyard_trainer.model_folder import download_model
 from runyard_trainer.objectives import Objective, ObjectiveModule, Traits
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.shards import DatasetInfo
-from runyard_trainer.storage import open_store
+from runyard_trainer.source_checkpoint import load_checkpoint_weights
 
 Precision = Literal["bf16", "fp32"]
+
+log = logging.getLogger(__name__)
 
 
 class ShardedModule(ObjectiveModule, FSDPModule):
@@ -88,7 +92,11 @@ def _build_full_model(recipe: Recipe, objective: Objective, data: DatasetInfo, c
     objective.configure(config)
     folder = context.scratch_dir / "source-model"
     try:
-        return read_model(_download_model(recipe, folder), config, objective, recipe)
+        download_model(recipe, folder)
+        model = read_model(folder, config, objective, recipe)
+        if recipe.model.step is not None:
+            load_checkpoint_weights(model, recipe, folder)
+        return model
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -116,17 +124,6 @@ def _build_model(config: PreTrainedConfig, objective: Objective) -> PreTrainedMo
     return cast(PreTrainedModel, objective.auto_class.from_config(config, dtype=torch.float32))
 
 
-def _download_model(recipe: Recipe, folder: Path) -> Path:
-    assert recipe.model.uri is not None, "the contract holds exactly one of uri and scratch"
-    source = open_store(recipe.model.uri, recipe.storage, "model.uri")
-    folder.mkdir(parents=True, exist_ok=True)
-    for entry in source.list():
-        name = entry.key.removeprefix(source.prefix).lstrip("/")
-        if name.endswith((".safetensors", ".json")) and "/" not in name:
-            (source / name).download_file(folder / name)
-    return folder
-
-
 def read_model(folder: Path, config: PreTrainedConfig, objective: Objective, recipe: Recipe) -> PreTrainedModel:
     """Read safetensors and nothing that could run; what the objective brings itself is drawn from the seed.
 
@@ -144,13 +141,23 @@ def read_model(folder: Path, config: PreTrainedConfig, objective: Objective, rec
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=bool(objective.new_weights),
+                key_mapping=_map_names(config, objective),
             )
+            renew_head(model, folder, set(report["missing_keys"]), objective)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).replace(str(folder), "the folder")
         raise UserError(
             f"model.uri: {recipe.model.uri} cannot be opened for objective {recipe.objective}: {reason}",
             ExitCode.DATA_ERROR,
         ) from error
+    misfits = sorted(name for name, *_ in report["mismatched_keys"] if not _is_new(name, objective))
+    if misfits:
+        raise UserError(
+            f"model.uri: {len(misfits)} weights of {recipe.model.uri} have other sizes than its config.json says, "
+            f"{misfits[0]} first: upload the whole model",
+            ExitCode.DATA_ERROR,
+        )
     missing = sorted(name for name in report["missing_keys"] if not _is_new(name, objective))
     if missing:
         raise UserError(
@@ -164,6 +171,43 @@ def read_model(folder: Path, config: PreTrainedConfig, objective: Objective, rec
 def _is_new(name: str, objective: Objective) -> bool:
     """Whether a weight belongs to a part that the objective brings, at the top of the model or of its body."""
     return any(part in objective.new_weights for part in name.split(".")[:2])
+
+
+def _map_names(config: PreTrainedConfig, objective: Objective) -> dict[str, str] | None:
+    """How the weights of a model's body are called in this class, where its family calls them otherwise.
+
+    Llama and its kin have `model.`, but `transformer.` in their classes for question answering.
+    """
+    model_class = objective.auto_class._model_mapping[type(config)]
+    family = next(base for base in model_class.__mro__[1:] if issubclass(base, PreTrainedModel))
+    theirs, ours = family.base_model_prefix, model_class.base_model_prefix
+    return None if theirs == ours else {rf"^{theirs}\.": f"{ours}."}
+
+
+def renew_head(model: PreTrainedModel, folder: Path, missing: set[str], objective: Objective) -> None:
+    """Draw the head's last weights anew where those of the folder tell other classes apart."""
+    known = classes_of(AutoConfig.from_pretrained(folder, local_files_only=True))
+    wanted = classes_of(model.config)
+    heads = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == len(wanted)
+        and _is_new(name, objective)
+        and f"{name}.weight" not in missing
+    ]
+    if known == wanted or not heads:
+        return
+    log.info("the model's head is for %s: for %s it is drawn anew", _enumerate(known), _enumerate(wanted))
+    with torch.no_grad():
+        for head in heads:
+            head.weight.normal_(std=getattr(model.config, "initializer_range", 0.02))
+            if head.bias is not None:
+                head.bias.zero_()
+
+
+def _enumerate(classes: list[str]) -> str:
+    return ", ".join(classes[:8]) + (f" and {len(classes) - 8} more" if len(classes) > 8 else "")
 
 
 # ---------------------------------------------------------------------------------------------------------- sharding

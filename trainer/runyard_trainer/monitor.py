@@ -105,6 +105,11 @@ class Monitor:
         """Say which commit is the newest."""
         self._update(checkpoint=checkpoint)
 
+    def set_stalled(self, since: str | None) -> None:
+        """Say since when nothing goes on; None: it does. The heartbeat stays where it is."""
+        with self._lock:
+            self._progress = self._progress.model_copy(update={"stalled_since": since})
+
     def step_done(self, step: int, loss: float, tokens: int, learning_rate: float, grad_norm: float) -> None:
         """Record a step.
 

@@ -37,15 +37,19 @@ class ExitCode(IntEnum):
     """Storage refuses for good: no such bucket, wrong credentials, no right to write, no conditional writes."""
     OUTPUT_TAKEN = 67
     """Another run owns the output."""
+    FORGETTING = 69
+    """The model forgot more than the recipe allows."""
     NON_FINITE = 70
     """The loss or gradient was not finite too many times in a row."""
     INTERRUPTED = 75
     """Asked to stop, or lost a peer or the lease on the output; run the next attempt."""
+    STALLED = 79
+    """No step ended for too long; the stacks of every rank are on the store. Worth a retry."""
 
     @property
     def is_fatal(self) -> bool:
         """True where another attempt would end the same way."""
-        return self in _REASONS and self is not ExitCode.INTERRUPTED
+        return self in _REASONS and self not in (ExitCode.INTERRUPTED, ExitCode.STALLED)
 
     @property
     def reason(self) -> str:
@@ -58,8 +62,10 @@ _REASONS = {
     ExitCode.DATA_ERROR: "DataError",
     ExitCode.STORAGE_ERROR: "StorageError",
     ExitCode.OUTPUT_TAKEN: "OutputTaken",
+    ExitCode.FORGETTING: "GeneralLossExceeded",
     ExitCode.NON_FINITE: "NonFinite",
     ExitCode.INTERRUPTED: "Interrupted",
+    ExitCode.STALLED: "Stalled",
 }
 
 
@@ -137,10 +143,29 @@ class Result(Report):
     """The report page."""
     digest: str
     """sha256 of the model's file list, `sha256:...`."""
+    step: int | None = None
+    """The step that the model is of: the last, or the best that was measured."""
+    warning: str | None = None
+    """What is not as the recipe asks."""
     before: Losses | None = None
     """Before the first step."""
     after: Losses | None = None
     """After the last."""
+
+
+class ModelFolder(Report):
+    """What another run has left, as this one starts from it."""
+
+    run: str
+    """The run's name."""
+    uid: str
+    """Its UID."""
+    uri: str
+    """The model folder."""
+    digest: str | None = None
+    """Of the folder, where its own weights are taken."""
+    step: int | None = None
+    """Of the checkpoint beside it whose weights are taken instead."""
 
 
 class CommittedCheckpoint(Report):
@@ -175,6 +200,8 @@ class Progress(Report):
     """Until the last step."""
     last_heartbeat_time: str
     """When the last step ended, RFC 3339 UTC."""
+    stalled_since: str | None = None
+    """Since when nothing goes on, RFC 3339 UTC, once that is longer than the watchdog's limit."""
     checkpoint: CommittedCheckpoint | None = None
     """The newest commit."""
     resolved: dict[str, str] = {}

@@ -15,7 +15,9 @@ import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from runyard_trainer.checks import check_model, check_vocabulary
+from transformers import PretrainedConfig
+
+from runyard_trainer.checks import check_model, check_vocabulary, classes_of
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe
 from runyard_trainer.dataset_writer import Files, tokenizer_source, total_bytes, write_dataset
@@ -62,7 +64,8 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
         check_vocabulary(config, prepared.info.vocab_size, recipe)
         check_enough_data(prepared, recipe)
         resolved = resolve(prepared, recipe)
-    record = Resolved(dataset=(location / "dataset.json").uri, sha256=digest, resolved=resolved)
+    labels = order_labels(prepared.info.labels, config)
+    record = Resolved(dataset=(location / "dataset.json").uri, sha256=digest, resolved=resolved, labels=labels)
     (output / "resolved.json").put(record.to_json().encode())
     return build_report(record, prepared.info)
 
@@ -206,6 +209,15 @@ def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
         "totalSteps": str(count_steps(recipe, num_train)),
         "vocabSize": str(dataset.info.vocab_size),
     }
+
+
+def order_labels(labels: list[str], config: PretrainedConfig) -> list[str]:
+    """The data's classes, in the order of the model's own where it is trained on the same ones already."""
+    known = classes_of(config)
+    if sorted(known) != sorted(labels):
+        return labels
+    log.info("the model tells the same %d classes apart: it goes on with its head", len(labels))
+    return known
 
 
 def build_report(record: Resolved, info: DatasetInfo) -> PodReport:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from runyard_trainer.contract import Mode, Recipe
+from runyard_trainer.held_out import HeldOut
 from runyard_trainer.outcome import Losses
 from runyard_trainer.samples import Sample
+from runyard_trainer.selection import Candidate
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.words import WORDS, words_of_metric
 
@@ -44,6 +46,12 @@ class TrainedRun:
     """The whole run's rows, header first; step, loss, learning_rate and time are among the columns."""
     resolved: Mapping[str, str]
     """Each value that was automatic."""
+    exported_step: int | None = None
+    """The step that the exported model is of."""
+    candidates: Sequence[Candidate] = ()
+    """All that was measured, in order of step."""
+    warning: str | None = None
+    """What is not as the recipe asks."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +172,15 @@ def _tell(name: str, unit: str, before: float | None, after: float) -> str:
     return f"the {name} loss {verb} by {abs(after - before):.2f} to {after:.2f} {unit}"
 
 
+def read_held_out(trained: TrainedRun) -> HeldOut:
+    """The losses on held-out data, from before the first step on."""
+    points = [(0, trained.before)] if trained.before else []
+    points += [(candidate.step, candidate.losses) for candidate in trained.candidates]
+    domain = [(step, losses.domain_loss) for step, losses in points if losses.domain_loss is not None]
+    general = [(step, losses.general_loss) for step, losses in points if losses.general_loss is not None]
+    return HeldOut(domain, general, trained.exported_step)
+
+
 # --------------------------------------------------------------------------------------------------------------- pages
 
 
@@ -176,7 +193,7 @@ def render_report(summary: RunSummary) -> str:
     return _render(
         "report.html.j2",
         summary,
-        chart=Markup(draw_curve(curve)),  # noqa: S704 drawn by us from numbers alone
+        chart=Markup(draw_curve(curve, read_held_out(summary.trained), WORDS[summary.recipe.objective].loss_unit)),  # noqa: S704 drawn by us from numbers alone
         training_s=curve.training_s,
         gpu_hours=summary.gpu_hours(curve.training_s),
     )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +63,9 @@ class Resolved(Report):
     """Of its bytes."""
     resolved: dict[str, str]
     """Each value that was automatic, as text."""
+    labels: list[str] = Field(default_factory=list)
+    """The dataset's classes in the order of the model's head, which may know them already; empty where there are
+    none."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +151,14 @@ class ShardWriter:
 # -------------------------------------------------------------------------------------------------------------- reading
 
 
-def open_dataset(manifest: Location, cache_dir: Path, sha256: str | None = None) -> Dataset:
+def open_dataset(manifest: Location, cache_dir: Path, sha256: str | None = None, labels: Sequence[str] = ()) -> Dataset:
     """The dataset that a dataset.json describes; shards are kept in `cache_dir`, which the ranks of a node share.
+
+    Args:
+        manifest: dataset.json.
+        cache_dir: where shards are kept.
+        sha256: of dataset.json, where it is known.
+        labels: its classes in another order.
 
     Raises:
         NotFound: there is no such dataset.json.
@@ -157,7 +167,9 @@ def open_dataset(manifest: Location, cache_dir: Path, sha256: str | None = None)
     data = manifest.get().data
     check_sha256(manifest, hashlib.sha256(data).hexdigest(), sha256)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    return Dataset(manifest.parent, DatasetInfo.model_validate_json(data), cache_dir)
+    info = DatasetInfo.model_validate_json(data)
+    assert not labels or set(labels) == set(info.labels), (labels, info.labels)
+    return Dataset(manifest.parent, info.model_copy(update={"labels": list(labels) or info.labels}), cache_dir)
 
 
 class Dataset:

@@ -75,26 +75,45 @@ class Row:
         Raises:
             BadRecord: there is none.
         """
+        return check_text(self.value(field), self.name_of(field))
+
+    def texts(self, field: str) -> list[str]:
+        """The list of strings in one of `Columns`' fields.
+
+        Raises:
+            BadRecord: there is none.
+        """
+        return check_texts(self.value(field), self.name_of(field))
+
+    def value(self, field: str) -> Any:
+        """Whatever is in one of `Columns`' fields.
+
+        Raises:
+            BadRecord: there is no such field.
+        """
         name = self.name_of(field)
         if name not in self.fields:
             found = ", ".join(sorted(self.fields)[:8]) or "nothing"
             raise BadRecord(f"no field {name!r}, found {found}: name the field that holds it in columns.{field}")
-        return to_text(self.fields[name], f"field {name!r}")
+        return self.fields[name]
 
 
-def to_text(value: object, name: str) -> str:
-    """A value that must be a string.
-
-    Raises:
-        BadRecord: it is none, or cannot be written as UTF-8; says so of `name`.
-    """
+def check_text(value: object, name: str) -> str:
+    """A field's value, if it is a string that has a UTF-8 form; raises BadRecord."""
     if not isinstance(value, str):
-        raise BadRecord(f"{name} is {name_of_type(value)}, not a string")
+        raise BadRecord(f"field {name!r} is {name_of_type(value)}, not a string")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise BadRecord(f"{name} has half of a surrogate pair at character {error.start}") from error
+        raise BadRecord(f"field {name!r} has half of a surrogate pair at character {error.start}") from error
     return value
+
+
+def check_texts(value: object, name: str) -> list[str]:
+    """A field's value, if it is a list of such strings; raises BadRecord."""
+    if not isinstance(value, list):
+        raise BadRecord(f"field {name!r} is {name_of_type(value)}, not a list of strings")
+    return [check_text(item, f"{name}[{i}]") for i, item in enumerate(value)]
 
 
 def list_sources(sources: Sequence[DataSource], storage: Storage, field: str) -> list[SourceFile]:

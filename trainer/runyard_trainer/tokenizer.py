@@ -46,6 +46,8 @@ class DocumentTokenizer:
     """Ends a document: eos, or sep where there is none, as BERT's tokenizers have it."""
     pad_token_id: int
     """Fills what is padded: pad, or else the end of a document."""
+    has_types: bool
+    """Whether a user who calls it gets token_type_ids, which tell the texts of a pair apart."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text and the end-of-document token; no other special tokens."""
@@ -60,9 +62,17 @@ class DocumentTokenizer:
         """
         self.backend.enable_truncation(length)
         try:
-            return self.backend.encode_batch(list(inputs))
+            return self.encode_whole(inputs)
         finally:
             self.backend.no_truncation()
+
+    def encode_whole(self, inputs: Sequence[str | tuple[str, str]]) -> list[Encoding]:
+        """The same without a limit."""
+        return self.backend.encode_batch(list(inputs))
+
+    def type_ids(self, encoding: Encoding) -> list[int]:
+        """An encoding's token_type_ids; zeros, as models take them to be, where a user gets none."""
+        return encoding.type_ids if self.has_types else [0] * len(encoding.ids)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> DocumentTokenizer:
@@ -134,4 +144,5 @@ def _open(folder: Path, where: str) -> DocumentTokenizer:
         )
     pad_token_id = eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
-    return DocumentTokenizer(folder, backend, vocab_size, eos_token_id, pad_token_id)
+    has_types = "token_type_ids" in tokenizer.model_input_names
+    return DocumentTokenizer(folder, backend, vocab_size, eos_token_id, pad_token_id, has_types)

@@ -1,8 +1,8 @@
 """A run from top to bottom: what one rank does from its start to the finished export.
 
     join the others ─> claim the head ─> load and shard the model ─> restore, or measure it as it came
-      ─> every step: read, forward and backward, clip, AdamW, report; every so many: checkpoint
-      ─> last checkpoint ─> measure again ─> export ─> finish the head
+      ─> every step: read, forward and backward, clip, AdamW, report; every so many: measure; checkpoint
+      ─> last checkpoint ─> measure again ─> the best of what was measured ─> export ─> finish the head
 
 Everything that must outlive an attempt is in `TrainState`, the weights, the optimizer and the metrics; the order of the
 samples, the learning rate and dropout are functions of the step. All ranks go through here alike: what one decides by
@@ -13,12 +13,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 
 from runyard_trainer.batches import Batches
 from runyard_trainer.checkpoint import Checkpointer
@@ -34,12 +42,21 @@ from runyard_trainer.monitor import Monitor, StopRequest
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.optimizer import build_optimizer, learning_rate, set_learning_rate
 from runyard_trainer.order import Order, count_steps
-from runyard_trainer.outcome import ExitCode, Interrupted, Losses, Result, UserError
+from runyard_trainer.outcome import ExitCode, Interrupted, Losses, PodReport, Result, UserError
 from runyard_trainer.records import kind_of
 from runyard_trainer.report import TrainedRun
+from runyard_trainer.selection import (
+    Candidate,
+    build_criterion,
+    check_forgetting,
+    choose_best,
+    find_best_step,
+    is_hopeless,
+)
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.step import Learner, StepResult, take_step
-from runyard_trainer.storage import Location, open_store
+from runyard_trainer.storage import Location, be_patient, open_store
+from runyard_trainer.watchdog import Watchdog, handle_stall
 
 MAX_NON_FINITE_STEPS = 5
 """So many steps in a row without a finite loss and gradient end the run."""
@@ -59,6 +76,9 @@ class TrainState:
     """Skipped, one after the other, up to now."""
     before: dict[str, Any] | None = None
     """`Losses` of the model as it came."""
+    measured: list[dict[str, Any]] = field(default_factory=list)
+    """Every `Candidate` since."""
+    is_stopped_early: bool = False
     micro_batch: int = 0
     """Sequences in a forward pass, as it was resolved for `world_size`; 0 until then."""
     world_size: int = 0
@@ -70,6 +90,15 @@ class TrainState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over all values."""
         self.__dict__.update(json.loads(state["json"]))
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """What may be exported, in order of step."""
+        return [Candidate(each["step"], Losses(**each["losses"])) for each in self.measured]
+
+    def note_losses(self, losses: Losses) -> None:
+        """The model as it is now was measured."""
+        self.measured.append({"step": self.step, "losses": losses.model_dump()})
 
 
 @dataclass
@@ -91,8 +120,32 @@ class ShardedState:
         )
 
 
-def train(recipe: Recipe, context: RunContext) -> Result:
+@dataclass
+class Weights:
+    """Weights alone, as checkpoints give them."""
+
+    module: ShardedModule
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's parts, by name."""
+        return {"weights": get_model_state_dict(self.module)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over this rank's parts."""
+        set_model_state_dict(self.module, state["weights"])
+
+
+def _exit(report: PodReport) -> None:
+    os._exit(report.exit_code)
+
+
+def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport], None] = _exit) -> Result:
     """Train what is prepared at the recipe's output, from where the last attempt has left it.
+
+    Args:
+        recipe: what to learn.
+        context: which rank this is, of which run.
+        end_process: ends a process that hangs, from another thread, with a report of why.
 
     Raises:
         Interrupted: stopped by a signal, by a lost peer or by a newer attempt.
@@ -100,7 +153,7 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         StorageUnavailable: the store does not answer.
     """
     training, world = recipe.training, context.world
-    output = open_store(recipe.output.uri, recipe.storage, "output.uri")
+    output = be_patient(open_store(recipe.output.uri, recipe.storage, "output.uri"))
     device = select_device(world)
     torch.use_deterministic_algorithms(training.deterministic and device.type == "cuda")
     stop = StopRequest()
@@ -113,9 +166,8 @@ def train(recipe: Recipe, context: RunContext) -> Result:
             return result
 
         resolved = run_on_rank_0(lambda: read_resolved(output), world)
-        dataset = open_dataset(
-            open_store(resolved.dataset, recipe.storage, "output.uri"), context.scratch_dir / "shards", resolved.sha256
-        )
+        prepared = be_patient(open_store(resolved.dataset, recipe.storage, "output.uri"))
+        dataset = open_dataset(prepared, context.scratch_dir / "shards", resolved.sha256, resolved.labels)
         streams = {name: kind_of(recipe, name).open_samples(dataset, name, recipe) for name in ("train", "replay")}
         order = Order(
             num_train=len(streams["train"]),
@@ -129,9 +181,13 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         stack.callback(monitor.close)
         if world.rank == 0:
             serve_progress(monitor, context)
+        act = partial(handle_stall, output=output, context=context, tell=monitor.set_stalled, end_process=end_process)
+        watchdog = Watchdog(context.stall_s, act, on_recovery=partial(monitor.set_stalled, None))
+        stack.callback(watchdog.close)
 
         objective = build_objective(recipe, dataset.info)
         module = load_model(recipe, objective, dataset.info, context, device)
+        module.model.register_forward_hook(lambda *_: watchdog.beat())
         optimizer = build_optimizer(module, training.optimizer)
         learner = Learner(module, objective, optimizer, training, order.batch, world, device)
         state = TrainState()
@@ -159,24 +215,37 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         }
         monitor.set_resolved(settings)
 
-        if recipe.evaluation.before and state.step == 0:
+        def measure() -> Losses:
             monitor.set_stage("evaluating")
-            state.before = evaluate_model(module, dataset, recipe, world, state.micro_batch, device).model_dump()
+            with watchdog.watching(f"the evaluation after {state.step} steps"):
+                return evaluate_model(module, dataset, recipe, world, state.micro_batch, device)
+
+        if recipe.evaluation.before and state.step == 0:
+            state.before = measure().model_dump()
+        criterion = build_criterion(recipe, objective.best_by, state.before)
 
         monitor.set_stage("training")
         module.train()
         batches = stack.enter_context(Batches(streams, objective, order, world, state.micro_batch))
-        while state.step < total_steps:
+        while state.step < total_steps and not state.is_stopped_early:
             rate = learning_rate(state.step, total_steps, recipe.learning_rate, training.schedule)
             set_learning_rate(optimizer, rate)
-            done = take_step(learner, batches.step(state.step), state.step, stop.requested)
+            with watchdog.watching(f"step {state.step + 1}"):
+                done = take_step(learner, batches.step(state.step), state.step, stop.requested)
             state.step += 1
             state.tokens += done.tokens
             count_non_finite(state, done)
             monitor.step_done(state.step, done.loss, state.tokens, rate, done.grad_norm)
-            is_stopping = done.is_stop_requested and state.step < total_steps
-            if is_stopping or state.step == total_steps or state.step % recipe.checkpoint.every_steps == 0:
-                checkpointer.save(state.step, everything, state.tokens)
+            is_best = False
+            if is_due(state.step, recipe.evaluation.every_steps) and state.step < total_steps:
+                state.note_losses(measure())
+                monitor.set_stage("training")
+                is_best = choose_best(state.candidates, criterion).step == state.step
+                state.is_stopped_early = is_hopeless(state.candidates, criterion, training.early_stopping)
+            is_last = state.step == total_steps or state.is_stopped_early
+            is_stopping = done.is_stop_requested and not is_last
+            if is_stopping or is_last or is_best or is_due(state.step, recipe.checkpoint.every_steps):
+                checkpointer.save(state.step, everything, state.tokens, find_best_step(state.candidates, criterion))
             checkpointer.check()
             monitor.set_checkpoint(checkpointer.committed)
             if is_stopping:
@@ -185,13 +254,21 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         checkpointer.wait()
         monitor.set_checkpoint(checkpointer.committed)
 
-        monitor.set_stage("evaluating")
-        after = evaluate_model(module, dataset, recipe, world, state.micro_batch, device)
+        if not state.measured or state.candidates[-1].step != state.step:
+            state.note_losses(measure())
+        best = choose_best(state.candidates, criterion)
+        warning = check_forgetting(best, criterion, recipe)
+        if best.step != state.step:
+            log.info("exporting the model of step %d, the best that was measured", best.step)
+            checkpointer.restore_step(best.step, {"sharded": Weights(module)})
         monitor.set_stage("exporting")
         trained = TrainedRun(
             before=Losses(**state.before) if state.before else None,
-            after=after,
+            after=best.losses,
             steps=state.step,
+            exported_step=best.step,
+            candidates=state.candidates,
+            warning=warning,
             tokens=state.tokens,
             precision=precision,
             metrics_csv=monitor.metrics_csv(),
@@ -201,6 +278,11 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         finish_head(head, result, world)
         monitor.set_stage("finished")
         return result
+
+
+def is_due(step: int, every_steps: int | None) -> bool:
+    """Whether it is one of every so many."""
+    return every_steps is not None and step % every_steps == 0
 
 
 def count_non_finite(state: TrainState, done: StepResult) -> None:

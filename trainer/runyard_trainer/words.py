@@ -37,6 +37,18 @@ WORDS: dict[str, ObjectiveWords] = {
         "nats per text",
         "It names the class of a text; the classes are in config.json.",
     ),
+    "token-classification": ObjectiveWords(
+        "AutoModelForTokenClassification",
+        "token-classification",
+        "nats per word",
+        "It tags the words of a text, each at its first token; the tags are in config.json.",
+    ),
+    "question-answering": ObjectiveWords(
+        "AutoModelForQuestionAnswering",
+        "question-answering",
+        "nats per window",
+        "It finds the answer to a question in a text: its first and its last token.",
+    ),
 }
 
 
@@ -50,7 +62,6 @@ class MetricWords:
 
 _METRICS = {
     "tokenAccuracy": MetricWords("accuracy of each next token of an answer"),
-    "exactMatch": MetricWords("answers that match exactly"),
     "rouge1": MetricWords("ROUGE-1"),
     "rouge2": MetricWords("ROUGE-2"),
     "rougeL": MetricWords("ROUGE-L"),
@@ -59,6 +70,11 @@ _METRICS = {
     "weightedF1": MetricWords("weighted F1"),
     "matthewsCorrelation": MetricWords("Matthews correlation"),
     "majorityAccuracy": MetricWords("accuracy of always naming the most frequent class"),
+    "entityF1": MetricWords("entity F1"),
+    "entityPrecision": MetricWords("entity precision"),
+    "entityRecall": MetricWords("entity recall"),
+    "exactMatch": MetricWords("exact match"),
+    "answerF1": MetricWords("answer F1"),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from runyard_trainer.contract import Recipe
-from runyard_trainer.objectives import causal_lm, classification, sft
+from runyard_trainer.objectives import causal_lm, classification, question_answering, sft, token_classification
 from runyard_trainer.objectives.base import Fact, MicroBatch, Objective, ObjectiveModule, Traits
 from runyard_trainer.shards import DatasetInfo
 
@@ -15,6 +15,8 @@ _BUILDERS: dict[str, Callable[[Recipe, DatasetInfo], Objective]] = {
     "causal-lm": causal_lm.build_objective,
     "sft": sft.build_objective,
     "classification": classification.build_objective,
+    "token-classification": token_classification.build_objective,
+    "question-answering": question_answering.build_objective,
 }
 
 

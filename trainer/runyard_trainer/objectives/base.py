@@ -9,7 +9,6 @@ samples are grouped shows in the loss.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +48,6 @@ class ObjectiveModule(nn.Module):
         super().__init__()
         self.model = model
         self.traits = traits
-        self._takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """The terms of the loss, summed over the micro-batch, fp32 [terms]."""
@@ -60,8 +58,11 @@ class ObjectiveModule(nn.Module):
         return self(**inputs), None
 
     def run_padded(self, **inputs: Tensor) -> Any:
-        """The model's output for a padded micro-batch; only some architectures tell a pair's texts apart by types."""
-        if not self._takes_types:
+        """The model's output for a padded micro-batch.
+
+        Only some architectures tell a pair's texts apart by types. GPT-2 takes such numbers and means other things.
+        """
+        if getattr(self.model.config, "type_vocab_size", 0) <= 1:
             inputs.pop("token_type_ids", None)
         return self.model(**inputs)
 
@@ -88,6 +89,8 @@ class Objective:
     """Sets what the data decides in a model's configuration, such as its classes."""
     new_weights: tuple[str, ...] = ()
     """Parts of a model that may be missing in a folder, since the objective brings its own: the beginnings of names."""
+    best_by: str | None = None
+    """The metric that the best model has most of; None: the one with the least loss is best."""
     measures_language: bool = False
     """The loss is nats per token of the text: perplexity and bits per byte can be told."""
     judge: Callable[[Sample, Tensor], Fact] | None = None
@@ -123,6 +126,18 @@ def pad(samples: Sequence[Sample], fills: dict[str, int], min_length: int = 0) -
         name: torch.stack([fill(name, torch.from_numpy(sample[name])) for sample in samples]) for name in samples[0]
     }
     return tensors | {"attention_mask": (torch.arange(length) < lengths[:, None]).long()}
+
+
+def name_classes(config: Any, labels: Sequence[str]) -> None:
+    """Put the names of a head's classes into a model's configuration, in the order of their numbers."""
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in enumerate(labels)}
+    config.num_labels = len(labels)
+
+
+def probe_padded(model: Any) -> Traits:
+    """Of an objective whose texts stand alone in a padded row: any model with its head will do."""
+    return Traits(stochastic=probe_dropout(model, input_ids=torch.arange(2, 13)[None], return_dict=False))
 
 
 @torch.no_grad()

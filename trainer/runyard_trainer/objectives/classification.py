@@ -21,7 +21,15 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from runyard_trainer.contract import Recipe
-from runyard_trainer.objectives.base import Fact, MicroBatch, Objective, ObjectiveModule, Traits, pad, probe_dropout
+from runyard_trainer.objectives.base import (
+    Fact,
+    MicroBatch,
+    Objective,
+    ObjectiveModule,
+    name_classes,
+    pad,
+    probe_padded,
+)
 from runyard_trainer.records import Sample
 from runyard_trainer.shards import IGNORED, DatasetInfo
 
@@ -54,11 +62,6 @@ def collate(pad_token_id: int, samples: Sequence[Sample], _: Sequence[int], leng
     return MicroBatch(inputs, (count,), int(inputs["attention_mask"].sum()))
 
 
-def probe(model: Any) -> Traits:
-    """Any model with such a head will do."""
-    return Traits(stochastic=probe_dropout(model, input_ids=torch.arange(2, 13)[None], return_dict=False))
-
-
 def judge(sample: Sample, predicted: Tensor) -> Fact:
     """What it is and what was predicted, as lists."""
     return np.atleast_1d(sample["labels"]).tolist(), predicted.tolist()
@@ -83,9 +86,7 @@ def score(is_multi_label: bool, facts: Sequence[Fact]) -> dict[str, float]:
 
 def configure(info: DatasetInfo, config: Any) -> None:
     """The classes, by name, and which token is padding: a decoder looks for the last one that is not."""
-    config.id2label = dict(enumerate(info.labels))
-    config.label2id = {label: i for i, label in enumerate(info.labels)}
-    config.num_labels = len(info.labels)
+    name_classes(config, info.labels)
     config.problem_type = "multi_label_classification" if info.is_multi_label else "single_label_classification"
     config.pad_token_id = info.pad_token_id
 
@@ -96,10 +97,11 @@ def build_objective(_: Recipe, info: DatasetInfo) -> Objective:
     return Objective(
         auto_class=AutoModelForSequenceClassification,
         module=SequenceClassifier,
-        probe=probe,
+        probe=probe_padded,
         collate=partial(collate, info.pad_token_id),
         configure=partial(configure, info),
         new_weights=("classifier", "score", "pooler", "pre_classifier", "dense", "head"),
+        best_by="macroF1",
         judge=judge,
         score=partial(score, info.is_multi_label),
     )

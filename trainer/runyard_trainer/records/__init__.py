@@ -10,7 +10,7 @@ becomes of it depends on the tokenizer and the recipe alone, so preparing the sa
 from __future__ import annotations
 
 from runyard_trainer.contract import Recipe
-from runyard_trainer.records import classification, sft, text
+from runyard_trainer.records import classification, question_answering, sft, text, token_classification
 from runyard_trainer.records.base import HELD_OUT_STREAMS, Encoder, Example, RecordKind, Sample, Samples
 
 __all__ = ["HELD_OUT_STREAMS", "Encoder", "Example", "RecordKind", "Sample", "Samples", "kind_of"]
@@ -19,6 +19,8 @@ _KINDS: dict[str, RecordKind] = {
     "causal-lm": text.KIND,
     "sft": sft.KIND,
     "classification": classification.KIND,
+    "token-classification": token_classification.KIND,
+    "question-answering": question_answering.KIND,
 }
 
 

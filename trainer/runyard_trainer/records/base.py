@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from runyard_trainer.contract import Recipe
 from runyard_trainer.shards import Dataset
@@ -17,8 +15,9 @@ from runyard_trainer.tokenizer import DocumentTokenizer
 
 HELD_OUT_STREAMS = ("validation", "general")
 
-Sample = dict[str, NDArray[np.int64]]
-"""Named arrays; those as long as `input_ids` belong to its tokens."""
+Sample = dict[str, Any]
+"""By name: int64 arrays that become tensors, those as long as `input_ids` belonging to its tokens, and beside them
+whatever it takes to judge what was predicted."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from tokenizers import Encoding
 
 from runyard_trainer.contract import Recipe
 from runyard_trainer.examples import Examples
@@ -89,20 +90,25 @@ class LabelledTextEncoder:
         inputs = [
             (record.text, record.text_pair) if record.text_pair is not None else record.text for record in records
         ]
-        return [
-            [
-                Example(
-                    {"input_ids": encoding.ids, "token_type_ids": encoding.type_ids, "labels": list(record.labels)},
-                    len(record.text.encode()) + len((record.text_pair or "").encode()),
-                    is_truncated=bool(encoding.overflowing),
-                )
-            ]
-            for record, encoding in zip(records, self.tokenizer.encode_inputs(inputs, self.length), strict=True)
-        ]
+        encodings = self.tokenizer.encode_inputs(inputs, self.length)
+        return [[self._to_example(record, encoding)] for record, encoding in zip(records, encodings, strict=True)]
+
+    def _to_example(self, record: LabelledText, encoding: Encoding) -> Example:
+        columns = {
+            "input_ids": encoding.ids,
+            "token_type_ids": self.tokenizer.type_ids(encoding),
+            "labels": list(record.labels),
+        }
+        text_bytes = len(record.text.encode()) + len((record.text_pair or "").encode())
+        return Example(columns, text_bytes, is_truncated=bool(encoding.overflowing))
 
     def describe(self) -> dict[str, Any]:
         """See `Encoder`."""
-        return {"labels": sorted(self.labels), "is_multi_label": self.first is not None and self.first.is_multi_label}
+        is_multi_label = self.first is not None and self.first.is_multi_label
+        if self.first is not None and len(self.labels) < (1 if is_multi_label else 2):
+            found = f"every text has the class {self.first.labels[0]!r}" if self.labels else "no text has any class"
+            raise UserError(f"data.train: {found}: give texts of other classes too", ExitCode.DATA_ERROR)
+        return {"labels": sorted(self.labels), "is_multi_label": is_multi_label}
 
     def _note(self, record: LabelledText) -> None:
         self.first = self.first or record

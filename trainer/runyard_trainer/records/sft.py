@@ -23,7 +23,7 @@ from runyard_trainer.contract import Recipe
 from runyard_trainer.records.base import Example, RecordKind
 from runyard_trainer.records.chat import ChatEncoder, Dialogue, Tokens, Turn
 from runyard_trainer.records.packing import open_packed_records
-from runyard_trainer.sources import BadRecord, Row, name_of_type, to_text
+from runyard_trainer.sources import BadRecord, Row, check_text, name_of_type
 from runyard_trainer.tokenizer import DocumentTokenizer
 
 _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "spans": pa.list_(pa.int32())})
@@ -126,7 +126,7 @@ def _parse_message(item: dict[str, Any], where: str) -> Turn:
     role = item["role"]
     if role not in _ROLES:
         raise BadRecord(f"{where}.role is {role!r}: write one of {', '.join(_ROLES)}")
-    content = to_text(item["content"], f"{where}.content")
+    content = check_text(item["content"], f"{where}.content")
     return Turn(role, content, is_trained=_parse_weight(item.get("weight"), role, where) and bool(content.strip()))
 
 
@@ -136,7 +136,7 @@ def _parse_utterance(item: dict[str, Any], where: str) -> Turn:
     role = _SPEAKERS.get(speaker) if isinstance(speaker, str) else None
     if role is None:
         raise BadRecord(f"{where}.from is {speaker!r}: write one of {', '.join(_SPEAKERS)}")
-    content = to_text(item["value"], f"{where}.value")
+    content = check_text(item["value"], f"{where}.value")
     return Turn(role, content, is_trained=_parse_weight(item.get("weight"), role, where) and bool(content.strip()))
 
 
