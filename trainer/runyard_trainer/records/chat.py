@@ -64,6 +64,8 @@ class Dialogue:
     """False: a prompt and its completion, without a template."""
     place: str
     """Where it was read."""
+    detected_format: str | None = None
+    """What its fields show; None where its source says what it is."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ class ChatEncoder:
 
     def __init__(self, tokenizer: DocumentTokenizer) -> None:
         self._folder = tokenizer.folder
-        self._fast: Any = AutoTokenizer.from_pretrained(tokenizer.folder, local_files_only=True)
+        self._fast: Any = AutoTokenizer.from_pretrained(
+            tokenizer.folder, local_files_only=True, trust_remote_code=False
+        )
         self._backend = without_special_tokens(tokenizer.backend)
         opening = tokenizer.backend.encode("a")
         self._opening_ids = opening.ids[: opening.special_tokens_mask.index(0)]
@@ -108,11 +112,6 @@ class ChatEncoder:
             self._find_spans(dialogue, text, encoding)
             for dialogue, text, encoding in zip(dialogues, texts, encodings, strict=True)
         ]
-
-    def prompt(self, dialogue: Dialogue) -> list[int]:
-        """What the model is given to write the last trained turn."""
-        tokens = self.encode([dialogue])[0]
-        return tokens.ids[: tokens.spans[-1][0]]
 
     # ---------------------------------------------------------------------------------------------------------- text
 
