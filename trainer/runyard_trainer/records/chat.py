@@ -29,7 +29,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 from transformers import AutoTokenizer
@@ -134,7 +133,9 @@ class ChatEncoder:
                 if turn.is_trained:
                     prompt = self._render(messages[:i], is_asked=True)
                     answers.append(_find_answer(text, prompt, turn.content, f"{dialogue.place}: message {i}"))
-        except TemplateError as error:
+        except UserError:
+            raise
+        except Exception as error:  # a template raises what it wants
             raise UserError(
                 f"{dialogue.place}: the model's chat template refuses this conversation: {error}", ExitCode.DATA_ERROR
             ) from error
