@@ -6,6 +6,8 @@ Records are packed and separated as documents are in `causal_lm`, whose loss thi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -61,8 +63,23 @@ def score(facts: Sequence[Fact]) -> dict[str, float]:
     return {"tokenAccuracy": right / total}
 
 
-def build_objective(_recipe: Recipe, _info: DatasetInfo) -> Objective:
+def configure(info: DatasetInfo, config: Any) -> None:
+    """What ends an answer ends what the exported model generates, besides what did so before."""
+    known = config.eos_token_id
+    ends = list(known) if isinstance(known, list) else [] if known is None else [known]
+    ends += [token for token in info.stop_token_ids if token not in ends]
+    config.eos_token_id = ends[0] if len(ends) == 1 else ends
+
+
+def build_objective(_recipe: Recipe, info: DatasetInfo) -> Objective:
     """Answer."""
     return Objective(
-        auto_class=AutoModelForCausalLM, module=AnsweringLM, probe=probe, collate=collate, judge=judge, score=score
+        auto_class=AutoModelForCausalLM,
+        module=AnsweringLM,
+        probe=probe,
+        collate=collate,
+        configure=partial(configure, info),
+        judge=judge,
+        score=score,
+        writes_answers=True,
     )
