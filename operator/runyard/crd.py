@@ -19,7 +19,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
-from runyard_trainer.contract import RECORD_FORMATS, URI_PATTERN
+from runyard_trainer.contract import (
+    ADAPTER_FIELDS,
+    HEAD_OBJECTIVES,
+    LANGUAGE_OBJECTIVES,
+    MASKED_OBJECTIVES,
+    RECORD_FORMATS,
+    URI_PATTERN,
+)
 
 from runyard.api import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, Compute, TrainingRunSpec, TrainingRunStatus
 
@@ -32,6 +39,8 @@ MUTABLE_WHILE_SUSPENDED = ("nodes", "minNodes")
 """Of compute."""
 
 MUTABLE_FIELDS = ("suspend", "ttlSecondsAfterFinished")
+
+_IS_MASKED = f"self.objective in {sorted(MASKED_OBJECTIVES)}"
 
 COLUMNS = (
     ("Phase", "string", ".status.phase", "What the run is doing"),
@@ -155,12 +164,59 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "message": "training.earlyStopping needs evaluation.everySteps: say how often to measure",
                 "fieldPath": ".training.earlyStopping",
             },
+            {
+                "rule": f"!self.masking.wholeWord || {_IS_MASKED}",
+                "message": "masking.wholeWord is for objectives masked-lm and masked-lm-nsp: leave it out",
+                "fieldPath": ".masking.wholeWord",
+            },
+            {
+                "rule": "!has(self.model.scratch) || !has(self.model.scratch.tokenizer.train) || "
+                f"self.model.scratch.tokenizer.train.type != 'wordpiece' || {_IS_MASKED}",
+                "message": "model.scratch.tokenizer.train.type wordpiece is for objectives masked-lm and "
+                "masked-lm-nsp: write bpe",
+                "fieldPath": ".model.scratch.tokenizer.train.type",
+            },
+            {
+                "rule": f"!has(self.model.scratch) || self.objective in {sorted(LANGUAGE_OBJECTIVES)}",
+                "message": "model.scratch begins with random weights, and this objective fine-tunes a model: name one "
+                "in model.uri or model.run",
+                "fieldPath": ".model.scratch",
+            },
+            {
+                "rule": "!has(self.evaluation) || !has(self.evaluation.general) || self.evaluation.general.size() == 0 "
+                f"|| !(self.objective in {sorted(HEAD_OBJECTIVES)})",
+                "message": "evaluation.general measures how tokens are predicted, which a model has no head for after "
+                "this objective: remove evaluation.general",
+                "fieldPath": ".evaluation.general",
+            },
+            {
+                "rule": "self.method.type == 'full' || !has(self.model.scratch)",
+                "message": "method.type adapts weights that have learned something, and model.scratch has none: set "
+                "method.type to full, or model.uri",
+                "fieldPath": ".method.type",
+            },
+            {
+                "rule": "self.method.type != 'qlora' || self.compute.gpusPerNode > 0",
+                "message": "method.type qlora computes with weights of 4 bits, which CUDA GPUs alone do here: set "
+                "compute.gpusPerNode, or method.type to lora",
+                "fieldPath": ".method.type",
+            },
+            {
+                "rule": "self.objective != 'preference' || !has(self.method.dropout) || self.method.dropout == 0.0",
+                "message": "preference is trained without dropout: remove method.dropout",
+                "fieldPath": ".method.dropout",
+            },
+            {
+                "rule": "self.objective == 'preference' || !has(self.preference.beta)",
+                "message": "preference.beta belongs to objective preference: remove it",
+                "fieldPath": ".preference.beta",
+            },
         ],
         "evaluation": [
             {
                 "rule": "!has(self.general) || "
                 f"!self.general.exists(source, source.format in {sorted(record_formats)})",
-                "message": "evaluation.general is text, which has no records: write format auto, text or jsonl there",
+                "message": "evaluation.general is text, which has no records: write how its files are, or auto",
                 "fieldPath": ".general",
             },
             {
@@ -181,6 +237,13 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "message": "model.digest is of the exported weights, and model.step takes others: keep one of them",
             },
         ],
+        "method": [
+            {
+                "rule": f"self.type != 'full' || !({' || '.join(f'has(self.{field})' for field in ADAPTER_FIELDS)})",
+                "message": f"method.{', '.join(ADAPTER_FIELDS)} belong to an adapter, and method.type is full: remove "
+                "them, or set method.type to lora or dora",
+            },
+        ],
         "compute": [
             *_build_compute_rules(),
             {
@@ -190,6 +253,12 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
             },
         ],
         "model.scratch.tokenizer": [_exactly_one("model.scratch.tokenizer", "train", "uri")],
+        "data.validation": [
+            {
+                "rule": "!has(self.fraction) || !has(self.sources)",
+                "message": "data.validation.fraction and data.validation.sources are both set: keep one of them",
+            },
+        ],
         "training": [
             _exactly_one("training", "epochs", "tokens", "steps"),
             {
@@ -216,7 +285,7 @@ def _build_compute_rules() -> list[dict[str, str]]:
 def _immutable(field: str) -> dict[str, str]:
     exceptions = ", ".join((*MUTABLE_FIELDS, *(f"compute.{name}" for name in MUTABLE_WHILE_SUSPENDED)))
     return {
-        "rule": f"self.{field} == oldSelf.{field}",
+        "rule": _is_unchanged("", field),
         "message": f"spec.{field} cannot change once the run exists (only {exceptions} can): delete the run and create "
         "another",
         "fieldPath": f".{field}",
@@ -227,9 +296,10 @@ def _own_formats(objective: str, formats: tuple[str, ...]) -> dict[str, str]:
     is_used = f"exists(source, source.format in {list(formats)})"
     return {
         "rule": f"self.objective == '{objective}' || !(self.data.train.{is_used} || "
-        f"has(self.data.replay) && self.data.replay.sources.{is_used})",
-        "message": f"the formats {', '.join(formats)} are those of objective {objective}: write auto, text or jsonl in "
-        "data.train and data.replay",
+        f"has(self.data.replay) && self.data.replay.sources.{is_used} || "
+        f"has(self.data.validation.sources) && self.data.validation.sources.{is_used})",
+        "message": f"the formats {', '.join(formats)} are those of objective {objective}: write how the files are, or "
+        "auto",
         "fieldPath": ".data",
     }
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kubernetes import client, config
 from runyard.api import GROUP, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec
 from runyard.crd import build_crd
+from runyard_trainer.contract import ADAPTER_FIELDS, MASKED_OBJECTIVES
 
 from tests.cluster.conftest import Cluster
 
@@ -23,6 +24,7 @@ SMALLEST: dict[str, Any] = {
     "compute": {},
 }
 ONE_OF = {
+    "data.validation": [[], ["fraction"], ["sources"]],
     "model": [["uri"], ["uri", "digest"], ["uri", "step"], ["run"], ["scratch"]],
     "model.scratch.tokenizer": [["uri"], ["train"]],
     "training": [
@@ -104,6 +106,10 @@ def objects(draw: st.DrawFn, schema: dict[str, Any], path: str) -> dict[str, Any
 
 
 def is_sane(spec: dict[str, Any]) -> bool:
+    is_masked = spec.get("objective") in MASKED_OBJECTIVES
+    training = spec["model"].get("scratch", {}).get("tokenizer", {}).get("train", {})
+    if not is_masked and (spec.get("masking", {}).get("wholeWord") or training.get("type") == "wordpiece"):
+        return False
     output = spec["output"]["uri"].rstrip("/") + "/"
     sources = [source["uri"] for source in spec["data"]["train"]]
     is_in_its_own_text = any(uri.endswith("/") and output.startswith(uri) for uri in sources)
@@ -114,7 +120,17 @@ def is_sane(spec: dict[str, Any]) -> bool:
     is_stopped = "everySteps" in evaluation or "earlyStopping" not in spec.get("training", {})
     if not (is_measured and is_stopped):
         return False
-    return has_shape and not is_in_its_own_text and spec["model"].get("uri", "").rstrip("/") + "/" != output
+    is_over_its_model = spec["model"].get("uri", "").rstrip("/") + "/" == output
+    return has_shape and not is_in_its_own_text and not is_over_its_model and is_method_sane(spec)
+
+
+def is_method_sane(spec: dict[str, Any]) -> bool:
+    method, is_preference = spec.get("method", {}), spec.get("objective") == "preference"
+    if method.get("type", "full") == "full":
+        fits = not method.keys() & set(ADAPTER_FIELDS)
+    else:
+        fits = "scratch" not in spec["model"] and (method["type"] != "qlora" or spec["compute"].get("gpusPerNode", 1))
+    return bool(fits) and (not method.get("dropout") if is_preference else "beta" not in spec.get("preference", {}))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -158,12 +174,46 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"data": {"train": [{"uri": "s3://c/f"}], "replay": {"fraction": 1, "sources": [{"uri": "s3://c/g"}]}}},
         ["spec.data.replay.fraction"],
     ),
+    "two kinds of validation": (
+        {"data": {"train": [{"uri": "s3://c/f"}], "validation": {"fraction": 0.1, "sources": [{"uri": "s3://c/g"}]}}},
+        ["spec.data.validation", "fraction", "sources", "both set"],
+    ),
     "a learning rate of zero": ({"training": {"steps": 5, "learningRate": 0}}, ["spec.training.learningRate"]),
     "an objective that is not built": ({"objective": "translation"}, ["spec.objective", "causal-lm"]),
     "memory of many": ({"compute": {"resources": {"memory": "lots"}}}, ["spec.compute.resources.memory"]),
+    "whole words where nothing is masked": (
+        {"masking": {"wholeWord": True}},
+        ["spec.masking.wholeWord", "objectives masked-lm and masked-lm-nsp"],
+    ),
+    "WordPiece for a model that writes": (
+        {"model": {"scratch": {"config": {}, "tokenizer": {"train": {"type": "wordpiece"}}}}},
+        ["spec.model.scratch.tokenizer.train.type", "write bpe"],
+    ),
     "the output over the model": ({"output": {"uri": "s3://models/pythia-1b"}}, ["spec.output.uri", "model.uri"]),
     "the output over the model, with a slash": ({"output": {"uri": "s3://models/pythia-1b/"}}, ["spec.output.uri"]),
     "the output among the text": ({"output": {"uri": "s3://corpora/filings"}}, ["spec.output.uri", "data.train"]),
+    "a classifier from random weights": (
+        {"objective": "classification", "model": {"scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}}}},
+        ["spec.model.scratch", "model.uri"],
+    ),
+    "general text for a model that predicts no tokens": (
+        {"objective": "token-classification", "evaluation": {"general": [{"uri": "s3://c/g"}]}},
+        ["spec.evaluation.general", "remove evaluation.general"],
+    ),
+    "an adapter's rank without an adapter": ({"method": {"rank": 8}}, ["spec.method", "method.type is full"]),
+    "an adapter of a model that knows nothing": (
+        {"method": {"type": "lora"}, "model": {"scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}}}},
+        ["spec.method.type", "model.scratch has none"],
+    ),
+    "weights of 4 bits on CPUs": (
+        {"method": {"type": "qlora"}, "compute": {"gpusPerNode": 0}},
+        ["spec.method.type", "compute.gpusPerNode"],
+    ),
+    "preference with dropout": (
+        {"objective": "preference", "method": {"type": "lora", "dropout": 0.1}},
+        ["spec.method.dropout", "without dropout"],
+    ),
+    "a beta for an objective without one": ({"preference": {"beta": 0.1}}, ["spec.preference.beta", "belongs to"]),
     "no compute": ({"compute": None}, ["spec.compute"]),
 }  # fmt: skip
 

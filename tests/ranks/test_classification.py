@@ -10,33 +10,27 @@ from typing import Any
 import pytest
 import torch
 from runyard_trainer.contract import Recipe
-from runyard_trainer.order import Order
-from runyard_trainer.records import kind_of
-from runyard_trainer.shards import open_dataset, read_resolved
-from runyard_trainer.storage import open_store
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.ranks.fine_tuning import WORDS, build_recipe, prepare_run, read_output, save_model, train_rank, write_rows
+from tests.ranks.fine_tuning import (
+    BASES,
+    WORDS,
+    build_recipe,
+    prepare_run,
+    read_output,
+    read_steps,
+    save_model,
+    train_rank,
+    write_rows,
+)
 from tests.ranks.prepared import read_losses
 from tests.ranks.run_ranks import run_ranks
 from tests.ranks.transformers_reference import train_reference
 
-BASES = {
-    "bert": AutoModelForMaskedLM,
-    "roberta": AutoModelForMaskedLM,
-    "modernbert": AutoModelForMaskedLM,
-    "llama": AutoModelForCausalLM,
-}
-
 
 def build_rows(multi_label: bool = False) -> list[dict[str, Any]]:
-    """Texts whose class is whether they say good or bad, or which of both."""
+    """Texts whose class is whether they say good or bad, or pairs of texts whose classes are which of both."""
     chance = random.Random(5)
     rows = []
     for _ in range(120):
@@ -44,7 +38,9 @@ def build_rows(multi_label: bool = False) -> list[dict[str, Any]]:
         words = chance.choices(WORDS[:14], k=chance.randint(2, 12)) + (said if multi_label else said[:1] or ["bad"])
         chance.shuffle(words)
         classes = {"labels": said} if multi_label else {"label": "good" if "good" in words else "bad"}
-        rows.append({"text": " ".join(words), **classes})
+        middle = len(words) // 2 if multi_label else len(words)
+        pair = {"text_pair": " ".join(words[middle:])} if multi_label else {}
+        rows.append({"text": " ".join(words[:middle]), **pair, **classes})
     return rows
 
 
@@ -58,11 +54,13 @@ def prepare_classification(
     return recipe
 
 
-@pytest.mark.parametrize("multi_label", [False, True], ids=["one class", "several classes"])
+@pytest.mark.parametrize("multi_label", [False, True], ids=["one class", "several classes of pairs"])
 @pytest.mark.parametrize("model_type", BASES)
 def test_20_steps_lose_what_transformers_loses_to_1e_5(tmp_path: Path, model_type: str, multi_label: bool) -> None:
     recipe = prepare_classification(tmp_path, model_type, multi_label)
-    batches, info = read_batches(recipe)
+    steps, info = read_steps(recipe)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    batches = [pad_step(samples, tokenizer) for samples in steps]
     want = train_reference(recipe, info, batches)
     assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
     losses = read_losses(recipe)
@@ -70,21 +68,12 @@ def test_20_steps_lose_what_transformers_loses_to_1e_5(tmp_path: Path, model_typ
     assert len(set(losses)) == 20
 
 
-def read_batches(recipe: Recipe) -> tuple[list[dict[str, torch.Tensor]], Any]:
-    """Every step's texts as transformers pads them, in the order of the run, and dataset.json."""
-    resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
-    folder = Path(recipe.output.uri.removeprefix("file://"))
-    dataset = open_dataset(open_store(resolved.dataset, recipe.storage), folder / "cache")
-    samples = kind_of(recipe, "train").open_samples(dataset, "train", recipe)
-    order = Order(len(samples), 0, 0.0, recipe.sequences_per_step, recipe.training.seed)
-    tokenizer = AutoTokenizer.from_pretrained(str(recipe.model.uri).removeprefix("file://"))
-    batches = []
-    for step in range(recipe.training.steps or 0):
-        chosen = [samples[order.sample(step, i).index] for i in range(order.batch)]
-        batch = tokenizer.pad({"input_ids": [sample["input_ids"].tolist() for sample in chosen]}, return_tensors="pt")
-        labels = torch.stack([torch.from_numpy(sample["labels"]) for sample in chosen])
-        batches.append({**batch, "labels": labels.float() if labels.ndim == 2 else labels})
-    return batches, dataset.info
+def pad_step(samples: list[dict[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
+    """As transformers pads them."""
+    names = [name for name in ("input_ids", "token_type_ids") if name in tokenizer.model_input_names]
+    batch = tokenizer.pad({name: [sample[name].tolist() for sample in samples] for name in names}, return_tensors="pt")
+    labels = torch.stack([torch.from_numpy(sample["labels"]) for sample in samples])
+    return {**batch, "labels": labels.float() if labels.ndim == 2 else labels}
 
 
 def test_the_model_opens_without_our_package_and_has_the_metrics_of_eval_json(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def prepare_questions(
 
 def pad_step(samples: list[dict[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
     """As transformers pads them."""
-    names = ["input_ids", *(["token_type_ids"] if "token_type_ids" in tokenizer.model_input_names else [])]
+    names = [name for name in ("input_ids", "token_type_ids") if name in tokenizer.model_input_names]
     batch = tokenizer.pad({name: [sample[name].tolist() for sample in samples] for name in names}, return_tensors="pt")
     positions = {
         name: torch.tensor([int(sample[name]) for sample in samples]) for name in ("start_positions", "end_positions")

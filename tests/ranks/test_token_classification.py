@@ -87,6 +87,7 @@ def test_the_model_opens_without_our_package_and_seqeval_finds_what_eval_json_sa
     held_out = read_output(recipe, "eval.json")["sets"]["domain"]["text"]
     rows = [json.loads(line) for line in Path(held_out.removeprefix("file://")).read_text().splitlines()]
     wanted, found = [row["tags"] for row in rows], [tag_words(model, tokenizer, row["tokens"]) for row in rows]
+    assert "counted by seqeval" in read_output(recipe, "eval.json")["definition"]
     metrics = read_output(recipe, "eval.json")["after"]["metrics"]
     assert metrics == {
         "entityF1": pytest.approx(f1_score(wanted, found)),

@@ -4,6 +4,7 @@
     torchrun -m runyard_trainer recipe.yaml        the same on several ranks
     python -m runyard_trainer prepare [recipe]     prepare only
     python -m runyard_trainer train [recipe]       one rank of an attempt
+    python -m runyard_trainer preview recipe.yaml  what it will train on, as JSON on stdout; writes nothing
 
 In a pod the recipe is a mounted file. The exit code says how it ended (`outcome.ExitCode`); what a person can mend is
 told on stderr without a traceback.
@@ -27,7 +28,9 @@ from runyard_trainer.contract import RECIPE_PATH, Recipe
 from runyard_trainer.outcome import TERMINATION_LOG_PATH, ExitCode, Interrupted, PodReport, UserError
 from runyard_trainer.storage.base import StorageUnavailable
 
-USAGE = "usage: python -m runyard_trainer recipe.yaml | prepare [recipe.yaml] | train [recipe.yaml]"
+USAGE = (
+    "usage: python -m runyard_trainer recipe.yaml | prepare [recipe.yaml] | train [recipe.yaml] | preview recipe.yaml"
+)
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
@@ -54,6 +57,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[str, Path]:
         case ["prepare" | "train" as command]:
             return command, Path(RECIPE_PATH)
         case ["prepare" | "train" as command, path]:
+            return command, Path(path)
+        case ["preview" as command, path]:
             return command, Path(path)
         case [path] if not path.startswith("-"):
             return "alone", Path(path)
@@ -127,7 +132,16 @@ def alone_command(path: Path, env: Mapping[str, str]) -> PodReport:
     return report
 
 
-COMMANDS = {"alone": alone_command, "prepare": prepare_command, "train": train_command}
+def preview_command(path: Path, _: Mapping[str, str]) -> PodReport:
+    """Print what a run will train on; nobody watches it, so the log is left out."""
+    logging.getLogger().setLevel(logging.WARNING)
+    from runyard_trainer.preview import preview_run  # deferred, as above
+
+    print(preview_run(read_recipe(path)).to_json())  # noqa: T201 - the result
+    return PodReport(reason="Completed")
+
+
+COMMANDS = {"alone": alone_command, "preview": preview_command, "prepare": prepare_command, "train": train_command}
 
 
 # --------------------------------------------------------------------------------------------------------------- recipe

@@ -15,12 +15,15 @@ import transformers
 from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES,
     MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
 
-from runyard_trainer.contract import Recipe, ScratchModel
+from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe, ScratchModel
+from runyard_trainer.four_bits import check_packable
 from runyard_trainer.model_folder import find_checkpoint
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.storage import Location, NotFound, open_store
@@ -29,10 +32,18 @@ _PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
 _OLDER_FIELDS = {"rope_theta", "rope_scaling", "torch_dtype"}
 """Fields that transformers still reads and no longer lists."""
 _MAX_POSITIONS = "max_position_embeddings"
+_POSITIONS_AFTER_PADDING = {
+    *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm"),
+    *("xlm-roberta", "xlm-roberta-xl", "xmod"),
+}
+"""Architectures whose first position is the one after pad_token_id: they take fewer tokens than they have positions."""
 
 _ARCHITECTURES: dict[str, tuple[Mapping[str, Any], str]] = {
     "causal-lm": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot predict the next token"),
     "sft": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot predict the next token"),
+    "masked-lm": (MODEL_FOR_MASKED_LM_MAPPING_NAMES, "cannot find masked tokens"),
+    "masked-lm-nsp": (MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES, "cannot tell whether a text goes on"),
+    "preference": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot write answers"),
     "classification": (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "has no head that classifies texts"),
     "token-classification": (MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, "has no head that tags words"),
     "question-answering": (MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES, "has no head that finds answers"),
@@ -46,6 +57,8 @@ def check_model(recipe: Recipe) -> PretrainedConfig:
     Raises:
         UserError: SPEC_ERROR for what the recipe asks wrongly, DATA_ERROR for what the model's folder lacks.
     """
+    if recipe.method.type == "qlora":
+        check_packable()
     if recipe.model.scratch is not None:
         config = _build_scratch_config(recipe.model.scratch, recipe.objective)
         field = "model.scratch.config."
@@ -56,8 +69,18 @@ def check_model(recipe: Recipe) -> PretrainedConfig:
             find_checkpoint(recipe)
         config = _read_config(open_store(recipe.model.uri, recipe.storage, "model.uri"), recipe.objective)
         field = f"model.uri: {recipe.model.uri}/config.json says "
+    if recipe.objective in MASKED_OBJECTIVES and config.is_encoder_decoder:
+        raise UserError(
+            f"{field}model_type {config.model_type}: an encoder with a decoder is not trained by objective "
+            f"{recipe.objective}: use an encoder (bert, roberta, modernbert, ...)"
+        )
     _check_sequence_length(config, recipe.training.sequence_length, field)
     return config
+
+
+def has_token_types(config: PretrainedConfig) -> bool:
+    """Whether the model tells the two texts of a pair apart by token types."""
+    return (getattr(config, "type_vocab_size", None) or 0) > 1
 
 
 def _build_scratch_config(scratch: ScratchModel, objective: str) -> PretrainedConfig:
@@ -98,9 +121,11 @@ def _read_config(folder: Location, objective: str) -> PretrainedConfig:
     try:
         text = (folder / "config.json").get().data
     except NotFound as error:
-        raise UserError(
-            f"model.uri: {folder} has no config.json: it is no Hugging Face model folder", ExitCode.DATA_ERROR
-        ) from error
+        is_adapter = "adapter_config.json" in folder.children()
+        what = (
+            "is an adapter without its model: name a merged model" if is_adapter else "is no Hugging Face model folder"
+        )
+        raise UserError(f"model.uri: {folder} has no config.json: it {what}", ExitCode.DATA_ERROR) from error
     _check_weights(folder)
     try:
         given = json.loads(text)
@@ -137,12 +162,15 @@ def _check_weights(folder: Location) -> None:
 
 def _check_sequence_length(config: PretrainedConfig, sequence_length: int, field: str) -> None:
     text_config = config.get_text_config()
-    longest = getattr(text_config, _MAX_POSITIONS, None)
-    if longest is not None and sequence_length > longest:
+    positions = getattr(text_config, _MAX_POSITIONS, None)
+    is_offset = text_config.model_type in _POSITIONS_AFTER_PADDING
+    unused = (text_config.pad_token_id or 0) + 1 if is_offset else 0
+    if positions is not None and sequence_length > positions - unused:
         name = text_config.attribute_map.get(_MAX_POSITIONS, _MAX_POSITIONS)
+        note = f", of which {unused} up to pad_token_id are unused" if unused else ""
         raise UserError(
-            f"training.sequenceLength is {sequence_length}, but the model takes at most {longest} tokens "
-            f"({field}{name} {longest}): shorten training.sequenceLength"
+            f"training.sequenceLength is {sequence_length}, but the model takes at most {positions - unused} tokens "
+            f"({field}{name} {positions}{note}): shorten training.sequenceLength"
         )
 
 

@@ -61,6 +61,10 @@ Objective = Literal[
 ]
 LANGUAGE_OBJECTIVES = frozenset({"causal-lm", "masked-lm", "masked-lm-nsp"})
 """Those that learn from unlabelled text; the others fine-tune."""
+MASKED_OBJECTIVES = frozenset({"masked-lm", "masked-lm-nsp"})
+"""Those that find words which were masked: what encoders are trained with."""
+HEAD_OBJECTIVES = frozenset({"classification", "token-classification", "question-answering"})
+"""Those whose model predicts something else than tokens."""
 
 Mode = Literal["PreTraining", "ContinuedPreTraining", "FineTuning"]
 
@@ -71,8 +75,9 @@ Mode = Literal["PreTraining", "ContinuedPreTraining", "FineTuning"]
 class TokenizerTraining(Model):
     """A tokenizer learned from the training text."""
 
-    type: Literal["bpe"] = "bpe"
-    """Byte-level BPE."""
+    type: Literal["bpe", "wordpiece"] = "bpe"
+    """`bpe`: byte-level BPE, with RoBERTa's special tokens for the masked objectives. `wordpiece`: as BERT has it,
+    cased; for the masked objectives alone, since text cannot be written back from it."""
     vocab_size: int = Field(default=32000, ge=300, le=1_000_000)
     """Size of the vocabulary, special tokens included. At least 300: 256 bytes and some merges."""
 
@@ -135,6 +140,74 @@ class ModelSource(Model):
         return self
 
 
+# --------------------------------------------------------------------------------------------------------------- method
+
+
+ModuleName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Method(Model):
+    """Which weights are trained. All but `type` belong to adapters: two thin matrices beside each weight, which stays
+    as it is.
+    """
+
+    type: Literal["full", "lora", "dora", "qlora"] = "full"
+    """`full`: every weight. `lora`: an adapter. `dora`: one that learns how large each output's weights are by itself,
+    too. `qlora`: lora beside weights of 4 bits, on CUDA GPUs with bitsandbytes in the image; not tested on GPUs yet."""
+    rank: int | None = Field(default=None, ge=1, le=4096)
+    """Width of the adapter. Absent: 16."""
+    alpha: float | None = Field(default=None, gt=0, le=65536)
+    """The adapter's product is scaled by alpha / rank. Absent: twice the rank."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the adapter's inputs that a training step leaves out. Absent: 0.05, and 0 for preference, which is
+    trained without dropout."""
+    targets: Annotated[list[ModuleName], Field(min_length=1, max_length=64)] | None = None
+    """Names of the layers that get an adapter, or how they end: q_proj. Absent: every linear layer but the output's."""
+    merge: bool | None = None
+    """Add the adapter to the weights and export the sum as model/; adapter/ is exported in any case. Absent: true."""
+
+    @model_validator(mode="after")
+    def _check_adapter(self) -> Method:
+        given = [name for name in ADAPTER_FIELDS if getattr(self, name) is not None]
+        if self.type == "full" and given:
+            raise ValueError(
+                f"method.{given[0]} belongs to an adapter, and method.type is full: remove it, or set method.type to "
+                "lora or dora"
+            )
+        return self
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the model's own weights stay as they are."""
+        return self.type != "full"
+
+    @property
+    def resolved_rank(self) -> int:
+        """Default resolved."""
+        return self.rank or 16
+
+    @property
+    def resolved_alpha(self) -> float:
+        """Default resolved."""
+        return self.alpha or 2.0 * self.resolved_rank
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the exported model has the adapter in its weights; default resolved."""
+        return self.merge is not False
+
+
+ADAPTER_FIELDS = ("rank", "alpha", "dropout", "targets", "merge")
+"""Of `Method`: those that mean nothing without an adapter."""
+
+
+class Preference(Model):
+    """How better answers are told from worse ones: direct preference optimization (DPO)."""
+
+    beta: float | None = Field(default=None, gt=0, le=100)
+    """How dear it is to go away from the model as it came. Absent: 0.1."""
+
+
 # ----------------------------------------------------------------------------------------------------------------- data
 
 
@@ -145,7 +218,9 @@ class Columns(Model):
     """Which fields of a record hold what, where they have other names than these."""
 
     text: ColumnName = "text"
-    """The field with the text."""
+    """The field with the text; where there is none, Bedrock's `input` is taken for it."""
+    input_ids: ColumnName = "input_ids"
+    """Token ids instead of a text, made by the tokenizer of the run, where the language itself is learned."""
     text_pair: ColumnName = "text_pair"
     """A second text, for classification of pairs."""
     label: ColumnName = "label"
@@ -153,9 +228,9 @@ class Columns(Model):
     labels: ColumnName = "labels"
     """The classes of a text that may have several."""
     prompt: ColumnName = "prompt"
-    """What is said to the model, for sft."""
+    """What is answered, for sft and preference."""
     completion: ColumnName = "completion"
-    """What it is to answer."""
+    """Its answer, for sft."""
     messages: ColumnName = "messages"
     """A conversation of messages with `role` and `content`, for sft."""
     conversations: ColumnName = "conversations"
@@ -165,7 +240,7 @@ class Columns(Model):
     input: ColumnName = "input"
     """What it is to do that with; may be absent or empty."""
     output: ColumnName = "output"
-    """What it is to answer."""
+    """Its answer to that."""
     tokens: ColumnName = "tokens"
     """The words of a text, as a list, for token-classification."""
     tags: ColumnName = "tags"
@@ -178,7 +253,15 @@ class Columns(Model):
     """The question."""
     answers: ColumnName = "answers"
     """Its answers, as an object of two lists: `text`, and `answer_start`, where each begins in the context."""
+    sentences: ColumnName = "sentences"
+    """The sentences of a document as a list, for masked-lm-nsp."""
+    chosen: ColumnName = "chosen"
+    """The better of two answers, for preference."""
+    rejected: ColumnName = "rejected"
+    """The worse of two answers."""
 
+
+_FILE_FORMATS = ("auto", "text", "jsonl", "csv", "parquet")
 
 RECORD_FORMATS: dict[str, tuple[str, ...]] = {"sft": ("prompt-completion", "messages", "alpaca", "conversations")}
 """By objective: the formats of its records that a source can be said to have."""
@@ -189,9 +272,12 @@ class DataSource(Model):
 
     uri: Uri
     """An object, or a prefix ending in `/`."""
-    format: Literal["auto", "text", "jsonl", "prompt-completion", "messages", "alpaca", "conversations"] = "auto"
-    """`text`: one document a file. `jsonl`: one JSON object a line. `auto`: by the file's ending, .jsonl and .ndjson or
-    anything else. The others say what the records of sft are, where their fields do not; the file is as it ends."""
+    format: Literal[
+        "auto", "text", "jsonl", "csv", "parquet", "prompt-completion", "messages", "alpaca", "conversations"
+    ] = "auto"
+    """`text`: one document a file. `jsonl`: one JSON object a line. `csv`: a header, then a record a row. `parquet`: a
+    record a row. `auto`: by the file's ending: .jsonl and .ndjson, .csv, .parquet, and text for any other. The others
+    say what the records of sft are, where their fields do not; the file is as it ends."""
     columns: Columns = Columns()
     """The record's fields; a text file has none."""
 
@@ -199,11 +285,30 @@ class DataSource(Model):
 Sources = Annotated[list[DataSource], Field(min_length=1, max_length=64)]
 
 
-class Validation(Model):
-    """The held-out part of the domain."""
+DEFAULT_VALIDATION_FRACTION = 0.02
 
-    fraction: float = Field(default=0.02, ge=0, le=0.5)
-    """Share of the documents of `data.train`, chosen by a hash of their text, that is never trained on. 0: none."""
+
+class Validation(Model):
+    """What of the domain is held out. At most one of `fraction` and `sources`."""
+
+    fraction: float | None = Field(default=None, ge=0, le=0.5)
+    """Share of the records of `data.train`, chosen by a hash of their text, that is never trained on. 0: none.
+    Absent, and `sources` too: 0.02."""
+    sources: Sources | None = None
+    """Held-out data of its own; records of `data.train` with the same text are not trained on."""
+
+    @model_validator(mode="after")
+    def _check_one_of(self) -> Validation:
+        if self.fraction is not None and self.sources is not None:
+            raise ValueError("data.validation.fraction and data.validation.sources are both set: keep one of them")
+        return self
+
+    @property
+    def held_out_fraction(self) -> float:
+        """Of `data.train`, default resolved."""
+        if self.fraction is not None:
+            return self.fraction
+        return DEFAULT_VALIDATION_FRACTION if self.sources is None else 0.0
 
 
 class Replay(Model):
@@ -215,6 +320,14 @@ class Replay(Model):
     """The text to replay."""
 
 
+class Decontamination(Model):
+    """Leave out what is, in parts, the same as held-out data."""
+
+    ngram: int = Field(default=13, ge=5, le=100)
+    """So many words in a row that a record shares with one of `data.validation` or `evaluation.general`, whatever their
+    case and punctuation, keep it from being trained on or replayed."""
+
+
 class Data(Model):
     """The text to learn from."""
 
@@ -224,15 +337,30 @@ class Data(Model):
     """The held-out part of it."""
     replay: Replay | None = None
     """Earlier text to keep mixing in."""
+    deduplicate: Literal["none", "exact", "near"] = "exact"
+    """`exact`: of records that are the same, the first is kept. `near`: of those too whose texts share about 0.8 of
+    their word 5-grams (MinHash), and none that is near a held-out one is trained on. What was left out is counted."""
+    decontaminate: Decontamination | None = None
+    """Absent: only whole records are compared."""
+    invalid_rows: Literal["Fail", "Drop"] = "Fail"
+    """`Drop`: leave out rows that are no records, and count them; more than 5 % of a stream's rows are refused all the
+    same, as is a file that cannot be read to its end."""
 
 
 def _check_formats(field: str, sources: list[DataSource], reason: str, allowed: tuple[str, ...]) -> None:
     for i, source in enumerate(sources):
-        if source.format not in ("auto", "text", "jsonl", *allowed):
-            raise ValueError(f"{field}[{i}].format is {source.format}, but {reason}: write auto, text or jsonl")
+        if source.format not in (*_FILE_FORMATS, *allowed):
+            raise ValueError(f"{field}[{i}].format is {source.format}, but {reason}: write how its files are, or auto")
 
 
 # ------------------------------------------------------------------------------------------------------------- training
+
+
+class Masking(Model):
+    """Which tokens are to be found: 15 % of them, of which 80 % are masked, 10 % replaced and 10 % left as they are."""
+
+    whole_word: bool = False
+    """Choose words, with all tokens of each, rather than single tokens."""
 
 
 class Schedule(Model):
@@ -290,7 +418,9 @@ class Training(Model):
     micro_batch: int | None = Field(default=None, ge=1, le=4096)
     """Sequences that a rank holds in memory at once. Absent: chosen when the run starts, and shown in status."""
     learning_rate: float | None = Field(default=None, gt=0, le=10)
-    """Peak learning rate. Absent: 3e-4 from scratch, 1e-5 continued, 2e-5 to fine-tune."""
+    """Peak learning rate. Absent: 3e-4 from scratch, 1e-5 continued, 2e-5 to fine-tune, 1e-6 for preference; with an
+    adapter 2e-4, and 1e-5 for preference; for the masked objectives 1e-4, or 5e-4 in large batches, of a million (2^20)
+    tokens or more."""
     schedule: Schedule = Schedule()
     """How the learning rate moves."""
     optimizer: Optimizer = Optimizer()
@@ -369,20 +499,41 @@ class Storage(Model):
     """`none`: for a store without If-Match; two attempts that overlap can then overwrite each other."""
 
 
+_LARGE_BATCH_TOKENS = 1 << 20
 _DEFAULT_LEARNING_RATES: dict[Mode, float] = {"PreTraining": 3e-4, "ContinuedPreTraining": 1e-5, "FineTuning": 2e-5}
+_ADAPTER_LEARNING_RATE = 2e-4
+_PREFERENCE_LEARNING_RATES = {False: 1e-6, True: 1e-5}
+"""By whether it is an adapter that learns."""
 
 
 class Recipe(Model):
     """What to learn, from what, and where to leave it."""
 
-    objective: Literal["causal-lm", "sft", "classification", "token-classification", "question-answering"] = "causal-lm"
-    """What the model is trained to do. `causal-lm`: predict the next token. `sft`: answer, learned from prompts and
-    conversations. `classification`: name the class of a text, or its classes. `token-classification`: tag the words of
-    a text. `question-answering`: find the answer in a text."""
+    objective: Literal[
+        "causal-lm",
+        "masked-lm",
+        "masked-lm-nsp",
+        "sft",
+        "classification",
+        "token-classification",
+        "question-answering",
+        "preference",
+    ] = "causal-lm"
+    """What the model is trained to do. `causal-lm`: predict the next token. `masked-lm`: find masked tokens.
+    `masked-lm-nsp`: that, and tell whether a text goes on as the next one does. `sft`: answer, learned from prompts
+    and conversations. `classification`: name the class of a text, or its classes. `token-classification`: tag the words
+    of a text. `question-answering`: find the answer in a text. `preference`: give better answers rather than worse
+    ones."""
     model: ModelSource
     """Where the weights come from."""
+    method: Method = Method()
+    """Which weights are trained. Absent: every one."""
+    preference: Preference = Preference()
+    """Settings of objective preference."""
     data: Data
     """The text to learn from."""
+    masking: Masking = Masking()
+    """How tokens are masked, for masked-lm and masked-lm-nsp."""
     training: Training = Training(epochs=1)
     """How long and how to train. Absent: one epoch."""
     evaluation: Evaluation = Evaluation()
@@ -400,6 +551,7 @@ class Recipe(Model):
         replayed = self.data.replay.sources if self.data.replay is not None else []
         _check_formats("data.train", self.data.train, *own)
         _check_formats("data.replay.sources", replayed, *own)
+        _check_formats("data.validation.sources", self.data.validation.sources or [], *own)
         _check_formats("evaluation.general", self.evaluation.general, "general text has no records", ())
         return self
 
@@ -415,6 +567,52 @@ class Recipe(Model):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_masked(self) -> Recipe:
+        if self.objective in MASKED_OBJECTIVES:
+            return self
+        if self.masking.whole_word:
+            raise ValueError(
+                "masking.wholeWord is for objectives masked-lm and masked-lm-nsp, but objective is "
+                f"{self.objective}: leave it out"
+            )
+        training = self.model.scratch.tokenizer.train if self.model.scratch is not None else None
+        if training is not None and training.type == "wordpiece":
+            raise ValueError(
+                "model.scratch.tokenizer.train.type wordpiece is for objectives masked-lm and masked-lm-nsp, but "
+                f"objective is {self.objective}: write bpe"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_objective(self) -> Recipe:
+        if self.model.scratch is not None and self.objective not in LANGUAGE_OBJECTIVES:
+            raise ValueError(
+                f"model.scratch begins with random weights, and objective {self.objective} fine-tunes a model: "
+                "name one in model.uri or model.run"
+            )
+        if self.evaluation.general and self.objective in HEAD_OBJECTIVES:
+            raise ValueError(
+                "evaluation.general measures how tokens are predicted, which a model has no head for after objective "
+                f"{self.objective}: remove evaluation.general"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Recipe:
+        if self.method.is_adapter and self.model.scratch is not None:
+            raise ValueError(
+                f"method.type {self.method.type} adapts weights that have learned something, and model.scratch has "
+                "none: set method.type to full, or model.uri"
+            )
+        if self.objective == "preference" and self.method.dropout:
+            raise ValueError("method.dropout: preference is trained without dropout: remove method.dropout")
+        if self.preference.beta is not None and self.objective != "preference":
+            raise ValueError(
+                f"preference.beta belongs to objective preference, and objective is {self.objective}: remove it"
+            )
+        return self
+
     @property
     def mode(self) -> Mode:
         """What this run is called: derived, never typed."""
@@ -425,7 +623,26 @@ class Recipe(Model):
     @property
     def learning_rate(self) -> float:
         """The peak learning rate, default resolved."""
-        return self.training.learning_rate or _DEFAULT_LEARNING_RATES[self.mode]
+        if self.training.learning_rate is not None:
+            return self.training.learning_rate
+        if self.objective in MASKED_OBJECTIVES and not self.method.is_adapter:
+            is_large = self.sequences_per_step * self.training.sequence_length >= _LARGE_BATCH_TOKENS
+            return 5e-4 if is_large else 1e-4
+        if self.objective == "preference":
+            return _PREFERENCE_LEARNING_RATES[self.method.is_adapter]
+        return _ADAPTER_LEARNING_RATE if self.method.is_adapter else _DEFAULT_LEARNING_RATES[self.mode]
+
+    @property
+    def adapter_dropout(self) -> float:
+        """What a step leaves out of an adapter's inputs, default resolved."""
+        if self.method.dropout is not None:
+            return self.method.dropout
+        return 0.0 if self.objective == "preference" else 0.05
+
+    @property
+    def beta(self) -> float:
+        """Of preference, default resolved."""
+        return self.preference.beta or 0.1
 
     @property
     def sequences_per_step(self) -> int:

@@ -1,12 +1,14 @@
 """Leave the finished run on storage: the model folder, eval.json, lineage.json, metrics.csv and report.html.
 
-    all ranks   gather the full weights ─> rank 0   model/ in scratch ─> samples ─> upload
+    all ranks   gather the full weights ─> rank 0   model/ (, adapter/) in scratch ─> samples ─> upload
                                                     eval.json, lineage.json, metrics.csv, report.html ─> upload
     all ranks   wait, and get the same Result
 
 The weights are written as they were evaluated, in fp32, so that the loss which eval.json claims is the loss of the
-files. Every file is put whole and under its own name: an export that was killed midway is made again over what it left.
-The run is finished only when the caller swaps the Result into head.json.
+files. Of an adapter, adapter/ is always left, and model/ with its sum unless the recipe says not to merge: then
+adapter/ is the result, and what was frozen is not even gathered. Every file is put whole and under its own name: an
+export that was killed midway is made again over what it left. The run is finished only when the caller swaps the
+Result into head.json.
 """
 
 from __future__ import annotations
@@ -23,28 +25,25 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import PreTrainedModel
 
+from runyard_trainer.adapter import load_whole, merge
 from runyard_trainer.checkpoint_files import told_when_full
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe
 from runyard_trainer.distributed import run_on_rank_0
+from runyard_trainer.four_bits import packed_layers
 from runyard_trainer.lineage import build_lineage, read_source_lineage
+from runyard_trainer.model import build_empty_model
 from runyard_trainer.model_folder import digest_of, files_of
+from runyard_trainer.objectives import build_objective
 from runyard_trainer.outcome import Result
 from runyard_trainer.report import RunSummary, TrainedRun, render_card, render_report
 from runyard_trainer.samples import choose_prompts, write_samples
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset
 from runyard_trainer.storage import Location
+from runyard_trainer.words import WORDS
 
 MAX_SHARD_SIZE = "5GB"
-
-EVAL_DEFINITION = (
-    "Each document of `text` is tokenized without adding special tokens and gets one end-of-document token; the "
-    "documents are laid one after the other and cut every sequenceLength tokens, the last window padded. Position ids "
-    "restart at the start of each document and window (no attention mask, no cache), so that no token attends to or is "
-    "predicted from another document. A loss is the mean of -ln p over the predicted tokens, in nats; bits per byte "
-    "are loss x tokens / (ln 2 x bytes)."
-)
 
 
 def export_run(
@@ -65,7 +64,10 @@ def export_run(
         dataset: the prepared data it trained on.
         output: where `output.uri` lies.
     """
-    weights = gather_weights(model)
+    weights = gather_weights(model, trained_only=recipe.method.is_adapter and not recipe.method.is_merged)
+    num_packed = sum(layer.shape.numel() for layer in packed_layers(model).values())
+    num_parameters = num_packed + sum(parameter.numel() for parameter in model.parameters())
+    num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
     def write() -> Result:
         scratch_dir = context.scratch_dir
@@ -73,33 +75,55 @@ def export_run(
             told_when_full("write the model", scratch_dir),
             TemporaryDirectory(prefix="runyard-export-", dir=scratch_dir) as scratch,
         ):
-            folder = Path(scratch)
-            num_parameters = sum(tensor.numel() for tensor in weights.values())  # before they are written, and dropped
-            model.save_pretrained(folder, state_dict=weights, max_shard_size=MAX_SHARD_SIZE)
-            return _leave(folder, num_parameters, trained, recipe, context, dataset, output)
+            folders = write_folders(model, weights, Path(scratch), recipe, dataset)
+            return _leave(folders, (num_parameters, num_trained), trained, recipe, context, dataset, output)
 
     return run_on_rank_0(write, context.world)
 
 
-def gather_weights(model: PreTrainedModel) -> dict[str, Any]:
+def gather_weights(model: PreTrainedModel, trained_only: bool = False) -> dict[str, Any]:
     """The full weights on CPU by the names that transformers gives them, tied ones once; empty but on rank 0."""
-    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained_only)
+    weights = get_model_state_dict(model, options=options)
     for tied in model.all_tied_weights_keys:
         weights.pop(tied, None)
+    if weights and not trained_only:
+        weights |= {name: layer.unpack() for name, layer in packed_layers(model).items()}
     return weights
 
 
+def write_folders(
+    model: PreTrainedModel, weights: dict[str, Any], scratch_dir: Path, recipe: Recipe, dataset: Dataset
+) -> dict[str, Path]:
+    """Write the gathered weights as the folders of an export, by name, the result first."""
+    if not recipe.method.is_adapter:
+        model.save_pretrained(scratch_dir / "model", state_dict=weights, max_shard_size=MAX_SHARD_SIZE)
+        return {"model": scratch_dir / "model"}
+    _, adapted = build_empty_model(model.config, build_objective(recipe, dataset.info), recipe)
+    assert adapted is not None
+    folders = {"adapter": scratch_dir / "adapter"}
+    prefixed = {f"base_model.model.{name}": weight for name, weight in weights.items()}
+    adapted.save_pretrained(str(folders["adapter"]), state_dict=prefixed, save_embedding_layers=False)
+    if not recipe.method.is_merged:
+        return folders
+    load_whole(adapted, weights)
+    merge(adapted).save_pretrained(scratch_dir / "model", max_shard_size=MAX_SHARD_SIZE)
+    return {"model": scratch_dir / "model", **folders}
+
+
 def _leave(
-    folder: Path,
-    num_parameters: int,
+    folders: dict[str, Path],
+    num_parameters: tuple[int, int],
     trained: TrainedRun,
     recipe: Recipe,
     context: RunContext,
     dataset: Dataset,
     output: Location,
 ) -> Result:
-    """Complete the model folder, upload it and what goes beside it."""
-    _copy_tokenizer(dataset, folder)
+    """Complete the folders, upload them and what goes beside them."""
+    name, folder = next(iter(folders.items()))
+    for path in folders.values():
+        _copy_tokenizer(dataset, path)
     lineage = build_lineage(recipe, context, _describe_dataset(dataset), read_source_lineage(recipe), datetime.now(UTC))
     summary = RunSummary(
         name=context.run_name,
@@ -108,23 +132,27 @@ def _leave(
         attempts=context.attempt,
         processes=context.world.size,
         accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        num_parameters=num_parameters,
+        num_parameters=num_parameters[0],
+        num_trained=num_parameters[1],
+        num_labels=len(dataset.info.labels),
         streams=dataset.info.streams,
         samples=write_samples(folder, choose_prompts(_held_out_texts(dataset))) if _writes(recipe) else [],
         lineage=lineage,
-        model_uri=(output / "model").uri,
+        model_uri=(output / name).uri,
     )
-    (folder / "README.md").write_text(render_card(summary), encoding="utf-8")
-    _upload_folder(folder, output / "model")
-    for name, text in {
+    for kind, path in folders.items():
+        card = render_card(summary, is_adapter=kind == "adapter")
+        (path / "README.md").write_text(card, encoding="utf-8")
+        _upload_folder(path, output / kind)
+    for file, text in {
         "eval.json": _to_json(describe_evaluation(trained, recipe, dataset)),
         "lineage.json": _to_json(lineage),
         "metrics.csv": trained.metrics_csv,
         "report.html": render_report(summary),
     }.items():
-        (output / name).put(text.encode())
+        (output / file).put(text.encode())
     return Result(
-        uri=(output / "model").uri,
+        uri=summary.model_uri,
         report=(output / "report.html").uri,
         digest=digest_of(folder),
         step=trained.exported_step,
@@ -146,7 +174,7 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
         "exportedStep": trained.exported_step,
         "precision": trained.precision,
         "sequenceLength": recipe.training.sequence_length,
-        "definition": EVAL_DEFINITION,
+        "definition": WORDS[recipe.objective].definition,
         "sets": {
             name: {
                 "text": (dataset.location / f"{stream}.jsonl").uri,
@@ -168,15 +196,16 @@ def _copy_tokenizer(dataset: Dataset, folder: Path) -> None:
 
 
 def _writes(recipe: Recipe) -> bool:
-    """Whether the model goes on from a text."""
-    return recipe.objective == "causal-lm"
+    """Whether the exported model goes on from a text; an adapter alone does nothing."""
+    return recipe.objective == "causal-lm" and (recipe.method.is_merged or not recipe.method.is_adapter)
 
 
 def _held_out_texts(dataset: Dataset) -> Iterator[str]:
     if dataset.info.streams.get("validation", StreamInfo()).documents:
         with (dataset.location / "validation.jsonl").open() as lines:
             for line in lines:
-                yield json.loads(line)["text"]
+                if text := json.loads(line).get("text"):  # what came as token ids has none
+                    yield text
 
 
 def _describe_dataset(dataset: Dataset) -> dict[str, str]:

@@ -50,7 +50,9 @@ def fit_micro_batch(peak_bytes_of_1: int, peak_bytes_of_2: int, available_bytes:
 def available_bytes(learner: Learner) -> int:
     """What a pass may take at its peak, weights and gradients included, beside the optimizer's moments."""
     weights = sum(
-        shard.to_local().nbytes if hasattr(shard, "to_local") else shard.nbytes for shard in learner.module.parameters()
+        shard.to_local().nbytes if hasattr(shard, "to_local") else shard.nbytes
+        for shard in learner.module.parameters()
+        if shard.requires_grad
     )
     total_bytes = torch.cuda.get_device_properties(learner.device).total_memory
     return int(MEMORY_SHARE * total_bytes) - ADAM_BYTES_PER_WEIGHT_BYTE * weights

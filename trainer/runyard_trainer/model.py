@@ -5,19 +5,23 @@
       v
     all ranks: the same model without weights ── fully_shard ── each weight scattered from rank 0, one at a time
 
-So a run starts from the same weights whatever its world's size, and no rank but 0 ever holds more than its shard.
+So a run starts from the same weights whatever its world's size, and no rank but 0 ever holds more than its shard. An
+adapter is put into the full model and into those without weights alike; what it leaves as it is, is sharded too.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]  # it ships no types
+from peft import PeftModel
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
@@ -29,10 +33,12 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from runyard_trainer.adapter import add_adapter, has_dropout
 from runyard_trainer.checks import check_model, check_vocabulary, classes_of
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe, Training
 from runyard_trainer.distributed import run_on_rank_0
+from runyard_trainer.four_bits import check_packable, pack_weights, prepare_packing
 from runyard_trainer.model_folder import download_model
 from runyard_trainer.objectives import Objective, ObjectiveModule, Traits
 from runyard_trainer.outcome import ExitCode, UserError
@@ -57,21 +63,44 @@ def load_model(
         UserError: the configuration or the folder cannot be trained as the recipe says.
     """
     full: list[PreTrainedModel] = []
+    is_packed = recipe.method.type == "qlora"
+    if is_packed:
+        check_packable(device)
 
     def load_on_rank_0() -> tuple[dict[str, Any], Traits]:
         model = _build_full_model(recipe, objective, data, context)
+        if recipe.method.is_adapter:
+            add_adapter(model, recipe, objective.new_weights, objective.auto_class.__name__)
         full.append(model)
-        return model.config.to_dict(), objective.probe(model)
+        traits = objective.probe(model)
+        return model.config.to_dict(), replace(traits, stochastic=traits.stochastic or has_dropout(model))
 
     config, traits = run_on_rank_0(load_on_rank_0, context.world)
+    model = build_empty_model(AutoConfig.for_model(**config), objective, recipe)[0]
+    if is_packed:
+        prepare_packing(model)
+    module = objective.module(model, traits)
+    if objective.needs_reference and not recipe.method.is_adapter:
+        module.reference = build_empty_model(model.config, objective, recipe)[0].requires_grad_(False)
+    shard_model(module, recipe.training, device, resolve_precision(recipe.training, device))
+    weights = full[0].state_dict() if full else None
+    for part in filter(None, (model, module.reference)):
+        scatter_weights(part, weights, device)
+    pack_weights(model, weights, device)
+    return cast(ShardedModule, module)
+
+
+def build_empty_model(
+    config: PreTrainedConfig, objective: Objective, recipe: Recipe
+) -> tuple[PreTrainedModel, PeftModel | None]:
+    """The model that is trained, on the meta device; and peft's wrapper around it, where it has an adapter."""
     with init_empty_weights():
-        model = _build_model(AutoConfig.for_model(**config), objective)
+        model = _build_model(config, objective)
+        adapted = None
+        if recipe.method.is_adapter:
+            adapted = add_adapter(model, recipe, objective.new_weights, objective.auto_class.__name__)
     model.tie_weights()
-    module = shard_model(
-        objective.module(model, traits), recipe.training, device, resolve_precision(recipe.training, device)
-    )
-    scatter_weights(model, full[0].state_dict() if full else None, device)
-    return module
+    return model, adapted
 
 
 def resolve_precision(training: Training, device: torch.device) -> Precision:
@@ -102,13 +131,21 @@ def _build_full_model(recipe: Recipe, objective: Objective, data: DatasetInfo, c
 
 
 def fit_to_tokenizer(config: PreTrainedConfig, data: DatasetInfo) -> PreTrainedConfig:
-    """The configuration with the tokenizer's vocabulary and end-of-document token.
+    """The configuration with the tokenizer's vocabulary and special tokens.
 
-    No padding token is set: it would be the end-of-document token, and a padding token's embedding is never trained.
+    A model that goes on from a text gets no padding token: it would be the end-of-document token, and a padding token's
+    embedding is never trained.
     """
     config.vocab_size = data.vocab_size
-    config.bos_token_id = config.eos_token_id = data.eos_token_id
-    config.pad_token_id = None
+    if data.mask_token_id is None:
+        config.bos_token_id = config.eos_token_id = data.eos_token_id
+        config.pad_token_id = None
+        return config
+    config.pad_token_id = data.pad_token_id
+    config.bos_token_id, config.eos_token_id = data.cls_token_id, data.sep_token_id
+    for name in ("cls_token_id", "sep_token_id", "mask_token_id"):
+        if hasattr(config, name):
+            setattr(config, name, getattr(data, name))
     return config
 
 
@@ -226,7 +263,8 @@ def shard_model(
     policy = MixedPrecisionPolicy()
     if precision == "bf16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    for layer in split_layers(module.model):
+    layers = [layer for model in filter(None, (module.model, module.reference)) for layer in split_layers(model)]
+    for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=mesh.size() > 1)
     sharded = cast(ShardedModule, fully_shard(module, mesh=mesh, mp_policy=policy))
     for method in ("predict", "write"):
@@ -235,9 +273,15 @@ def shard_model(
 
 
 def split_layers(model: PreTrainedModel) -> Iterator[nn.Module]:
-    """The blocks that the architecture says belong on one device."""
+    """The blocks that the architecture says belong on one device, but for those that share a weight with another part.
+
+    Embeddings are among them in some architectures; where they are the output's too, they stay with the whole.
+    """
     names = set(model._no_split_modules or ())
-    return (module for module in model.modules() if type(module).__name__ in names)
+    owners = Counter(weight for module in model.modules() for weight in module.parameters(recurse=False))
+    for module in model.modules():
+        if type(module).__name__ in names and all(owners[weight] == 1 for weight in module.parameters()):
+            yield module
 
 
 def scatter_weights(model: PreTrainedModel, weights: dict[str, torch.Tensor] | None, device: torch.device) -> None:

@@ -121,6 +121,18 @@ class Losses(Report):
     """The objective's own on the held-out part of `data.train`: accuracy, macroF1 and the like."""
 
 
+class Estimate(Report):
+    """What the run will take, replay included."""
+
+    steps: int
+    """Optimizer steps."""
+    tokens: int
+    """That go through the model."""
+    flops: str | None = None
+    """Floating-point operations of all forward and backward passes, such as `1.2e+18`; absent where the model is no
+    plain transformer."""
+
+
 class DataSummary(Report):
     """What prepare found."""
 
@@ -132,6 +144,13 @@ class DataSummary(Report):
     """Tokens in them, end-of-document tokens included."""
     validation_documents: int = 0
     """Held-out documents."""
+    dropped: int = 0
+    """Records of `data.train` that are not trained on: duplicates, empty or wrong ones, those held out by
+    `data.validation.sources` or with nothing to train on. dataset.json says which."""
+    truncated: int = 0
+    """Examples that the sequence length cuts."""
+    estimate: Estimate | None = None
+    """What training on it will take."""
 
 
 class Result(Report):

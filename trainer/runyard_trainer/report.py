@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from runyard_trainer.contract import Mode, Recipe
+from runyard_trainer.contract import LANGUAGE_OBJECTIVES, Mode, Recipe
 from runyard_trainer.held_out import HeldOut
 from runyard_trainer.outcome import Losses
 from runyard_trainer.samples import Sample
@@ -66,6 +66,10 @@ class RunSummary:
     accelerator: str | None
     """What the GPUs are called; None on CPU."""
     num_parameters: int
+    num_trained: int
+    """Of the parameters."""
+    num_labels: int
+    """Classes that the model names; 0 where it names none."""
     streams: Mapping[str, StreamInfo]
     samples: list[Sample]
     lineage: dict[str, Any]
@@ -124,11 +128,16 @@ def compare(objective: str, before: Losses | None, after: Losses) -> list[Compar
     )
     general = _compare_losses(
         "General",
-        "nats per token",
+        _general_unit(objective),
         (was.general_loss, was.general_bits_per_byte),
         (after.general_loss, after.general_bits_per_byte),
     )
     return [*metrics, *domain, *general]
+
+
+def _general_unit(objective: str) -> str:
+    """General text is measured as a language objective has it, or else by the next token."""
+    return WORDS[objective if objective in LANGUAGE_OBJECTIVES else "causal-lm"].loss_unit
 
 
 Measures = tuple[float | None, float | None]
@@ -154,7 +163,7 @@ def verdict(objective: str, before: Losses | None, after: Losses) -> str:
     was, unit = before or Losses(), WORDS[objective].loss_unit
     sets = (
         ("domain", unit, was.domain_loss, after.domain_loss),
-        ("general", "nats per token", was.general_loss, after.general_loss),
+        ("general", _general_unit(objective), was.general_loss, after.general_loss),
     )
     told = [_tell(name, unit, then, now) for name, unit, then, now in sets if now is not None]
     if not told:
@@ -199,9 +208,9 @@ def render_report(summary: RunSummary) -> str:
     )
 
 
-def render_card(summary: RunSummary) -> str:
-    """The model card, as Markdown with YAML front matter."""
-    return _render("README.md.j2", summary)
+def render_card(summary: RunSummary, is_adapter: bool = False) -> str:
+    """The card of the model folder, or of the adapter's, as Markdown with YAML front matter."""
+    return _render("README.md.j2", summary, is_adapter=is_adapter)
 
 
 def _render(template: str, summary: RunSummary, **values: object) -> str:

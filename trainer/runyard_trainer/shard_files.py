@@ -44,6 +44,8 @@ class StreamInfo(Report):
     """Examples that the sequence length cut."""
     dropped: int = 0
     """Records of which nothing would be trained on."""
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """Records, and rows that are none, that are not in the stream: how many for which reason (`screening`)."""
     shards: list[ShardInfo] = Field(default_factory=list)
 
 

@@ -45,9 +45,15 @@ class DatasetInfo(Report):
     """Ends each document, and pads packed text."""
     pad_token_id: int | None = None
     """Pads examples."""
+    cls_token_id: int | None = None
+    """Begins an example for the masked objectives, as the three below are for them alone."""
+    sep_token_id: int | None = None
+    """Ends each text of such an example."""
+    mask_token_id: int | None = None
+    """Stands for what is to be found."""
+    special_token_ids: list[int] = Field(default_factory=list)
+    """Those that are no text: never masked, and never put in place of text."""
     streams: dict[str, StreamInfo]
-    skipped_documents: int = 0
-    """Documents without any text."""
     labels: list[str] = Field(default_factory=list)
     """The classes, in the order of their numbers; empty where there are none."""
     is_multi_label: bool = False

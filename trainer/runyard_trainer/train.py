@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_model_state_dict,
     get_state_dict,
     set_model_state_dict,
@@ -101,38 +102,46 @@ class TrainState:
         self.measured.append({"step": self.step, "losses": losses.model_dump()})
 
 
+TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
+"""What is frozen comes from where the run has started, each time: checkpoints do without it."""
+
+
 @dataclass
 class ShardedState:
-    """Weights and optimizer, as checkpoints take them."""
+    """The weights that are trained, and the optimizer, as checkpoints take them."""
 
     module: ShardedModule
     optimizer: torch.optim.Optimizer
 
     def state_dict(self) -> dict[str, Any]:
         """This rank's parts, by name."""
-        weights, optimizer = get_state_dict(self.module, self.optimizer)
+        weights, optimizer = get_state_dict(self.module, self.optimizer, options=TRAINED_ONLY)
         return {"weights": weights, "optimizer": optimizer}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over this rank's parts."""
         set_state_dict(
-            self.module, self.optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"]
+            self.module,
+            self.optimizer,
+            model_state_dict=state["weights"],
+            optim_state_dict=state["optimizer"],
+            options=TRAINED_ONLY,
         )
 
 
 @dataclass
 class Weights:
-    """Weights alone, as checkpoints give them."""
+    """The weights that are trained, alone, as checkpoints give them."""
 
     module: ShardedModule
 
     def state_dict(self) -> dict[str, Any]:
         """This rank's parts, by name."""
-        return {"weights": get_model_state_dict(self.module)}
+        return {"weights": get_model_state_dict(self.module, options=TRAINED_ONLY)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over this rank's parts."""
-        set_model_state_dict(self.module, state["weights"])
+        set_model_state_dict(self.module, state["weights"], options=TRAINED_ONLY)
 
 
 def _exit(report: PodReport) -> None:

@@ -8,6 +8,7 @@ import typer
 from runyard_trainer.outcome import UserError
 
 from runyard.cli.local import local
+from runyard.cli.preview import preview
 
 _typer = typer.Typer(
     name="runyard",
@@ -17,6 +18,7 @@ _typer = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _typer.add_typer(local, name="local")
+_typer.command()(preview)
 
 
 @_typer.callback()

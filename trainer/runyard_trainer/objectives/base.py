@@ -49,6 +49,8 @@ class ObjectiveModule(nn.Module):
     def __init__(self, model: Any, traits: Traits) -> None:
         super().__init__()
         self.model = model
+        self.reference: Any = None
+        """The model as it came, frozen, for an objective that needs it; None where the model can be that itself."""
         self.traits = traits
 
     def forward(self, **inputs: Tensor) -> Tensor:
@@ -131,6 +133,8 @@ class Objective:
     """The metric that the best model has most of; None: the one with the least loss is best."""
     writes_answers: bool = False
     """The model is asked for the answers of held-out records, too: see `answers`."""
+    needs_reference: bool = False
+    """The loss compares the model with what it was when it came."""
     measures_language: bool = False
     """The loss is nats per token of the text: perplexity and bits per byte can be told."""
     judge: Callable[[Sample, Tensor], Fact] | None = None

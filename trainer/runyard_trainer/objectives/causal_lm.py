@@ -16,7 +16,7 @@ architecture does more than that product (soft caps, scales), which `probe` find
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -42,16 +42,21 @@ class CausalLM(ObjectiveModule):
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
         inputs = {"input_ids": input_ids, "position_ids": position_ids, "use_cache": False}
         if not self.traits.plain_head:
-            return torch.stack([_sum_cross_entropy(self.model(**inputs).logits.flatten(0, 1), targets)])
+            return torch.stack([_cross_entropy(self.model(**inputs).logits.flatten(0, 1), targets)])
         hidden = self.model.base_model(**inputs).last_hidden_state.flatten(0, 1)
         head = self.model.get_output_embeddings()
-        return torch.stack([project_and_sum_cross_entropy(hidden, head.weight, getattr(head, "bias", None), targets)])
+        return torch.stack([project_cross_entropy(hidden, head.weight, getattr(head, "bias", None), targets)])
 
 
-def project_and_sum_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, max_logits_bytes: int = MAX_LOGITS_BYTES
+def project_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    max_logits_bytes: int = MAX_LOGITS_BYTES,
+    reduction: Literal["sum", "none"] = "sum",
 ) -> Tensor:
-    """Cross-entropy of `hidden @ weight.T + bias`, summed, without ever holding more logits than asked.
+    """Cross-entropy of `hidden @ weight.T + bias`, without ever holding more logits than asked.
 
     Args:
         hidden: [tokens, width].
@@ -59,23 +64,24 @@ def project_and_sum_cross_entropy(
         bias: [vocabulary] or None.
         targets: int64 [tokens], -100 where there is none.
         max_logits_bytes: how large the fp32 logits of a chunk may be.
+        reduction: summed, or by token, [tokens].
     """
     chunk = max(1, max_logits_bytes // (4 * weight.shape[0]))
     if hidden.shape[0] <= chunk:
-        return _project(hidden, weight, bias, targets)
+        return _project(hidden, targets, weight, bias, reduction)
     losses = [
-        checkpoint(_project, some_hidden, weight, bias, some_targets, use_reentrant=False, preserve_rng_state=False)
-        for some_hidden, some_targets in zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
+        checkpoint(_project, *some, weight, bias, reduction, use_reentrant=False, preserve_rng_state=False)
+        for some in zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
     ]
-    return torch.stack(losses).sum()
+    return torch.stack(losses).sum() if reduction == "sum" else torch.cat(losses)
 
 
-def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    return _sum_cross_entropy(F.linear(hidden, weight, bias), targets)
+def _project(hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, reduction: str) -> Tensor:
+    return _cross_entropy(F.linear(hidden, weight, bias), targets, reduction)
 
 
-def _sum_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+def _cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "sum") -> Tensor:
+    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction=reduction)
 
 
 # ---------------------------------------------------------------------------------------------------------------- probe

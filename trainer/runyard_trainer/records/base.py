@@ -58,6 +58,16 @@ class Samples(Protocol):
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What of an example is learned, for people."""
+
+    spans: list[tuple[int, int]]
+    """Starts and ends of the tokens of `input_ids` that the loss is taken over."""
+    target: str = ""
+    """What is learned instead, such as a class."""
+
+
+@dataclass(frozen=True)
 class RecordKind:
     """One kind of record, and what is done with it."""
 
@@ -72,3 +82,7 @@ class RecordKind:
     """The samples of a stream of a prepared dataset."""
     depends_on: Callable[[Recipe], dict[str, Any]] = field(default=lambda _: {})
     """What of the recipe the examples depend on: a part of the dataset's key."""
+    show: Callable[[dict[str, Any]], Shown] = field(default=lambda columns: Shown([(0, len(columns["input_ids"]))]))
+    """What is learned of an example with these columns: all of its tokens, where a kind says nothing else."""
+    tokenizer_text: Callable[[Any], str] | None = None
+    """What of a record a new tokenizer learns from; None: its identity. Raises UserError where that cannot be."""

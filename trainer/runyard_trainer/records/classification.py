@@ -17,7 +17,7 @@ from tokenizers import Encoding
 from runyard_trainer.contract import Recipe
 from runyard_trainer.examples import Examples
 from runyard_trainer.outcome import ExitCode, UserError
-from runyard_trainer.records.base import Example, RecordKind, Sample
+from runyard_trainer.records.base import Example, RecordKind, Sample, Shown
 from runyard_trainer.shards import IGNORED, Dataset
 from runyard_trainer.sources import BadRecord, Row, name_of_type
 from runyard_trainer.tokenizer import DocumentTokenizer
@@ -169,4 +169,5 @@ KIND = RecordKind(
     build_encoder=lambda tokenizer, recipe: LabelledTextEncoder(tokenizer, recipe.training.sequence_length),
     open_samples=open_labelled_texts,
     depends_on=lambda recipe: {"sequenceLength": recipe.training.sequence_length},
+    show=lambda columns: Shown([], ", ".join(columns["labels"])),
 )

@@ -9,7 +9,7 @@ A record's fields show its format, the same for all records unless their sources
 with the system; then user and assistant take turns, and the assistant has the last word. It is laid out by the
 tokenizer's chat template (`chat`). Trained on is what the model is to write itself: a completion, or what the assistant
 says, each with the token that ends it; a message of weight 0 is not. What is longer than a sequence loses its end; a
-record of which nothing trained would be left is refused.
+record of which nothing trained would be left is refused, unless invalid rows are dropped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from runyard_trainer.contract import Recipe
 from runyard_trainer.outcome import ExitCode, UserError
-from runyard_trainer.records.base import Example, RecordKind
+from runyard_trainer.records.base import Example, RecordKind, Shown
 from runyard_trainer.records.chat import ChatEncoder, Dialogue, Tokens, Turn
 from runyard_trainer.records.packing import open_packed_records
 from runyard_trainer.sources import BadRecord, Row, check_text, name_of_type
@@ -200,6 +200,8 @@ class DialogueEncoder:
 
     chat: ChatEncoder
     length: int
+    may_drop: bool = False
+    """Records that are too long are left out, rather than refused."""
     schema: pa.Schema = _SCHEMA
     first: Dialogue | None = None
     """The first whose source does not say its format: the others must be like it."""
@@ -242,10 +244,11 @@ class DialogueEncoder:
         spans = [(max(start, 1), min(end, self.length)) for start, end in tokens.spans]
         spans = [(start, end) for start, end in spans if start < end]
         if not spans:
-            self.problems.append(
-                f"{record.place}: {tokens.spans[0][0]} tokens come before the answer, and training.sequenceLength is "
-                f"{self.length}: lengthen it, or leave the record out"
-            )
+            if not self.may_drop:
+                self.problems.append(
+                    f"{record.place}: {tokens.spans[0][0]} tokens come before the answer, and training.sequenceLength "
+                    f"is {self.length}: lengthen it, or leave the record out"
+                )
             return []
         columns = {"input_ids": tokens.ids[: self.length], "spans": np.array(spans).ravel().tolist()}
         text_bytes = sum(len(turn.content.encode()) for turn in record.turns)
@@ -253,7 +256,13 @@ class DialogueEncoder:
 
 
 def _build_encoder(tokenizer: DocumentTokenizer, recipe: Recipe) -> DialogueEncoder:
-    return DialogueEncoder(ChatEncoder(tokenizer), recipe.training.sequence_length)
+    may_drop = recipe.data.invalid_rows == "Drop"
+    return DialogueEncoder(ChatEncoder(tokenizer), recipe.training.sequence_length, may_drop)
+
+
+def _show(columns: dict[str, Any]) -> Shown:
+    starts, ends = columns["spans"][::2], columns["spans"][1::2]
+    return Shown(list(zip(starts, ends, strict=True)))
 
 
 def _to_json(record: Dialogue) -> dict[str, Any]:
@@ -274,5 +283,6 @@ KIND = RecordKind(
     to_json=_to_json,
     build_encoder=_build_encoder,
     open_samples=open_packed_records,
+    show=_show,
     depends_on=lambda recipe: {"sequenceLength": recipe.training.sequence_length},
 )
