@@ -44,7 +44,7 @@ def test_20_steps_lose_what_trl_loses_to_1e_5_on_the_same_tokens_and_spans(
     recipe = build_recipe(
         tmp_path,
         "sft",
-        data={"validation": {"fraction": 0}},
+        data={"validation": {"fraction": 0}, "deduplicate": "none"},
         evaluation={"before": False},
         training={"batchSequences": 4},
     )
@@ -84,7 +84,7 @@ def test_the_model_opens_without_our_package_and_answers_as_eval_json_says(tmp_p
     is_chat = record_format == "messages"
     save_chat_model(tmp_path / "model", "llama", CHATML if is_chat else None)
     write_rows(tmp_path / "train.jsonl", build_chat_rows() if is_chat else build_prompt_rows())
-    recipe = build_recipe(tmp_path, "sft", training={"steps": 40, "sequenceLength": 128, "batchSequences": 2})
+    recipe = build_recipe(tmp_path, "sft", training={"steps": 120, "sequenceLength": 128, "batchSequences": 2})
     prepare_run(recipe)
     assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
 
