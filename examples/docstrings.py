@@ -1,4 +1,4 @@
-"""What the examples with labels are made of: each docstring of the standard library, and whose it is."""
+"""What the examples with records are made of: each docstring of the standard library, whose it is, and their upload."""
 
 from __future__ import annotations
 

@@ -10,13 +10,10 @@ They are the general text of `corpora.py`, with its split. The same Python gives
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 
-from corpora import build_general, upload
-from runyard_trainer.contract import Storage
-from runyard_trainer.outcome import UserError
+from corpora import build_general
+from docstrings import main, to_jsonl
 from runyard_trainer.records.sentences import split_sentences
 
 TRAIN_BYTES = 1_500_000
@@ -33,23 +30,8 @@ def build_files(train_bytes: int = TRAIN_BYTES, held_out_bytes: int = HELD_OUT_B
 
 def _build(is_held_out: bool, max_bytes: int) -> bytes:
     documents = (list(split_sentences(document.text)) for document in build_general(is_held_out, max_bytes))
-    return "".join(json.dumps({"sentences": document}) + "\n" for document in documents if len(document) > 1).encode()
-
-
-def main() -> int:
-    """Build, upload, and say how much it was."""
-    parser = argparse.ArgumentParser(description="Build documents of sentences from the running Python.")
-    parser.add_argument("destination", help="a folder, or s3://bucket/prefix")
-    args = parser.parse_args()
-    files = build_files()
-    try:
-        upload(files, args.destination, Storage())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{len(files)} files, {sum(map(len, files.values())) / 1e6:.1f} MB, to {args.destination}")
-    return 0
+    return to_jsonl({"sentences": document} for document in documents if len(document) > 1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(build_files, "Build documents of sentences from the running Python."))

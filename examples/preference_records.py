@@ -9,13 +9,10 @@ The same Python gives the same bytes.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 
-from corpora import build_general, upload
-from runyard_trainer.contract import Storage
-from runyard_trainer.outcome import UserError
+from corpora import build_general
+from docstrings import main, to_jsonl
 
 PROMPT_CHARACTERS = 120
 ANSWER_CHARACTERS = 160
@@ -30,7 +27,7 @@ def build_files(max_bytes: int = 400_000) -> dict[str, bytes]:
         for prompt, answer in halves
         if answer != _disorder(answer)
     ]
-    return {"preference/docstrings.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()}
+    return {"preference/docstrings.jsonl": to_jsonl(rows)}
 
 
 def _cut(text: str) -> tuple[str, str]:
@@ -45,20 +42,5 @@ def _disorder(text: str) -> str:
     return " " + " ".join(sorted(text.split()))
 
 
-def main() -> int:
-    """Build, upload, and say how much it was."""
-    parser = argparse.ArgumentParser(description="Build records for preference from the running Python.")
-    parser.add_argument("destination", help="a folder, or s3://bucket/prefix")
-    files = build_files()
-    destination = parser.parse_args().destination
-    try:
-        upload(files, destination, Storage())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{len(files)} files, {sum(map(len, files.values())) / 1e6:.1f} MB, to {destination}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(build_files, "Build records for preference from the running Python."))

@@ -81,7 +81,7 @@ def test_a_rank_that_hangs_is_found_its_peers_leave_their_stacks_and_the_run_goe
     assert (failure["reason"], failure["exitCode"], failure["rank"]) == ("Stalled", 79, 0)
     assert "the stacks of every rank are below s3://runyard/out/hanging/stacks/attempt-1/" in failure["message"]
     stacks = cluster.s3().get_object(Bucket=runs.BUCKET, Key="out/hanging/stacks/attempt-1/rank-0.txt")["Body"].read()
-    assert b"distributed_c10d.py" in stacks
+    assert b"runyard_trainer/train.py" in stacks
     final = runs.wait_for_phase(cluster, "hanging", "Succeeded")
     assert (final["attempt"], final["restarts"]["failures"]) == (2, 1)
     events = cluster.kubectl("events", "--for", "trun/hanging").stdout

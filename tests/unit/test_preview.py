@@ -95,6 +95,47 @@ def test_classes_are_shown_as_what_is_to_be_learned(place: Place) -> None:
     assert found.estimate.steps == 10
 
 
+SHOWN: dict[str, tuple[dict[str, Any], str, str]] = {
+    "token-classification": (
+        {"tokens": ["the", "red", "cat", "sees"], "tags": ["O", "B-ANIMAL", "I-ANIMAL", "O"]},
+        "[CLS]<the red cat sees>[SEP]",
+        "O B-ANIMAL I-ANIMAL O",
+    ),
+    "question-answering": (
+        {"question": "dog sees", "context": "the red cat sees", "answers": {"text": ["cat"], "answer_start": [8]}},
+        "[CLS] dog sees [SEP] the red<cat>sees [SEP]",
+        "cat",
+    ),
+    "masked-lm": ({"text": "the red cat"}, "[CLS]<the red cat>[SEP]", ""),
+    "masked-lm-nsp": ({"sentences": ["the red cat sees", "a dog"]}, "<the red cat sees a dog>", ""),
+    "preference": (
+        {"prompt": "the cat", "chosen": " but good", "rejected": " but bad"},
+        "[CLS] the cat<but good [SEP]>[CLS] the cat<but bad [SEP]>",
+        "",
+    ),
+}
+"""By objective: a record, what is shown of it with what is trained on between < and >, and what is learned besides."""
+
+
+@pytest.mark.parametrize("objective", SHOWN)
+def test_what_is_trained_on_is_told_apart(place: Place, objective: str) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForPreTraining
+
+    from tests.ranks.fine_tuning import save_model
+
+    record, shown, target = SHOWN[objective]
+    folder = Path(place.base.uri.removeprefix("file://")) / "mine"
+    is_causal = objective == "preference"
+    save_model(folder, "llama" if is_causal else "bert", AutoModelForCausalLM if is_causal else AutoModelForPreTraining)
+    others = [json.loads(json.dumps(record).replace("red", word)) for word in ("old", "small")]
+    data = {"train": [put(place, "a.jsonl", [record, *others])], "validation": {"fraction": 0}}
+    found = preview_run(place.recipe(model={"uri": f"file://{folder}"}, data=data, objective=objective))
+    row = found.rows[0]
+    text = "".join(f"<{piece.text}>" if piece.trained else piece.text for piece in row.pieces)
+    assert re.sub(r"\s*([<>])\s*", r"\1", text).strip() == shown
+    assert row.target == target
+
+
 def test_the_estimate_of_a_part_is_near_that_of_the_whole(place: Place) -> None:
     source = put(place, "a.jsonl", texts(10 * SAMPLED_ROWS))
     found = preview(place, source)

@@ -19,7 +19,7 @@ from tokenizers import Encoding
 from runyard_trainer.contract import Recipe
 from runyard_trainer.examples import Examples
 from runyard_trainer.outcome import ExitCode, UserError
-from runyard_trainer.records.base import Example, RecordKind, Sample
+from runyard_trainer.records.base import Example, RecordKind, Sample, Shown
 from runyard_trainer.records.text import parse_text
 from runyard_trainer.tokenizer import DocumentTokenizer
 
@@ -120,6 +120,11 @@ class MaskedTexts:
         return {"input_ids": np.zeros(1, dtype=np.int64), "word_ids": np.full(1, NOT_MASKED, dtype=np.int64)}
 
 
+def show_words(columns: dict[str, Any]) -> Shown:
+    """The tokens of which 15 % are masked, others each time."""
+    return Shown([(place, place + 1) for place, word in enumerate(columns["word_ids"]) if word != NOT_MASKED])
+
+
 KIND = RecordKind(
     parse=parse_text,
     identity=lambda text: text,
@@ -127,4 +132,5 @@ KIND = RecordKind(
     build_encoder=_build_encoder,
     open_samples=lambda dataset, stream, _: MaskedTexts(dataset.examples(stream)),
     depends_on=lambda recipe: {"sequenceLength": recipe.training.sequence_length},
+    show=show_words,
 )

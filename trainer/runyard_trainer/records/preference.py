@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 from runyard_trainer.contract import Recipe
 from runyard_trainer.examples import Examples
 from runyard_trainer.outcome import ExitCode, UserError
-from runyard_trainer.records.base import Example, RecordKind, Sample
+from runyard_trainer.records.base import Example, RecordKind, Sample, Shown
 from runyard_trainer.shards import Dataset
 from runyard_trainer.sources import BadRecord, Row, check_encodable, name_of_type
 from runyard_trainer.tokenizer import DocumentTokenizer
@@ -251,6 +251,13 @@ def open_answer_pairs(dataset: Dataset, stream: str, _: Recipe) -> AnswerPairs:
     return AnswerPairs(dataset.examples(stream))
 
 
+def show_pair(columns: dict[str, Any]) -> Shown:
+    """Both answers."""
+    chosen_length, chosen_start, rejected_start = columns["spans"]
+    rejected = (chosen_length + rejected_start, len(columns["input_ids"]))
+    return Shown([(chosen_start, chosen_length), rejected])
+
+
 KIND = RecordKind(
     parse=parse_answer_pair,
     identity=lambda record: record.identity,
@@ -258,4 +265,5 @@ KIND = RecordKind(
     build_encoder=lambda tokenizer, recipe: AnswerPairEncoder(tokenizer, recipe.training.sequence_length),
     open_samples=open_answer_pairs,
     depends_on=lambda recipe: {"sequenceLength": recipe.training.sequence_length},
+    show=show_pair,
 )

@@ -24,7 +24,7 @@ from tokenizers import Encoding
 from runyard_trainer.contract import Recipe
 from runyard_trainer.examples import Examples
 from runyard_trainer.outcome import ExitCode, UserError
-from runyard_trainer.records.base import Example, RecordKind, Sample
+from runyard_trainer.records.base import Example, RecordKind, Sample, Shown
 from runyard_trainer.shards import IGNORED, Dataset
 from runyard_trainer.sources import BadRecord, Row, check_texts, name_of_type
 from runyard_trainer.tokenizer import DocumentTokenizer
@@ -247,6 +247,12 @@ def open_windows(dataset: Dataset, stream: str, _: Recipe) -> Windows:
     return Windows(dataset.examples(stream))
 
 
+def show_answer(columns: dict[str, Any]) -> Shown:
+    """The answer's tokens, where this window has them."""
+    start, end = columns["start_position"], columns["end_position"]
+    return Shown([(start, end + 1)] if end else [], columns["answers"][0])
+
+
 KIND = RecordKind(
     parse=parse_question,
     identity=lambda record: record.context,
@@ -254,4 +260,5 @@ KIND = RecordKind(
     build_encoder=lambda tokenizer, recipe: QuestionEncoder(tokenizer, recipe.training.sequence_length),
     open_samples=open_windows,
     depends_on=lambda recipe: {"sequenceLength": recipe.training.sequence_length},
+    show=show_answer,
 )

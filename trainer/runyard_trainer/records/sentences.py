@@ -31,7 +31,13 @@ from runyard_trainer.contract import Recipe
 from runyard_trainer.examples import Examples
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.records.base import HELD_OUT_STREAMS, Example, RecordKind, Sample
-from runyard_trainer.records.masked_text import NOT_MASKED, check_tokenizer, describe_special_tokens, number_words
+from runyard_trainer.records.masked_text import (
+    NOT_MASKED,
+    check_tokenizer,
+    describe_special_tokens,
+    number_words,
+    show_words,
+)
 from runyard_trainer.shards import IGNORED, Dataset
 from runyard_trainer.sources import BadRecord, Row, name_of_type
 from runyard_trainer.tokenizer import DocumentTokenizer
@@ -295,4 +301,5 @@ KIND = RecordKind(
     build_encoder=_build_encoder,
     open_samples=open_sentence_pairs,
     depends_on=lambda recipe: {"sequenceLength": recipe.training.sequence_length},
+    show=show_words,
 )

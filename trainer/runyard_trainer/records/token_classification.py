@@ -24,7 +24,7 @@ from tokenizers import Encoding
 from runyard_trainer.contract import Recipe
 from runyard_trainer.examples import Examples
 from runyard_trainer.outcome import ExitCode, UserError
-from runyard_trainer.records.base import Example, RecordKind, Sample
+from runyard_trainer.records.base import Example, RecordKind, Sample, Shown
 from runyard_trainer.shards import IGNORED, Dataset
 from runyard_trainer.sources import BadRecord, Row
 from runyard_trainer.tokenizer import DocumentTokenizer
@@ -182,6 +182,12 @@ def open_tagged_texts(dataset: Dataset, stream: str, _: Recipe) -> TaggedTexts:
     return TaggedTexts(dataset.examples(stream), {label: i for i, label in enumerate(dataset.info.labels)})
 
 
+def show_tags(columns: dict[str, Any]) -> Shown:
+    """The tokens that are tagged, and how."""
+    spans = [(place, place + 1) for place in columns["first_pieces"] if place != NOWHERE]
+    return Shown(spans, " ".join(columns["tags"]))
+
+
 KIND = RecordKind(
     parse=parse_tagged_words,
     identity=lambda record: record.text,
@@ -189,4 +195,5 @@ KIND = RecordKind(
     build_encoder=lambda tokenizer, recipe: TaggedWordsEncoder(tokenizer, recipe.training.sequence_length),
     open_samples=open_tagged_texts,
     depends_on=lambda recipe: {"sequenceLength": recipe.training.sequence_length},
+    show=show_tags,
 )
