@@ -24,6 +24,7 @@ from runyard_trainer.contract import (
     HEAD_OBJECTIVES,
     LANGUAGE_OBJECTIVES,
     MASKED_OBJECTIVES,
+    RECORD_FORMATS,
     URI_PATTERN,
 )
 
@@ -140,6 +141,7 @@ def build_name_rules() -> list[dict[str, str]]:
 
 def build_rules() -> dict[str, list[dict[str, str]]]:
     """CEL rules by the path of the field, below spec, that they stand on."""
+    record_formats = {name for formats in RECORD_FORMATS.values() for name in formats}
     return {
         "": [_immutable(field) for field in _aliases(TrainingRunSpec) if field not in (*MUTABLE_FIELDS, "compute")]
         + [_immutable_unless_suspended(field) for field in MUTABLE_WHILE_SUSPENDED]
@@ -156,6 +158,7 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "train on; choose another output.uri",
                 "fieldPath": ".output.uri",
             },
+            *(_own_formats(objective, formats) for objective, formats in RECORD_FORMATS.items()),
             {
                 "rule": "!has(self.training.earlyStopping) || has(self.evaluation.everySteps)",
                 "message": "training.earlyStopping needs evaluation.everySteps: say how often to measure",
@@ -210,6 +213,12 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
             },
         ],
         "evaluation": [
+            {
+                "rule": "!has(self.general) || "
+                f"!self.general.exists(source, source.format in {sorted(record_formats)})",
+                "message": "evaluation.general is text, which has no records: write how its files are, or auto",
+                "fieldPath": ".general",
+            },
             {
                 "rule": "!has(self.maxGeneralLossIncrease) || "
                 "(self.before && has(self.general) && size(self.general) > 0)",
@@ -280,6 +289,18 @@ def _immutable(field: str) -> dict[str, str]:
         "message": f"spec.{field} cannot change once the run exists (only {exceptions} can): delete the run and create "
         "another",
         "fieldPath": f".{field}",
+    }
+
+
+def _own_formats(objective: str, formats: tuple[str, ...]) -> dict[str, str]:
+    is_used = f"exists(source, source.format in {list(formats)})"
+    return {
+        "rule": f"self.objective == '{objective}' || !(self.data.train.{is_used} || "
+        f"has(self.data.replay) && self.data.replay.sources.{is_used} || "
+        f"has(self.data.validation.sources) && self.data.validation.sources.{is_used})",
+        "message": f"the formats {', '.join(formats)} are those of objective {objective}: write how the files are, or "
+        "auto",
+        "fieldPath": ".data",
     }
 
 

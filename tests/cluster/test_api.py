@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kubernetes import client, config
 from runyard.api import GROUP, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec
 from runyard.crd import build_crd
-from runyard_trainer.contract import ADAPTER_FIELDS, MASKED_OBJECTIVES
+from runyard_trainer.contract import ADAPTER_FIELDS, MASKED_OBJECTIVES, RECORD_FORMATS
 
 from tests.cluster.conftest import Cluster
 
@@ -121,7 +121,23 @@ def is_sane(spec: dict[str, Any]) -> bool:
     if not (is_measured and is_stopped):
         return False
     is_over_its_model = spec["model"].get("uri", "").rstrip("/") + "/" == output
-    return has_shape and not is_in_its_own_text and not is_over_its_model and is_method_sane(spec)
+    is_apart = not is_in_its_own_text and not is_over_its_model
+    return has_shape and is_apart and is_method_sane(spec) and are_formats_sane(spec)
+
+
+def are_formats_sane(spec: dict[str, Any]) -> bool:
+    data = spec["data"]
+    sources = [
+        *data["train"],
+        *data.get("replay", {}).get("sources", []),
+        *data.get("validation", {}).get("sources", []),
+    ]
+    record_formats = {name for names in RECORD_FORMATS.values() for name in names}
+    foreign = record_formats - set(RECORD_FORMATS.get(spec.get("objective", ""), ()))
+    is_text = all(
+        source.get("format") not in record_formats for source in spec.get("evaluation", {}).get("general", [])
+    )
+    return is_text and all(source.get("format") not in foreign for source in sources)
 
 
 def is_method_sane(spec: dict[str, Any]) -> bool:
@@ -214,6 +230,24 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["spec.method.dropout", "without dropout"],
     ),
     "a beta for an objective without one": ({"preference": {"beta": 0.1}}, ["spec.preference.beta", "belongs to"]),
+    "conversations for a model of text": (
+        {"data": {"train": [{"uri": "s3://c/f", "format": "messages"}]}},
+        ["spec.data", "those of objective sft"],
+    ),
+    "conversations to validate a classifier": (
+        {
+            "objective": "classification",
+            "data": {
+                "train": [{"uri": "s3://c/f"}],
+                "validation": {"sources": [{"uri": "s3://c/g", "format": "conversations"}]},
+            },
+        },
+        ["spec.data", "those of objective sft"],
+    ),
+    "instructions as general text": (
+        {"objective": "sft", "evaluation": {"general": [{"uri": "s3://c/g", "format": "alpaca"}]}},
+        ["spec.evaluation.general", "has no records"],
+    ),
     "no compute": ({"compute": None}, ["spec.compute"]),
 }  # fmt: skip
 

@@ -227,6 +227,20 @@ class Columns(Model):
     """The class of a text, for classification."""
     labels: ColumnName = "labels"
     """The classes of a text that may have several."""
+    prompt: ColumnName = "prompt"
+    """What is answered, for sft and preference."""
+    completion: ColumnName = "completion"
+    """Its answer, for sft."""
+    messages: ColumnName = "messages"
+    """A conversation of messages with `role` and `content`, for sft."""
+    conversations: ColumnName = "conversations"
+    """A conversation of messages with `from` and `value`, for sft."""
+    instruction: ColumnName = "instruction"
+    """What the model is to do, for sft on Alpaca's records."""
+    input: ColumnName = "input"
+    """What it is to do that with; may be absent or empty."""
+    output: ColumnName = "output"
+    """Its answer to that."""
     tokens: ColumnName = "tokens"
     """The words of a text, as a list, for token-classification."""
     tags: ColumnName = "tags"
@@ -241,12 +255,16 @@ class Columns(Model):
     """Its answers, as an object of two lists: `text`, and `answer_start`, where each begins in the context."""
     sentences: ColumnName = "sentences"
     """The sentences of a document as a list, for masked-lm-nsp."""
-    prompt: ColumnName = "prompt"
-    """What is answered, for preference."""
     chosen: ColumnName = "chosen"
-    """The better of two answers."""
+    """The better of two answers, for preference."""
     rejected: ColumnName = "rejected"
     """The worse of two answers."""
+
+
+_FILE_FORMATS = ("auto", "text", "jsonl", "csv", "parquet")
+
+RECORD_FORMATS: dict[str, tuple[str, ...]] = {"sft": ("prompt-completion", "messages", "alpaca", "conversations")}
+"""By objective: the formats of its records that a source can be said to have."""
 
 
 class DataSource(Model):
@@ -254,9 +272,12 @@ class DataSource(Model):
 
     uri: Uri
     """An object, or a prefix ending in `/`."""
-    format: Literal["auto", "text", "jsonl", "csv", "parquet"] = "auto"
+    format: Literal[
+        "auto", "text", "jsonl", "csv", "parquet", "prompt-completion", "messages", "alpaca", "conversations"
+    ] = "auto"
     """`text`: one document a file. `jsonl`: one JSON object a line. `csv`: a header, then a record a row. `parquet`: a
-    record a row. `auto`: by the file's ending: .jsonl and .ndjson, .csv, .parquet, and text for any other."""
+    record a row. `auto`: by the file's ending: .jsonl and .ndjson, .csv, .parquet, and text for any other. The others
+    say what the records of sft are, where their fields do not; the file is as it ends."""
     columns: Columns = Columns()
     """The record's fields; a text file has none."""
 
@@ -326,6 +347,12 @@ class Data(Model):
     same, as is a file that cannot be read to its end."""
 
 
+def _check_formats(field: str, sources: list[DataSource], reason: str, allowed: tuple[str, ...]) -> None:
+    for i, source in enumerate(sources):
+        if source.format not in (*_FILE_FORMATS, *allowed):
+            raise ValueError(f"{field}[{i}].format is {source.format}, but {reason}: write how its files are, or auto")
+
+
 # ------------------------------------------------------------------------------------------------------------- training
 
 
@@ -386,8 +413,8 @@ class Training(Model):
     batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens in a step, over all ranks: a multiple of `sequenceLength`."""
     batch_sequences: int | None = Field(default=None, ge=1)
-    """Sequences in a step, over all ranks; of labelled data, records. Absent, and `batchTokens` too: as near 524,288
-    tokens as they come, or 32 to fine-tune."""
+    """Sequences in a step, over all ranks; of labelled data, records, but sft packs these into sequences. Absent, and
+    `batchTokens` too: as near 524,288 tokens as they come, or 32 to fine-tune."""
     micro_batch: int | None = Field(default=None, ge=1, le=4096)
     """Sequences that a rank holds in memory at once. Absent: chosen when the run starts, and shown in status."""
     learning_rate: float | None = Field(default=None, gt=0, le=10)
@@ -486,15 +513,17 @@ class Recipe(Model):
         "causal-lm",
         "masked-lm",
         "masked-lm-nsp",
+        "sft",
         "classification",
         "token-classification",
         "question-answering",
         "preference",
     ] = "causal-lm"
     """What the model is trained to do. `causal-lm`: predict the next token. `masked-lm`: find masked tokens.
-    `masked-lm-nsp`: that, and tell whether a text goes on as the next one does. `classification`: name the class of a
-    text, or its classes. `token-classification`: tag the words of a text. `question-answering`: find the answer in a
-    text. `preference`: give better answers rather than worse ones."""
+    `masked-lm-nsp`: that, and tell whether a text goes on as the next one does. `sft`: answer, learned from prompts
+    and conversations. `classification`: name the class of a text, or its classes. `token-classification`: tag the words
+    of a text. `question-answering`: find the answer in a text. `preference`: give better answers rather than worse
+    ones."""
     model: ModelSource
     """Where the weights come from."""
     method: Method = Method()
@@ -515,6 +544,16 @@ class Recipe(Model):
     """Where the result goes."""
     storage: Storage = Storage()
     """How to reach S3."""
+
+    @model_validator(mode="after")
+    def _check_record_formats(self) -> Recipe:
+        own = f"objective {self.objective} reads no such records", RECORD_FORMATS.get(self.objective, ())
+        replayed = self.data.replay.sources if self.data.replay is not None else []
+        _check_formats("data.train", self.data.train, *own)
+        _check_formats("data.replay.sources", replayed, *own)
+        _check_formats("data.validation.sources", self.data.validation.sources or [], *own)
+        _check_formats("evaluation.general", self.evaluation.general, "general text has no records", ())
+        return self
 
     @model_validator(mode="after")
     def _check_evaluation(self) -> Recipe:

@@ -150,7 +150,14 @@ def compute_key(recipe: Recipe, files: Files) -> str:
         "format": _FORMAT,
         "files": {
             stream: [
-                [file.location.uri, file.etag, file.size_bytes, file.format, file.columns.model_dump()]
+                [
+                    file.location.uri,
+                    file.etag,
+                    file.size_bytes,
+                    file.format,
+                    file.record_format,
+                    file.columns.model_dump(),
+                ]
                 for file in listed
             ]
             for stream, listed in files.items()
