@@ -3,7 +3,8 @@
     python benchmarks/effects.py [--seeds 3] [--jobs 2]
 
     language   a llama pre-trained on English, then continued on source code: without replay, with 5 and with 25 % of
-               it, by LoRA; and another one from random weights on the same code for as many steps
+               it, with 25 % that the model writes itself, by LoRA; and another one from random weights on the same
+               code for as many steps
     classes    a BERT pre-trained on source code, then fine-tuned on 500 docstrings to name their package; and the same
                after it has seen the docstrings of these packages without their labels
 
@@ -110,11 +111,13 @@ def run_language(place: Place) -> dict[str, dict[str, Losses]]:
         replay = {"replay": {"fraction": replayed, "sources": english}} if replayed else {}
         return {"train": code, "validation": validation, **replay}
 
+    own_replay = data(0) | {"replay": {"fraction": 0.25, "source": "self"}}
     english_model = place.model("english")
     return {
         "no replay": continue_run("replay-0", model=english_model, data=data(0)),
         "5 % replay": continue_run("replay-5", model=english_model, data=data(0.05)),
         "25 % replay": continue_run("replay-25", model=english_model, data=data(0.25)),
+        "25 % of its own": continue_run("replay-self", model=english_model, data=own_replay),
         "LoRA": continue_run("lora", model=english_model, data=data(0), method={"type": "lora", "rank": 8}),
         "from scratch": continue_run("scratch", model=own, data=data(0)),
     }
@@ -176,6 +179,9 @@ def macro_f1(run: dict[str, Losses]) -> float:
 CLAIMS: dict[str, Callable[[Seed], bool]] = {
     "more replay, less forgotten: 0 > 5 > 25 %": lambda seed: (
         forgot(seed["no replay"]) > forgot(seed["5 % replay"]) > forgot(seed["25 % replay"])
+    ),
+    "what the model writes itself helps less than its text, and more than nothing": lambda seed: (
+        forgot(seed["no replay"]) > forgot(seed["25 % of its own"]) > forgot(seed["25 % replay"])
     ),
     "continued beats from scratch by 0.6 nat or more, at equal steps": lambda seed: (
         domain_loss(seed["from scratch"]) - domain_loss(seed["no replay"]) >= 0.6

@@ -190,6 +190,13 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "fieldPath": ".evaluation.general",
             },
             {
+                "rule": "!has(self.data.replay) || !has(self.data.replay.source) || "
+                "(self.objective == 'causal-lm' && !has(self.model.scratch))",
+                "message": "data.replay.source self replays what a causal-lm that knows something writes: give "
+                "data.replay.sources",
+                "fieldPath": ".data",
+            },
+            {
                 "rule": "self.method.type == 'full' || !has(self.model.scratch)",
                 "message": "method.type adapts weights that have learned something, and model.scratch has none: set "
                 "method.type to full, or model.uri",
@@ -237,6 +244,7 @@ def build_rules() -> dict[str, list[dict[str, str]]]:
                 "message": "model.digest is of the exported weights, and model.step takes others: keep one of them",
             },
         ],
+        "data.replay": [_exactly_one("data.replay", "sources", "source")],
         "method": [
             {
                 "rule": f"self.type != 'full' || !({' || '.join(f'has(self.{field})' for field in ADAPTER_FIELDS)})",
@@ -296,7 +304,7 @@ def _own_formats(objective: str, formats: tuple[str, ...]) -> dict[str, str]:
     is_used = f"exists(source, source.format in {list(formats)})"
     return {
         "rule": f"self.objective == '{objective}' || !(self.data.train.{is_used} || "
-        f"has(self.data.replay) && self.data.replay.sources.{is_used} || "
+        f"has(self.data.replay) && has(self.data.replay.sources) && self.data.replay.sources.{is_used} || "
         f"has(self.data.validation.sources) && self.data.validation.sources.{is_used})",
         "message": f"the formats {', '.join(formats)} are those of objective {objective}: write how the files are, or "
         "auto",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from runyard_trainer.contract.base import Model, Uri
+from runyard_trainer.contract.base import Model, Uri, check_exactly_one
 
 ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -113,8 +113,16 @@ class Replay(Model):
 
     fraction: float = Field(gt=0, lt=1)
     """Share of the sequences of every step (on average) that are replayed instead of trained from `data.train`."""
-    sources: Sources
-    """The text to replay."""
+    sources: Sources | None = None
+    """The text to replay. Exactly one of `sources` and `source`."""
+    source: Literal["self"] | None = None
+    """`self`: text that the model itself writes before it is trained, for when its own is not at hand. For causal-lm.
+    It costs a forward pass a token, and is kept below `replay/` of the output."""
+
+    @model_validator(mode="after")
+    def _check_one_of(self) -> Replay:
+        check_exactly_one(self, "data.replay", "sources", "source")
+        return self
 
 
 class Decontamination(Model):

@@ -65,7 +65,7 @@ class Recipe(Model):
     @model_validator(mode="after")
     def _check_record_formats(self) -> Recipe:
         own = f"objective {self.objective} reads no such records", RECORD_FORMATS.get(self.objective, ())
-        replayed = self.data.replay.sources if self.data.replay is not None else []
+        replayed = (self.data.replay.sources or []) if self.data.replay is not None else []
         check_formats("data.train", self.data.train, *own)
         check_formats("data.replay.sources", replayed, *own)
         check_formats("data.validation.sources", self.data.validation.sources or [], *own)
@@ -127,6 +127,22 @@ class Recipe(Model):
         if self.preference.beta is not None and self.objective != "preference":
             raise ValueError(
                 f"preference.beta belongs to objective preference, and objective is {self.objective}: remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_self_replay(self) -> Recipe:
+        if self.data.replay is None or self.data.replay.source is None:
+            return self
+        if self.objective != "causal-lm":
+            raise ValueError(
+                f"data.replay.source self is for objective causal-lm, and objective is {self.objective}: give "
+                "data.replay.sources"
+            )
+        if self.model.scratch is not None:
+            raise ValueError(
+                "data.replay.source self replays what the model knows, and model.scratch knows nothing: remove "
+                "data.replay, or give data.replay.sources"
             )
         return self
 
