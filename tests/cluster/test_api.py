@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from kubernetes import client, config
 from runyard.api import GROUP, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec
 from runyard.crd import build_crd
-from runyard_trainer.contract import ADAPTER_FIELDS, MASKED_OBJECTIVES, RECORD_FORMATS
+from runyard_trainer.contract import (
+    ADAPTER_FIELDS,
+    HEAD_OBJECTIVES,
+    LANGUAGE_OBJECTIVES,
+    MASKED_OBJECTIVES,
+    RECORD_FORMATS,
+)
 
 from tests.cluster.conftest import Cluster
 
@@ -32,6 +38,8 @@ ONE_OF = {
     ],
 }  # fmt: skip
 """By path: the sets of members of a union that may be there together."""
+SFT_FORMATS = RECORD_FORMATS["sft"]
+"""Admitted with one objective alone: that is tested by itself."""
 MEMBERS = {path: {name for choice in choices for name in choice} for path, choices in ONE_OF.items()}
 
 
@@ -50,7 +58,7 @@ def create(api: client.CustomObjectsApi, spec: dict[str, Any], name: str = "a-ru
 def values(schema: dict[str, Any], path: str = "") -> st.SearchStrategy[Any]:
     """Whatever the CRD's schema admits at `path`."""
     if "enum" in schema:
-        return st.sampled_from(schema["enum"])
+        return st.sampled_from([value for value in schema["enum"] if value not in SFT_FORMATS])
     match schema["type"]:
         case "object" if schema.get("x-kubernetes-preserve-unknown-fields"):
             return st.dictionaries(st.from_regex(r"[a-z_]{1,12}", fullmatch=True), JSON, max_size=4)
@@ -122,22 +130,14 @@ def is_sane(spec: dict[str, Any]) -> bool:
         return False
     is_over_its_model = spec["model"].get("uri", "").rstrip("/") + "/" == output
     is_apart = not is_in_its_own_text and not is_over_its_model
-    return has_shape and is_apart and is_method_sane(spec) and are_formats_sane(spec)
+    return has_shape and is_apart and is_method_sane(spec) and is_objective_sane(spec)
 
 
-def are_formats_sane(spec: dict[str, Any]) -> bool:
-    data = spec["data"]
-    sources = [
-        *data["train"],
-        *data.get("replay", {}).get("sources", []),
-        *data.get("validation", {}).get("sources", []),
-    ]
-    record_formats = {name for names in RECORD_FORMATS.values() for name in names}
-    foreign = record_formats - set(RECORD_FORMATS.get(spec.get("objective", ""), ()))
-    is_text = all(
-        source.get("format") not in record_formats for source in spec.get("evaluation", {}).get("general", [])
-    )
-    return is_text and all(source.get("format") not in foreign for source in sources)
+def is_objective_sane(spec: dict[str, Any]) -> bool:
+    objective = spec.get("objective", "causal-lm")
+    is_general_measured = bool(spec.get("evaluation", {}).get("general"))
+    may_start_anew = objective in LANGUAGE_OBJECTIVES or "scratch" not in spec["model"]
+    return may_start_anew and not (objective in HEAD_OBJECTIVES and is_general_measured)
 
 
 def is_method_sane(spec: dict[str, Any]) -> bool:
@@ -250,6 +250,18 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "no compute": ({"compute": None}, ["spec.compute"]),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("record_format", SFT_FORMATS)
+def test_instruction_tuning_may_say_the_format_of_its_records(api: client.CustomObjectsApi, record_format: str) -> None:
+    source = {"uri": "s3://c/f", "format": record_format}
+    data = {
+        "train": [source],
+        "validation": {"sources": [source]},
+        "replay": {"fraction": 0.1, "sources": [source]},
+    }
+    stored = create(api, SMALLEST | {"objective": "sft", "data": data})["spec"]
+    assert stored["data"]["train"][0]["format"] == record_format
 
 
 @pytest.mark.parametrize("what", REFUSED)
