@@ -16,10 +16,18 @@ from transformers import BertConfig
 from tests.ranks.fine_tuning import build_tokenizer
 
 
-def prepare_lines(folder: Path, objective: str, *rows: Any, length: int = 32, **source: Any) -> None:
+def prepare_lines(
+    folder: Path, objective: str, *rows: Any, length: int = 32, data: dict[str, Any] | None = None, **source: Any
+) -> None:
     """Prepare a BERT for an objective from one JSONL file; a row that is bytes is written as it is.
 
-    `source` is what the recipe says of that file besides.
+    Args:
+        folder: where everything lies, the rows in data.jsonl.
+        objective: what it is prepared for.
+        rows: of the file.
+        length: of a sequence.
+        data: more of that section of the recipe.
+        source: what the recipe says of the file besides.
     """
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(folder / "model")
@@ -31,7 +39,7 @@ def prepare_lines(folder: Path, objective: str, *rows: Any, length: int = 32, **
         {
             "objective": objective,
             "model": {"uri": f"file://{folder}/model"},
-            "data": {"train": [{"uri": f"file://{folder}/data.jsonl", **source}]},
+            "data": {"train": [{"uri": f"file://{folder}/data.jsonl", **source}], **(data or {})},
             "training": {"epochs": 1, "sequenceLength": length},
             "output": {"uri": f"file://{folder}/output"},
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,21 @@ def test_records_of_another_format_than_the_first_are_told_by_both_places(tmp_pa
     )
 
 
+def test_sources_that_say_their_formats_may_differ(tmp_path: Path) -> None:
+    (tmp_path / "more.jsonl").write_text(json.dumps(ALPACA))
+    files = {"data.jsonl": "prompt-completion", "more.jsonl": "alpaca"}
+    sources = [{"uri": f"file://{tmp_path}/{name}", "format": format_} for name, format_ in files.items()]
+    prepare_lines(tmp_path, "sft", PAIR, length=128, data={"train": sources})
+    assert (tmp_path / "output" / "resolved.json").exists()
+
+
+def test_a_record_that_is_too_long_is_left_out_where_invalid_rows_are(tmp_path: Path) -> None:
+    rows = [pair(prompt=f"dog {number}") for number in range(30)]
+    prepare_lines(tmp_path, "sft", *rows, pair(prompt="dog " * 40), data={"invalidRows": "Drop"})
+    [manifest] = (tmp_path / ".runyard").rglob("dataset.json")
+    assert json.loads(manifest.read_text())["streams"]["train"]["dropped"] == 1
+
+
 def test_of_records_that_are_too_long_ten_are_told_and_the_rest_counted(tmp_path: Path) -> None:
     rows = [pair(prompt=f"{'dog ' * 40} {number}") for number in range(12)]
     told = explain(tmp_path, "sft", PAIR, *rows).splitlines()
@@ -237,4 +253,5 @@ def test_of_records_that_are_too_long_ten_are_told_and_the_rest_counted(tmp_path
 )
 def test_records_that_are_right_are_prepared(tmp_path: Path, rows: list[Any], source: dict[str, Any]) -> None:
     prepare_lines(tmp_path, "sft", *rows, length=128, **source)
-    assert (tmp_path / "output" / "resolved.json").exists()
+    resolved = json.loads((tmp_path / "output" / "resolved.json").read_text())["resolved"]
+    assert resolved["learningRate"] == "2e-05"

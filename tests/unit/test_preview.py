@@ -108,6 +108,7 @@ SHOWN: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "masked-lm": ({"text": "the red cat"}, "[CLS]<the red cat>[SEP]", ""),
     "masked-lm-nsp": ({"sentences": ["the red cat sees", "a dog"]}, "<the red cat sees a dog>", ""),
+    "sft": ({"prompt": "the red cat", "completion": " but good"}, "[CLS] the red cat<but good [SEP]>", ""),
     "preference": (
         {"prompt": "the cat", "chosen": " but good", "rejected": " but bad"},
         "[CLS] the cat<but good [SEP]>[CLS] the cat<but bad [SEP]>",
@@ -125,7 +126,7 @@ def test_what_is_trained_on_is_told_apart(place: Place, objective: str) -> None:
 
     record, shown, target = SHOWN[objective]
     folder = Path(place.base.uri.removeprefix("file://")) / "mine"
-    is_causal = objective == "preference"
+    is_causal = objective in ("preference", "sft")
     save_model(folder, "llama" if is_causal else "bert", AutoModelForCausalLM if is_causal else AutoModelForPreTraining)
     others = [json.loads(json.dumps(record).replace("red", word)) for word in ("old", "small")]
     data = {"train": [put(place, "a.jsonl", [record, *others])], "validation": {"fraction": 0}}

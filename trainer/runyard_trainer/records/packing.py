@@ -1,4 +1,4 @@
-"""Records of different lengths packed into sequences of one length: each whole, as few sequences as can be.
+"""Records of different lengths packed into few sequences of one length, each of them whole.
 
     lengths ─(pack_lengths)─> which records lie in which sequence ─> input_ids, position_ids that restart, labels
 
@@ -21,14 +21,8 @@ from runyard_trainer.shards import IGNORED, Dataset, pack
 def pack_lengths(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
     """The records of each sequence, by their place in `lengths`; none is longer than `capacity`.
 
-    Best fit: from the longest to the shortest, each goes where it leaves the least room. Hardly ever would filling one
-    sequence after the other in the order of the records need fewer, and then that is done.
+    Best fit: from the longest to the shortest, each goes where it leaves the least room.
     """
-    best, plain = _best_fit(lengths, capacity), _next_fit(lengths, capacity)
-    return best if len(best) <= len(plain) else plain
-
-
-def _best_fit(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
     sequences: list[list[int]] = []
     by_room: dict[int, list[int]] = {}
     rooms = 0  # bit r is set where a sequence has room for r more tokens: the least that will do is found at once
@@ -46,18 +40,6 @@ def _best_fit(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
             sequences.append([record])
         by_room.setdefault(room - length, []).append(sequence)
         rooms |= 1 << (room - length)
-    return sequences
-
-
-def _next_fit(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
-    sequences: list[list[int]] = []
-    room = 0
-    for record, length in enumerate(lengths.tolist()):
-        if length > room or not sequences:
-            sequences.append([])
-            room = capacity
-        sequences[-1].append(record)
-        room -= length
     return sequences
 
 
