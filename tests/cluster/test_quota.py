@@ -110,17 +110,18 @@ async def run_all(place: Place, num_runs: int, num_gpus: int) -> None:
 
         await watcher.wait_for(all_prepared, "every run waits")
         await watcher.raise_limit("gpus", {"requests.nvidia.com/gpu": str(num_gpus)})
-        started: list[str] = []
+        started: set[str] = set()
         for _ in names:
 
             async def as_many_as_fit() -> bool:
                 gangs = await watcher.live_gangs()
                 assert sum(gangs.values()) <= num_gpus
-                started.extend(sorted(gangs.keys() - set(started)))
+                started.update(gangs)
                 left = num_runs - len(started) + len(gangs)
                 return list(gangs.values()) == [PODS_OF_A_RUN] * min(fit, left)
 
             await watcher.wait_for(as_many_as_fit, "as many as fit")
+            assert started == set(names[: len(started)]), "not in the order of their age"
             first = min(await watcher.live_gangs())
             await watcher.end("train", first)
             seen = first
@@ -129,7 +130,7 @@ async def run_all(place: Place, num_runs: int, num_gpus: int) -> None:
                 return (await watcher.status(seen)).get("phase") == "Succeeded"  # noqa: B023 - used in this turn only
 
             await watcher.wait_for(is_done, f"{first} has succeeded")
-        assert started == names, "not in the order of their age"
+        assert started == set(names)
         await watcher.assert_no_gang_was_refused_a_pod()
 
 
