@@ -25,12 +25,15 @@ def test_a_watch_that_begins_late_misses_nothing(
     monkeypatch.setattr(World, "dispatch", dispatch_runs_late)
 
     async def story(world: World) -> None:
-        async with world.open_history(Script()) as history, world.open_operator(history) as operator:
-            async with kept_running(operator):
-                await history.create_run()
-                await history.record.wait_for(lambda record: "cpt-a1" in record.jobs, "an attempt", 60)
-                assert not history.record.runs
-                first_attempt.set()
-                await history.arrive()
+        async with (
+            world.open_history(Script()) as history,
+            world.open_operator(history) as operator,
+            kept_running(operator),
+        ):
+            await history.create_run()
+            await history.record.wait_for(lambda record: "cpt-a1" in record.jobs, "an attempt", 60)
+            assert not history.record.runs
+            first_attempt.set()
+            await history.arrive()
 
     in_world(control_plane.kubeconfig, tmp_path, story)
