@@ -40,8 +40,6 @@ def is_preparation_blocked(situation: Situation) -> Decision | None:
     if not shortages:
         return None
     message = f"the pod that prepares the data {_describe(shortages[0], situation.run.namespace)}"
-    if shortages[0].is_hopeless:
-        message += f": lower prepare's resources, or have ResourceQuota {shortages[0].quota} raised"
     return Decision(Phase.PREPARING, "QuotaExceeded", message, requeue_at=situation.now + RECHECK)
 
 
@@ -62,8 +60,7 @@ def waits_for_quota(situation: Situation) -> Decision | None:
         return None
     message = _describe(shortages[0], situation.run.namespace)
     if shortages[0].is_hopeless:
-        hint = f": lower what compute asks for, or have ResourceQuota {shortages[0].quota} raised"
-        return _wait(situation, "ExceedsQuota", 0, message + hint, is_stalled=True)
+        return _wait(situation, "ExceedsQuota", 0, message, is_stalled=True)
     message += _describe_ahead(len(ahead)) + _describe_leftovers(situation)
     return _wait(situation, "Queued", len(ahead), message)
 
@@ -91,7 +88,8 @@ def _describe(worst: Shortage, namespace: str) -> str:
     resource = name_for_people(worst.resource)
     needed, free, hard = (format_quantity(amount, resource) for amount in (worst.needed, worst.free, worst.hard))
     if worst.is_hopeless:
-        return f"needs {needed} {resource}, {namespace} has {hard} in all"
+        hint = f"lower what compute asks for, or have ResourceQuota {worst.quota} raised"
+        return f"needs {needed} {resource}, {namespace} has {hard} in all: {hint}"
     return f"needs {needed} {resource}, {namespace} has {free} of {hard} free"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from runyard.api import ConditionType, LastFailure, Phase, TrainingRunStatus
 from runyard.plan import plan
 from runyard.render import build_train_job
@@ -19,7 +20,6 @@ from tests.builders import (
     make_pod,
     make_prepare_job,
     make_run,
-    make_spec,
     prepared_status,
     recovering_status,
 )
@@ -223,15 +223,26 @@ def test_the_pod_that_prepares_another_run_is_reserved_for() -> None:
     assert waits_because(planned) == "needs 2 cpu, team-a has 1 of 2 free"
 
 
-def test_a_prepare_pod_that_quota_keeps_from_being_made_is_told() -> None:
-    job = make_prepare_job()
-    run = replace(make_run(), spec=make_spec())
-    namespace = Namespace(quotas=(quota(4, used=4, resource="requests.cpu"),), runs=(run,), jobs=(job,))
-    planned = plan(run, Observed(jobs=(job,), namespace=namespace), SETTINGS, NOW)
+@pytest.mark.parametrize(
+    ("hard", "want"),
+    [
+        (4, "needs 1 cpu, team-a has 0 of 4 free"),
+        (0, "needs 1 cpu, team-a has 0 in all: lower what compute asks for, or have ResourceQuota gpus raised"),
+    ],
+)
+def test_a_prepare_pod_that_quota_keeps_from_being_made_is_told(hard: int, want: str) -> None:
+    job, run = make_prepare_job(), make_run()
+    cpus = quota(hard, used=hard, resource="requests.cpu")
+    planned = plan(run, Observed(jobs=(job,), namespace=Namespace(quotas=(cpus,))), SETTINGS, NOW)
     ready = find_condition(planned.status, ConditionType.READY)
     assert ready is not None
     assert (planned.status.phase, ready.reason) == (Phase.PREPARING, "QuotaExceeded")
-    assert ready.message == "the pod that prepares the data needs 1 cpu, team-a has 0 of 4 free"
+    assert ready.message == f"the pod that prepares the data {want}"
+
+
+def test_before_it_is_told_why_the_prepare_pod_is_not_there_somebody_looks_at_the_quotas() -> None:
+    observed = Observed(jobs=(make_prepare_job(),), namespace=None)
+    assert plan(make_run(), observed, SETTINGS, NOW).needs_namespace
 
 
 def test_before_anybody_has_looked_at_the_namespace_nothing_is_made() -> None:
