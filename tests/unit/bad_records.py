@@ -16,8 +16,11 @@ from transformers import BertConfig
 from tests.ranks.fine_tuning import build_tokenizer
 
 
-def prepare_lines(folder: Path, objective: str, *rows: Any, columns: dict[str, str] | None = None) -> None:
-    """Prepare a BERT for an objective from one JSONL file; a row that is bytes is written as it is."""
+def prepare_lines(folder: Path, objective: str, *rows: Any, length: int = 32, **source: Any) -> None:
+    """Prepare a BERT for an objective from one JSONL file; a row that is bytes is written as it is.
+
+    `source` is what the recipe says of that file besides.
+    """
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(folder / "model")
     BertConfig(vocab_size=len(tokenizer)).save_pretrained(folder / "model")
@@ -28,8 +31,8 @@ def prepare_lines(folder: Path, objective: str, *rows: Any, columns: dict[str, s
         {
             "objective": objective,
             "model": {"uri": f"file://{folder}/model"},
-            "data": {"train": [{"uri": f"file://{folder}/data.jsonl", "columns": columns or {}}]},
-            "training": {"epochs": 1, "sequenceLength": 32},
+            "data": {"train": [{"uri": f"file://{folder}/data.jsonl", **source}]},
+            "training": {"epochs": 1, "sequenceLength": length},
             "output": {"uri": f"file://{folder}/output"},
         }
     )

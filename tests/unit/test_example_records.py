@@ -8,10 +8,12 @@ from typing import Any
 import classification_records
 import pytest
 import question_answering_records
+import sft_records
 import token_classification_records
 from runyard_trainer.contract import Columns
 from runyard_trainer.records.classification import parse_labelled_text
 from runyard_trainer.records.question_answering import parse_question
+from runyard_trainer.records.sft import parse_dialogue
 from runyard_trainer.records.token_classification import parse_tagged_words
 from runyard_trainer.sources import Row
 
@@ -19,6 +21,7 @@ EXAMPLES = {
     "classification": (classification_records, parse_labelled_text),
     "token-classification": (token_classification_records, parse_tagged_words),
     "question-answering": (question_answering_records, parse_question),
+    "sft": (sft_records, parse_dialogue),
 }
 
 

@@ -40,6 +40,7 @@ _POSITIONS_AFTER_PADDING = {
 
 _ARCHITECTURES: dict[str, tuple[Mapping[str, Any], str]] = {
     "causal-lm": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot predict the next token"),
+    "sft": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot predict the next token"),
     "masked-lm": (MODEL_FOR_MASKED_LM_MAPPING_NAMES, "cannot find masked tokens"),
     "masked-lm-nsp": (MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES, "cannot tell whether a text goes on"),
     "preference": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot write answers"),

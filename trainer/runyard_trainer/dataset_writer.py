@@ -38,7 +38,7 @@ Files = dict[str, list[SourceFile]]
 def list_files(recipe: Recipe) -> Files:
     """Every file to read, by stream."""
     files = {"train": list_sources(recipe.data.train, recipe.storage, "data.train")}
-    if recipe.data.replay is not None:
+    if recipe.data.replay is not None and recipe.data.replay.sources is not None:
         files["replay"] = list_sources(recipe.data.replay.sources, recipe.storage, "data.replay.sources")
     if recipe.data.validation.sources is not None:
         listed = list_sources(recipe.data.validation.sources, recipe.storage, "data.validation.sources")
@@ -52,8 +52,6 @@ def write_dataset(location: Location, recipe: Recipe, files: Files, scratch_dir:
     """Tokenize everything; returns dataset.json as it now lies there."""
     held_out = gather_held_out(recipe, files)
     tokenizer = make_tokenizer(recipe, files["train"], held_out, scratch_dir)
-    for path in sorted(tokenizer.folder.iterdir()):
-        (location / "tokenizer" / path.name).upload_file(path)
     encoders = {stream: kind_of(recipe, stream).build_encoder(tokenizer, recipe) for stream in ("train", "general")}
     screen = Screen(recipe.data, held_out)
     streams: dict[str, StreamInfo] = {}
@@ -76,6 +74,8 @@ def write_dataset(location: Location, recipe: Recipe, files: Files, scratch_dir:
             else:
                 writer.add(record)
         streams |= {name: writer.finish() for name, writer in writers.items()}
+    for path in sorted(tokenizer.folder.iterdir()):  # only now: an encoder may have given it a chat template
+        (location / "tokenizer" / path.name).upload_file(path)
     info = DatasetInfo(
         dtype=token_dtype(tokenizer.vocab_size),
         vocab_size=tokenizer.vocab_size,

@@ -11,7 +11,7 @@ do not divide, places past the end are filled with what weighs nothing.
 A document's first token is predicted from nothing, and so is the first of a window: they have no loss, and bits per
 byte counts them at the mean. The end-of-document token is one of the tokens. The set and its order never change within
 a run, so the same weights in the same world give the same bits. Objectives with metrics of their own say what is to be
-known of each sample (`judge`) and what all of that amounts to (`score`).
+known of each sample (`judge`) and what all of that amounts to (`score`); what a model writes itself is in `answers`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 
+from runyard_trainer.answers import measure_answers
 from runyard_trainer.batches import seed_of
 from runyard_trainer.context import World
 from runyard_trainer.contract import Recipe
-from runyard_trainer.distributed import sum_over_ranks
+from runyard_trainer.distributed import gather_in_order, sum_over_ranks
 from runyard_trainer.objectives import Fact, MicroBatch, Objective, ObjectiveModule, build_objective
 from runyard_trainer.order import rank_starts
 from runyard_trainer.outcome import Losses
@@ -69,6 +69,8 @@ def evaluate_model(
             info = dataset.stream(stream).info
             is_told = found is not None and objective.measures_language
             bits[stream] = bits_per_byte(found.loss, info.tokens, info.bytes) if found and is_told else None
+        is_asked = build_objective(recipe, dataset.info).writes_answers
+        answers = measure_answers(module, dataset, recipe, world, device) if is_asked else {}
     finally:
         module.train(was_training)
     domain, general = measured["validation"], measured["general"]
@@ -77,7 +79,7 @@ def evaluate_model(
         domain_bits_per_byte=bits["validation"],
         general_loss=general and general.loss,
         general_bits_per_byte=bits["general"],
-        metrics=domain.metrics if domain else None,
+        metrics={**(domain.metrics or {}), **answers} or None if domain else None,
     )
 
 
@@ -109,7 +111,7 @@ def measure(
     loss = sum(term / max(count, 1.0) for term, count in zip(total_sums, total_counts, strict=True))
     if objective.score is None:
         return Measured(loss)
-    return Measured(loss, objective.score(_gather(facts, world)))
+    return Measured(loss, objective.score(gather_in_order(facts, world)))
 
 
 def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:
@@ -131,13 +133,3 @@ def _batches(objective: Objective, samples: Samples, world: World, micro_batch: 
         fillers = [samples.filler] * (micro_batch - len(held))
         seeds = [seed_of(0, -1, place) for place in places]  # whatever is drawn is the same each time
         yield _Batch(objective.collate([*held.values(), *fillers], seeds, 0), held)
-
-
-def _gather(facts: dict[int, Fact], world: World) -> list[Fact]:
-    """Those of all ranks, in the order of the stream."""
-    parts: list[dict[int, Fact]] = [facts]
-    if world.size > 1:
-        parts = [{} for _ in range(world.size)]
-        dist.all_gather_object(parts, facts)
-    together = {index: fact for part in parts for index, fact in part.items()}
-    return [together[index] for index in sorted(together)]

@@ -58,6 +58,8 @@ class DatasetInfo(Report):
     """The classes, in the order of their numbers; empty where there are none."""
     is_multi_label: bool = False
     """Whether a text may have any number of them."""
+    stop_token_ids: list[int] = Field(default_factory=list)
+    """What answers end with; empty where there are none."""
 
 
 class Resolved(Report):

@@ -67,6 +67,18 @@ WORDS: dict[str, ObjectiveWords] = {
         "chosen answer exceeds that of the rejected one. The loss is the mean of -ln sigmoid(margin) over pairs, in "
         "nats; kl is the mean over the answers' tokens of the Kullback-Leibler divergence from the start model.",
     ),
+    "sft": ObjectiveWords(
+        "AutoModelForCausalLM",
+        "text-generation",
+        "nats per answer token",
+        "It answers: ask it as it was trained, with the tokenizer's chat template for a conversation.",
+        "A conversation is laid out by the tokenizer's chat template, a prompt and its completion as they stand, with "
+        "the end-of-document token; no token reaches from a prompt into its answer. Each is cut to sequenceLength "
+        "tokens, and they are packed so that none attends to another. The loss is the mean of -ln p over the tokens of "
+        "the answers and those that end them, in nats. Exact match and ROUGE (rouge-score's F-measures, without "
+        "stemming) compare the last answers of at most 64 records, spread evenly, with what the model writes greedily, "
+        "up to 128 tokens or half a sequence.",
+    ),
     "classification": ObjectiveWords(
         "AutoModelForSequenceClassification",
         "text-classification",
@@ -109,6 +121,10 @@ class MetricWords:
 
 
 _METRICS = {
+    "tokenAccuracy": MetricWords("accuracy of each next token of an answer"),
+    "rouge1": MetricWords("ROUGE-1"),
+    "rouge2": MetricWords("ROUGE-2"),
+    "rougeL": MetricWords("ROUGE-L"),
     "accuracy": MetricWords("accuracy"),
     "macroF1": MetricWords("macro F1"),
     "weightedF1": MetricWords("weighted F1"),

@@ -12,6 +12,7 @@ from runyard_trainer.objectives import (
     masked_lm_nsp,
     preference,
     question_answering,
+    sft,
     token_classification,
 )
 from runyard_trainer.objectives.base import Fact, MicroBatch, Objective, ObjectiveModule, Traits
@@ -23,6 +24,7 @@ _BUILDERS: dict[str, Callable[[Recipe, DatasetInfo], Objective]] = {
     "causal-lm": causal_lm.build_objective,
     "masked-lm": masked_lm.build_objective,
     "masked-lm-nsp": masked_lm_nsp.build_objective,
+    "sft": sft.build_objective,
     "classification": classification.build_objective,
     "token-classification": token_classification.build_objective,
     "question-answering": question_answering.build_objective,

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from runyard_trainer.records import Sample
 
@@ -59,6 +61,64 @@ class ObjectiveModule(nn.Module):
         """As forward, and what is predicted of each sample, [samples, ...]; None where the loss says all."""
         return self(**inputs), None
 
+    def write(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        stop_token_ids: Sequence[int],
+        pad_token_id: int,
+        max_new_tokens: int,
+    ) -> Tensor:
+        """The likeliest next tokens one by one, of a model that predicts those.
+
+        All ranks call it together, and go on until none of them has a text that is not ended.
+
+        Args:
+            input_ids: int64 [texts, tokens], padded at their start.
+            attention_mask: int64 [texts, tokens], 0 where that is padding.
+            stop_token_ids: what ends a text.
+            pad_token_id: what follows an end.
+            max_new_tokens: as many as a text gets at most.
+
+        Returns:
+            int64 [texts, at most max_new_tokens].
+        """
+        settings = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(stop_token_ids),
+            pad_token_id=pad_token_id,
+        )
+        texts: Tensor = self.model.generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            generation_config=settings,
+            synced_gpus=dist.is_initialized() and dist.get_world_size() > 1,
+        )
+        return texts[:, input_ids.shape[1] :]
+
+    def sample(self, input_ids: Tensor, num_tokens: int, generator: torch.Generator) -> Tensor:
+        """The next tokens one by one, each drawn by its probability, whatever it ends.
+
+        All ranks call it together with as many tokens to draw.
+
+        Args:
+            input_ids: int64 [texts, tokens], what they begin with.
+            num_tokens: to draw.
+            generator: on the model's device.
+
+        Returns:
+            int64 [texts, num_tokens].
+        """
+        drawn: list[Tensor] = [input_ids]
+        cache: Any = None
+        for _ in range(num_tokens):
+            output = self.model(input_ids=drawn[-1], past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            probabilities = output.logits[:, -1].float().softmax(-1)
+            drawn.append(torch.multinomial(probabilities, 1, generator=generator))
+        return torch.cat(drawn[1:], dim=1)
+
     def run_padded(self, **inputs: Tensor) -> Any:
         """The model's output for a padded micro-batch.
 
@@ -93,6 +153,8 @@ class Objective:
     """Parts of a model that may be missing in a folder, since the objective brings its own: the beginnings of names."""
     best_by: str | None = None
     """The metric that the best model has most of; None: the one with the least loss is best."""
+    writes_answers: bool = False
+    """The model is asked for the answers of held-out records, too: see `answers`."""
     needs_reference: bool = False
     """The loss compares the model with what it was when it came."""
     measures_language: bool = False

@@ -16,6 +16,7 @@ from runyard_trainer.records import (
     preference,
     question_answering,
     sentences,
+    sft,
     text,
     token_classification,
 )
@@ -27,6 +28,7 @@ _KINDS: dict[str, RecordKind] = {
     "causal-lm": text.KIND,
     "masked-lm": masked_text.KIND,
     "masked-lm-nsp": sentences.KIND,
+    "sft": sft.KIND,
     "classification": classification.KIND,
     "token-classification": token_classification.KIND,
     "question-answering": question_answering.KIND,

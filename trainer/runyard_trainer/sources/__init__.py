@@ -16,6 +16,7 @@ from runyard_trainer.sources.rows import (
     Problem,
     Row,
     check_encodable,
+    check_text,
     check_texts,
     name_of_type,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "Row",
     "SourceFile",
     "check_encodable",
+    "check_text",
     "check_texts",
     "list_sources",
     "name_of_type",

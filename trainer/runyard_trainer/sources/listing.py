@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from runyard_trainer.contract import Columns, DataSource, Storage
+from runyard_trainer.contract import RECORD_FORMATS, Columns, DataSource, Storage
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.storage import Location, NotFound, open_store
 
 Format = Literal["text", "jsonl", "csv", "parquet"]
 
 _ENDINGS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+
+_RECORD_FORMATS = {name for names in RECORD_FORMATS.values() for name in names}
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class SourceFile:
     columns: Columns
     source: int = 0
     """Which of the listed sources it is of."""
+    record_format: str | None = None
+    """What its records are said to be."""
 
 
 def list_sources(sources: Sequence[DataSource], storage: Storage, field: str) -> list[SourceFile]:
@@ -53,14 +57,16 @@ def _list_source(source: DataSource, number: int, storage: Storage, field: str) 
             f"{field}: nothing lies at {source.uri}: it is neither an object nor a prefix with objects below it",
             ExitCode.DATA_ERROR,
         )
+    format_ = next((known for known in get_args(Format) if known == source.format), None)
     return [
         SourceFile(
             location=Location(location.store, info.key),
             etag=info.etag,
             size_bytes=info.size_bytes,
-            format=_format_of(info.key) if source.format == "auto" else source.format,
+            format=_format_of(info.key) if format_ is None else format_,
             columns=source.columns,
             source=number,
+            record_format=source.format if source.format in _RECORD_FORMATS else None,
         )
         for info in infos
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import BinaryIO, TypeVar
 
 from runyard_trainer.contract import Columns
@@ -62,6 +63,11 @@ def read_records(
 
 def read_rows(file: SourceFile, on_read: Callable[[int], object] = lambda _: None) -> Iterator[Row | Problem]:
     """What one file holds, not yet parsed."""
+    for row in _read_rows(file, on_read):
+        yield replace(row, record_format=file.record_format) if isinstance(row, Row) else row
+
+
+def _read_rows(file: SourceFile, on_read: Callable[[int], object]) -> Iterator[Row | Problem]:
     uri = file.location.uri
     try:
         if file.format == "parquet":

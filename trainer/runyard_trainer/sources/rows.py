@@ -23,6 +23,8 @@ class Row:
     place: str
     """Where it was read: a URI, with the line where there are several."""
     columns: Columns
+    record_format: str | None = None
+    """What the source says that its records are."""
 
     def name_of(self, field: str) -> str:
         """What this source calls one of `Columns`' fields."""
