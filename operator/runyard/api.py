@@ -102,6 +102,15 @@ class Recovery(Model):
     """Time that a pod has to save when it is told to stop."""
 
 
+class Limits(Model):
+    """What a run may take. At a limit it saves a checkpoint, stops and has failed."""
+
+    max_gpu_hours: float | None = Field(default=None, gt=0, le=1e9)
+    """GPU-hours that its pods may hold, all attempts together: `status.gpuSeconds.allocated`. Absent: no limit."""
+    active_deadline_seconds: int | None = Field(default=None, ge=1, le=2_147_483_647)
+    """Time from the start of the first attempt on; waiting for quota before it is free. Absent: no limit."""
+
+
 class TrainingRunSpec(Recipe):
     """What to learn (the recipe), and how to run it."""
 
@@ -111,6 +120,8 @@ class TrainingRunSpec(Recipe):
     """In which order runs of a namespace get its quota."""
     recovery: Recovery = Recovery()
     """What happens when an attempt ends early."""
+    limits: Limits = Limits()
+    """What the run may take."""
     suspend: bool = False
     """True: save a checkpoint and stop; false again: go on from there."""
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=2_147_483_647)
@@ -211,6 +222,25 @@ class RunProgress(Status):
     """When the last step ended."""
 
 
+class GpuSeconds(Status):
+    """What the run has cost."""
+
+    allocated: int = 0
+    """Held by its pods, all attempts together."""
+    productive: int = 0
+    """Of these, spent on steps that a checkpoint has."""
+    lost: int = 0
+    """Spent on steps that no checkpoint has, in attempts that are over. The rest went into starting, measuring and
+    exporting."""
+
+
+class AttemptGpuSeconds(GpuSeconds):
+    """The newest attempt's part of `gpuSeconds`."""
+
+    training: int = 0
+    """Spent on steps, whether a checkpoint has them or not."""
+
+
 class QueuePlace(Status):
     """Where a run waits for quota."""
 
@@ -276,6 +306,12 @@ class TrainingRunStatus(Status):
     """The newest commit."""
     last_failure: LastFailure | None = None
     """Why the last attempt that ended early did so."""
+    start_time: str | None = None
+    """When the first attempt was started."""
+    gpu_seconds: GpuSeconds | None = None
+    """What the run has cost; absent without GPUs."""
+    attempt_gpu_seconds: AttemptGpuSeconds | None = None
+    """The newest attempt's part of that."""
     queue: QueuePlace | None = None
     """Where it waits for quota; absent when it does not."""
     source: ModelFolder | None = None

@@ -23,7 +23,7 @@ Rule = dict[str, str]
 MUTABLE_WHILE_SUSPENDED = ("nodes", "minNodes")
 """Of compute."""
 
-MUTABLE_FIELDS = ("suspend", "ttlSecondsAfterFinished")
+MUTABLE_FIELDS = ("suspend", "limits", "ttlSecondsAfterFinished")
 
 _IS_MASKED = f"self.objective in {sorted(MASKED_OBJECTIVES)}"
 

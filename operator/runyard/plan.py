@@ -48,6 +48,7 @@ RULES: tuple[Rule, ...] = (
     rules.lacks_a_name,
     rules.could_not_act,
     rules.is_suspended,
+    rules.has_reached_a_limit,
     rules.is_attempting,
     admission.is_preparation_blocked,
     rules.is_preparing,

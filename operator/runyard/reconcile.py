@@ -84,6 +84,7 @@ class Reconciler:
             observed = replace(observed, conflicts=applied.conflicts, apply_errors=applied.errors)
             planned = plan(run, observed, self.settings, self.now())
         await self.cluster.patch_status(run, planned.status)
+        self.telemetry.count_gpu_seconds(key.namespace, run.status.gpu_seconds, planned.status.gpu_seconds)
         self._note(key, planned.status.phase)
         for event in planned.events:
             await record_event(self.cluster, run, event, planned.status.attempt, self.instance, self.now())

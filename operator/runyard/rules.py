@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 
 from runyard_trainer.outcome import ExitCode
 
-from runyard import pods, render, stalls
+from runyard import limits, pods, render, stalls
 from runyard.api import KIND, ConditionType, LastFailure, Phase
 from runyard.endings import Severity, describe_failure, judge, when_settled
 from runyard.remedies import find_remedy
 from runyard.situation import Situation, build_delete
 from runyard.status import STALLED, Decision, find_condition
-from runyard.times import parse_time
+from runyard.times import format_time, parse_time
 from runyard.world import Action, Create, Delete, Manifest
 
 _STAGES = {
@@ -147,6 +147,12 @@ def is_suspended(situation: Situation) -> Decision | None:
 # ------------------------------------------------------------------------------------------------------------- attempts
 
 
+def has_reached_a_limit(situation: Situation) -> Decision | None:
+    """The run has taken what it may take."""
+    excess = limits.find_excess(situation.spec.limits, situation.known, situation.now)
+    return None if excess is None else fail(situation, excess.reason, excess.message)
+
+
 def is_attempting(situation: Situation) -> Decision | None:
     """An attempt goes on."""
     if not situation.is_attempting:
@@ -158,8 +164,15 @@ def is_attempting(situation: Situation) -> Decision | None:
         when_settled(its_pods, situation.now),
         stalls.when_startup_is_over(situation.attempt_job, its_pods, recovery),
         stalls.when_silence_ends(situation.silent_since, recovery),
+        _find_next_limit(situation),
     )
     return Decision(phase, reason, message, requeue_at=min(filter(None, moments), default=None))
+
+
+def _find_next_limit(situation: Situation) -> datetime | None:
+    held = sum(pods.is_alive(pod, situation.now) for pod in situation.attempt_pods)
+    gpus = held * situation.spec.compute.gpus_per_node
+    return limits.find_next_limit(situation.spec.limits, situation.known, gpus, situation.now)
 
 
 def _describe_attempt(situation: Situation) -> tuple[Phase, str, str]:
@@ -295,5 +308,9 @@ def should_start_attempt(situation: Situation) -> Decision:
         )
     )
     actions: tuple[Action, ...] = (*situation.build_missing_config_map(), *situation.build_missing_service(), job)
-    changes = {"attempt": attempt, "next_attempt_time": None}
+    changes = {
+        "attempt": attempt,
+        "next_attempt_time": None,
+        "start_time": situation.known.start_time or format_time(situation.now),
+    }
     return Decision(Phase.STARTING, "Starting", f"attempt {attempt}: pods are being made", changes, actions)

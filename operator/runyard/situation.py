@@ -9,7 +9,7 @@ from functools import cached_property
 from runyard_trainer.contract import Recipe
 from runyard_trainer.outcome import PodReport
 
-from runyard import pods, render, status
+from runyard import ledger, pods, render, status
 from runyard.api import Condition, ConditionType, Recovery, Role, TrainingRunSpec, TrainingRunStatus
 from runyard.world import Action, Create, Delete, Manifest, Observed, Run, Settings
 
@@ -55,8 +55,12 @@ class Situation:
             known = status.learn_shape(known, self.run.spec)
         known = status.learn_preparation(known, self._read_report(self.prepare_pods, exit_code=0))
         last_words = self.read_rank_0_report()
+        said = self.observed.progress or (last_words.progress if last_words else None)
         known = status.learn_progress(known, last_words.progress if last_words else None)
-        return status.learn_progress(known, self.observed.progress)
+        known = status.learn_progress(known, self.observed.progress)
+        gpus_per_pod = self.run.spec.compute.gpus_per_node if self.run.spec is not None else 0
+        cost = ledger.account(self.run.status, self.attempt, self.attempt_pods, gpus_per_pod, said, self.now)
+        return known.model_copy(update=cost)
 
     # ------------------------------------------------------------------------------------------------------- prepare
 

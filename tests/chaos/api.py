@@ -88,6 +88,7 @@ async def open_api(kubeconfig: Path) -> AsyncIterator[Api]:
     text = yaml.safe_load(await asyncio.to_thread(kubeconfig.read_text))
     [cluster], [user] = text["clusters"], text["users"]
     context = ssl.create_default_context(cafile=cluster["cluster"]["certificate-authority"])
-    connector = aiohttp.TCPConnector(ssl=context, limit=0)
+    # a connection each: one that the server has closed meanwhile must not break a write that nobody repeats
+    connector = aiohttp.TCPConnector(ssl=context, limit=0, force_close=True)
     async with aiohttp.ClientSession(connector=connector) as session:
         yield Api(session, cluster["cluster"]["server"], user["user"]["token"])

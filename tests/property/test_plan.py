@@ -14,7 +14,7 @@ from functools import partial
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runyard.api import FATAL_EXIT_CODES, Phase, TrainingRunStatus
+from runyard.api import FATAL_EXIT_CODES, GpuSeconds, Phase, TrainingRunStatus
 from runyard.plan import plan
 from runyard.pods import attempt_of, is_deleting, is_live, is_over, pods_of, role_of
 from runyard.status import is_finished
@@ -22,7 +22,7 @@ from runyard.times import format_time
 from runyard.world import Create, Manifest, Observed, Plan
 from runyard_trainer.outcome import CommittedCheckpoint, Progress
 
-from tests.builders import NOW, SETTINGS, make_pod, make_progress, make_run, make_unscheduled_pod
+from tests.builders import NOW, SETTINGS, SPEC, make_pod, make_progress, make_run, make_unscheduled_pod
 
 GRACE_S = 120
 MAX_PASSES = 6
@@ -41,6 +41,8 @@ class Cluster:
         self.pods: dict[str, Manifest] = {}
         self.names: set[str] = set()
         self.created: list[str] = []
+        self.held: dict[str, tuple[datetime, datetime | None]] = {}
+        """Of each train pod that ever ran: from when until when; None: it still does."""
         self.progress: Progress | None = None
         self.silent_since: datetime | None = None
         self._num_made = 0
@@ -93,6 +95,8 @@ class Cluster:
             pod["metadata"] |= {"deletionTimestamp": deadline, "deletionGracePeriodSeconds": GRACE_S}
 
     def end_pod(self, pod: Manifest, code: int) -> None:
+        if pod["metadata"]["uid"] in self.held:
+            self.held[pod["metadata"]["uid"]] = (self.held[pod["metadata"]["uid"]][0], self.now)
         ended = {"exitCode": code, "reason": "Error", "finishedAt": format_time(self.now), "message": ""}
         pod["status"] |= {"phase": "Failed" if code else "Succeeded"}
         pod["status"]["containerStatuses"][0]["state"] = {"terminated": ended}
@@ -134,7 +138,9 @@ class Cluster:
             if (role_of(job) == "prepare" and not is_busy) or str(index) not in labels:
                 self._num_made += 1
                 pod = make_unscheduled_pod(job, index) if self.is_full else make_pod(job, index)
-                pod["metadata"]["creationTimestamp"] = format_time(self.now)
+                pod["metadata"] |= {"creationTimestamp": format_time(self.now), "uid": f"pod-{self._num_made}"}
+                if not self.is_full:
+                    self._start(pod)
                 self.pods[f"{pod['metadata']['name']}-{self._num_made}"] = pod
 
     def schedule(self) -> None:
@@ -145,6 +151,17 @@ class Cluster:
                 pod["spec"]["nodeName"] = "node-9"
                 running = {"name": "trainer", "state": {"running": {}}}
                 pod["status"] = {"phase": "Running", "containerStatuses": [running]}
+                self._start(pod)
+
+    def _start(self, pod: Manifest) -> None:
+        pod["status"]["startTime"] = format_time(self.now)
+        if role_of(pod) == "train":
+            self.held[pod["metadata"]["uid"]] = (self.now, None)
+
+    def gpu_seconds_held(self) -> float:
+        """By all train pods that ever ran."""
+        gpus = SPEC["compute"]["gpusPerNode"]
+        return sum(gpus * ((end or self.now) - start).total_seconds() for start, end in self.held.values())
 
     def live_pods(self) -> list[Manifest]:
         return [pod for pod in self.pods.values() if not is_over(pod)]
@@ -182,9 +199,10 @@ class Story:
 
     def answer_with_progress(self, pick: int) -> None:
         checkpoint = CommittedCheckpoint(uri="u", step=pick, time="t")
+        spent = {"training_seconds": 10.0 * pick, "committed_seconds": 7.0 * pick}
         attempt = max(1, self.cluster.status.attempt)
         self.cluster.silent_since = None
-        self.cluster.progress = make_progress(attempt=attempt, step=pick, checkpoint=checkpoint)
+        self.cluster.progress = make_progress(attempt=attempt, step=pick, checkpoint=checkpoint, **spent)
 
     def set_suspend(self, value: bool) -> None:
         self.cluster.suspend = value
@@ -207,6 +225,7 @@ class Story:
         before, num_created, was_finished = cluster.status, len(cluster.created), is_finished(cluster.status)
         planned = cluster.reconcile(loses_status=loses_status)
         check_counts(before, cluster.status)
+        check_ledger(before, cluster.status, cluster.gpu_seconds_held())
         created = cluster.created[num_created:]
         for name in filter(lambda name: name != "cpt-prepare", created):
             assert name == f"cpt-a{before.ended_attempt + 1}", "it does not rest on a stored end of the last attempt"
@@ -294,8 +313,16 @@ def check_counts(before: TrainingRunStatus, after: TrainingRunStatus) -> None:
     assert num_counted == num_ended or was_stopped, "an end that was not counted"
 
 
+def check_ledger(before: TrainingRunStatus, after: TrainingRunStatus, held: float) -> None:
+    """What is counted only grows, and no pod's time counts twice."""
+    old, new = before.gpu_seconds or GpuSeconds(), after.gpu_seconds or GpuSeconds()
+    assert old.allocated <= new.allocated <= held
+    assert new.productive >= old.productive
+    assert new.productive + new.lost <= new.allocated
+
+
 @given(st.booleans(), st.lists(st.tuples(st.sampled_from([*EVENTS]), st.integers(0, 9), st.sampled_from([*REACTIONS]))))
-@settings(max_examples=150)
+@settings(max_examples=1000)
 def test_whatever_happens_each_end_counts_once_no_attempt_starts_twice_and_the_run_arrives(
     has_begun: bool, happenings: list[tuple[str, int, str]]
 ) -> None:

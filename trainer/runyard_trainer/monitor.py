@@ -76,6 +76,8 @@ class Monitor:
         self._rows: list[str] = []
         self._recent: deque[tuple[float, int]] = deque(maxlen=SPEED_WINDOW_STEPS + 1)
         self._logged_at = float("-inf")
+        self._step_began = now()
+        self._trained_s: dict[int, float] = {}
         self._server: ThreadingHTTPServer | None = None
         self._gauges = _Gauges()
         self._progress = Progress(
@@ -91,6 +93,7 @@ class Monitor:
     def set_stage(self, stage: Stage) -> None:
         """Say what the run is doing now."""
         self._recent.clear()
+        self._step_began = self._now()
         self._update(stage=stage)
         if self._is_rank_0:
             _log.info("stage: %s", stage)
@@ -101,7 +104,12 @@ class Monitor:
 
     def set_checkpoint(self, checkpoint: CommittedCheckpoint | None) -> None:
         """Say which commit is the newest."""
-        self._update(checkpoint=checkpoint)
+        committed_s = self._trained_s.get(checkpoint.step) if checkpoint else None
+        if checkpoint is None or committed_s is None:  # of an earlier attempt
+            self._update(checkpoint=checkpoint)
+            return
+        self._update(checkpoint=checkpoint, committed_seconds=committed_s)
+        self._trained_s = {step: seconds for step, seconds in self._trained_s.items() if step >= checkpoint.step}
 
     def set_stalled(self, since: str | None) -> None:
         """Say since when nothing goes on; None: it does. The heartbeat stays where it is."""
@@ -120,6 +128,8 @@ class Monitor:
         """
         now = self._now()
         speed, eta_s = self._measure(step, tokens, now)
+        trained_s = self._progress.training_seconds + now - self._step_began
+        self._step_began, self._trained_s[step] = now, trained_s
         self._rows.append(_to_row(step, tokens, loss, learning_rate, grad_norm, speed, now))
         self._update(
             step=step,
@@ -127,6 +137,7 @@ class Monitor:
             loss=loss,
             tokens_per_second=speed,
             eta_seconds=None if eta_s is None else round(eta_s),
+            training_seconds=trained_s,
         )
         if self._is_rank_0 and (now - self._logged_at >= LOG_INTERVAL_S or step == self._progress.total_steps):
             self._logged_at = now

@@ -223,6 +223,10 @@ class Progress(Report):
     """Until the last step."""
     last_heartbeat_time: str
     """When the last step ended, RFC 3339 UTC."""
+    training_seconds: float = 0.0
+    """Time that this attempt has spent on steps."""
+    committed_seconds: float = 0.0
+    """Of that, on steps that the newest commit has."""
     stalled_since: str | None = None
     """Since when nothing goes on, RFC 3339 UTC, once that is longer than the watchdog's limit."""
     checkpoint: CommittedCheckpoint | None = None

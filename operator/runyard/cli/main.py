@@ -9,6 +9,7 @@ from runyard_trainer.outcome import UserError
 
 from runyard.cli.local import local
 from runyard.cli.preview import preview
+from runyard.cli.quota import quota
 
 _typer = typer.Typer(
     name="runyard",
@@ -19,6 +20,7 @@ _typer = typer.Typer(
 )
 _typer.add_typer(local, name="local")
 _typer.command()(preview)
+_typer.command()(quota)
 
 
 @_typer.callback()
