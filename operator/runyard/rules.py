@@ -20,6 +20,7 @@ from runyard.times import parse_time
 from runyard.world import Action, Create, Delete, Manifest
 
 _STAGES = {
+    "writing": ("WritingReplay", "the model writes the text to replay"),
     "evaluating": ("Evaluating", "measuring the losses on held-out text"),
     "training": ("Training", "training"),
     "exporting": ("Exporting", "exporting the model"),

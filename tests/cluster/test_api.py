@@ -30,6 +30,7 @@ SMALLEST: dict[str, Any] = {
     "compute": {},
 }
 ONE_OF = {
+    "data.replay": [["sources"], ["source"]],
     "data.validation": [[], ["fraction"], ["sources"]],
     "model": [["uri"], ["uri", "digest"], ["uri", "step"], ["run"], ["scratch"]],
     "model.scratch.tokenizer": [["uri"], ["train"]],
@@ -38,8 +39,6 @@ ONE_OF = {
     ],
 }  # fmt: skip
 """By path: the sets of members of a union that may be there together."""
-SFT_FORMATS = RECORD_FORMATS["sft"]
-"""Admitted with one objective alone: that is tested by itself."""
 MEMBERS = {path: {name for choice in choices for name in choice} for path, choices in ONE_OF.items()}
 
 
@@ -58,7 +57,7 @@ def create(api: client.CustomObjectsApi, spec: dict[str, Any], name: str = "a-ru
 def values(schema: dict[str, Any], path: str = "") -> st.SearchStrategy[Any]:
     """Whatever the CRD's schema admits at `path`."""
     if "enum" in schema:
-        return st.sampled_from([value for value in schema["enum"] if value not in SFT_FORMATS])
+        return st.sampled_from(schema["enum"])
     match schema["type"]:
         case "object" if schema.get("x-kubernetes-preserve-unknown-fields"):
             return st.dictionaries(st.from_regex(r"[a-z_]{1,12}", fullmatch=True), JSON, max_size=4)
@@ -113,44 +112,69 @@ def objects(draw: st.DrawFn, schema: dict[str, Any], path: str) -> dict[str, Any
     return made
 
 
-def is_sane(spec: dict[str, Any]) -> bool:
-    is_masked = spec.get("objective") in MASKED_OBJECTIVES
-    training = spec["model"].get("scratch", {}).get("tokenizer", {}).get("train", {})
-    if not is_masked and (spec.get("masking", {}).get("wholeWord") or training.get("type") == "wordpiece"):
-        return False
+def mend(spec: dict[str, Any]) -> dict[str, Any]:
+    """Without what some of its parts do not admit beside the others."""
+    objective, model = spec.get("objective", "causal-lm"), spec["model"]
+    if "scratch" in model and objective not in LANGUAGE_OBJECTIVES:
+        model = spec["model"] = {"uri": "s3://models/a"}
+    if objective not in MASKED_OBJECTIVES:
+        spec.pop("masking", None)
+        model.get("scratch", {}).get("tokenizer", {}).get("train", {}).pop("type", None)
+    mend_method(spec, objective)
+    mend_evaluation(spec, objective)
+    if "source" in spec["data"].get("replay", {}) and (objective != "causal-lm" or "scratch" in model):
+        del spec["data"]["replay"]
+    mend_formats(spec, objective)
+    if spec["compute"].get("minNodes", 1) > spec["compute"].get("nodes", 1):
+        del spec["compute"]["minNodes"]
+    return spec
+
+
+def mend_method(spec: dict[str, Any], objective: str) -> None:
+    method = spec.get("method", {})
+    if method.get("type", "full") == "full":
+        for field in ADAPTER_FIELDS:
+            method.pop(field, None)
+    elif "scratch" in spec["model"] or (method["type"] == "qlora" and not spec["compute"].get("gpusPerNode", 1)):
+        del spec["method"]
+    if objective == "preference":
+        method.pop("dropout", None)
+    else:
+        spec.pop("preference", None)
+
+
+def mend_evaluation(spec: dict[str, Any], objective: str) -> None:
+    evaluation = spec.get("evaluation", {})
+    if objective in HEAD_OBJECTIVES:
+        evaluation.pop("general", None)
+    if not (evaluation.get("general") and evaluation.get("before", True)):
+        evaluation.pop("maxGeneralLossIncrease", None)
+    if "everySteps" not in evaluation:
+        spec.get("training", {}).pop("earlyStopping", None)
+
+
+def mend_formats(spec: dict[str, Any], objective: str) -> None:
+    data = spec["data"]
+    records = [data["train"], data.get("replay", {}).get("sources", []), data.get("validation", {}).get("sources", [])]
+    general = spec.get("evaluation", {}).get("general", [])
+    for sources, known in (*((each, RECORD_FORMATS.get(objective, ())) for each in records), (general, ())):
+        for source in sources:
+            if any(
+                source.get("format") in names and source["format"] not in known for names in RECORD_FORMATS.values()
+            ):
+                del source["format"]
+
+
+def writes_apart(spec: dict[str, Any]) -> bool:
+    """Whether the output lies neither among the text nor over the model."""
     output = spec["output"]["uri"].rstrip("/") + "/"
     sources = [source["uri"] for source in spec["data"]["train"]]
     is_in_its_own_text = any(uri.endswith("/") and output.startswith(uri) for uri in sources)
-    has_shape = spec["compute"].get("minNodes", 1) <= spec["compute"].get("nodes", 1)
-    evaluation = spec.get("evaluation", {})
-    compares = bool(evaluation.get("general")) and evaluation.get("before", True)
-    is_measured = compares or "maxGeneralLossIncrease" not in evaluation
-    is_stopped = "everySteps" in evaluation or "earlyStopping" not in spec.get("training", {})
-    if not (is_measured and is_stopped):
-        return False
-    is_over_its_model = spec["model"].get("uri", "").rstrip("/") + "/" == output
-    is_apart = not is_in_its_own_text and not is_over_its_model
-    return has_shape and is_apart and is_method_sane(spec) and is_objective_sane(spec)
-
-
-def is_objective_sane(spec: dict[str, Any]) -> bool:
-    objective = spec.get("objective", "causal-lm")
-    is_general_measured = bool(spec.get("evaluation", {}).get("general"))
-    may_start_anew = objective in LANGUAGE_OBJECTIVES or "scratch" not in spec["model"]
-    return may_start_anew and not (objective in HEAD_OBJECTIVES and is_general_measured)
-
-
-def is_method_sane(spec: dict[str, Any]) -> bool:
-    method, is_preference = spec.get("method", {}), spec.get("objective") == "preference"
-    if method.get("type", "full") == "full":
-        fits = not method.keys() & set(ADAPTER_FIELDS)
-    else:
-        fits = "scratch" not in spec["model"] and (method["type"] != "qlora" or spec["compute"].get("gpusPerNode", 1))
-    return bool(fits) and (not method.get("dropout") if is_preference else "beta" not in spec.get("preference", {}))
+    return not is_in_its_own_text and spec["model"].get("uri", "").rstrip("/") + "/" != output
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(spec=values(SPEC_SCHEMA).filter(is_sane))
+@given(spec=values(SPEC_SCHEMA).map(mend).filter(writes_apart))
 def test_every_admitted_spec_is_kept_whole_and_filled_in_as_pydantic_would(
     api: client.CustomObjectsApi, spec: dict[str, Any]
 ) -> None:
@@ -186,6 +210,22 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["spec.training.batchTokens", "multiple of training.sequenceLength"],
     ),
     "a sequence of three tokens": ({"training": {"steps": 5, "sequenceLength": 3}}, ["spec.training.sequenceLength"]),
+    "replay of both kinds": (
+        {
+            "data": {
+                "train": [{"uri": "s3://c/f"}],
+                "replay": {"fraction": 0.1, "sources": [{"uri": "s3://c/g"}], "source": "self"},
+            }
+        },
+        ["spec.data.replay", "exactly one of sources, source"],
+    ),
+    "replay by a model that knows nothing": (
+        {
+            "model": {"scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}}},
+            "data": {"train": [{"uri": "s3://c/f"}], "replay": {"fraction": 0.1, "source": "self"}},
+        },
+        ["spec.data", "give data.replay.sources"],
+    ),
     "replay of everything": (
         {"data": {"train": [{"uri": "s3://c/f"}], "replay": {"fraction": 1, "sources": [{"uri": "s3://c/g"}]}}},
         ["spec.data.replay.fraction"],
@@ -250,18 +290,6 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "no compute": ({"compute": None}, ["spec.compute"]),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("record_format", SFT_FORMATS)
-def test_instruction_tuning_may_say_the_format_of_its_records(api: client.CustomObjectsApi, record_format: str) -> None:
-    source = {"uri": "s3://c/f", "format": record_format}
-    data = {
-        "train": [source],
-        "validation": {"sources": [source]},
-        "replay": {"fraction": 0.1, "sources": [source]},
-    }
-    stored = create(api, SMALLEST | {"objective": "sft", "data": data})["spec"]
-    assert stored["data"]["train"][0]["format"] == record_format
 
 
 @pytest.mark.parametrize("what", REFUSED)

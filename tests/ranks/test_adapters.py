@@ -20,7 +20,6 @@ from runyard_trainer.contract import Recipe
 from runyard_trainer.export import gather_weights
 from runyard_trainer.four_bits import PackedLinear
 from runyard_trainer.head import HeadState
-from runyard_trainer.order import Order
 from runyard_trainer.outcome import UserError
 from runyard_trainer.records import kind_of
 from runyard_trainer.shards import open_dataset, read_resolved
@@ -31,10 +30,19 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 from transformers.optimization import get_scheduler
 from transformers.pytorch_utils import Conv1D
 
-from tests.ranks.fine_tuning import WORDS, build_recipe, prepare_run, read_output, save_model, train_rank, write_rows
+from tests.ranks.fine_tuning import (
+    WORDS,
+    build_recipe,
+    prepare_run,
+    read_output,
+    read_steps,
+    save_model,
+    train_rank,
+    write_rows,
+)
 from tests.ranks.prepared import read_losses
 from tests.ranks.run_ranks import run_ranks
-from tests.ranks.test_classification import read_batches
+from tests.ranks.test_classification import pad_step
 
 RANK = 4
 
@@ -75,7 +83,7 @@ def test_20_steps_lose_what_peft_loses_to_1e_5_and_the_merged_model_is_base_and_
 ) -> None:
     recipe = prepare_language(tmp_path, model_type, type=method)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    batches = [batch | {"use_cache": False} for batch in read_steps(recipe)]
+    batches = [batch | {"use_cache": False} for batch in stack_steps(recipe)]
     want = train_with_peft(recipe, model, batches, "CAUSAL_LM")
     assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
     losses = read_losses(recipe)
@@ -99,14 +107,9 @@ def check_merged(folder: Path, recipe: Recipe) -> None:
     assert read_output(recipe, "eval.json")["after"]["domainLoss"] == pytest.approx(loss_on_held_out(recipe, merged))
 
 
-def read_steps(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
+def stack_steps(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
     """Every step's sequences, in the order of the run."""
-    resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
-    folder = Path(recipe.output.uri.removeprefix("file://"))
-    dataset = open_dataset(open_store(resolved.dataset, recipe.storage), folder / "cache")
-    samples = kind_of(recipe, "train").open_samples(dataset, "train", recipe)
-    order = Order(len(samples), 0, 0.0, recipe.sequences_per_step, recipe.training.seed)
-    steps = [[samples[order.sample(step, i).index] for i in range(order.batch)] for step in range(20)]
+    steps, _ = read_steps(recipe)
     return [{name: torch.stack([torch.from_numpy(each[name]) for each in step]) for name in step[0]} for step in steps]
 
 
@@ -222,6 +225,18 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "output" / name).read_bytes()
 
 
+def test_the_best_adapter_is_exported_where_training_went_on_too_fast(tmp_path: Path) -> None:
+    sections = prepare_language(tmp_path).model_dump(mode="json", by_alias=True, exclude_none=True)
+    sections["training"] |= {"learningRate": 0.5, "schedule": {"warmup": 0.0, "type": "constant"}}
+    recipe = Recipe.model_validate(sections | {"evaluation": {"everySteps": 1}})
+    assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
+    evaluated = read_output(recipe, "eval.json")
+    best = min(evaluated["measured"], key=lambda each: each["domainLoss"])
+    assert evaluated["exportedStep"] == best["step"] < 20
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "output/model")
+    assert loss_on_held_out(recipe, merged) == pytest.approx(best["domainLoss"])
+
+
 # ------------------------------------------------------------------------------------------------------------- export
 
 
@@ -275,7 +290,9 @@ def test_a_new_head_is_trained_whole_as_peft_does_and_goes_with_the_adapter(tmp_
     recipe = prepare_classes(tmp_path, model_type)
     torch.manual_seed(recipe.training.seed)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=2, pad_token_id=0)
-    want = train_with_peft(recipe, model, read_batches(recipe)[0], "SEQ_CLS", **HEADS[model_type])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    batches = [pad_step(step, tokenizer) for step in read_steps(recipe)[0]]
+    want = train_with_peft(recipe, model, batches, "SEQ_CLS", **HEADS[model_type])
     assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "output/model")
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=2, pad_token_id=0)

@@ -38,7 +38,7 @@ Files = dict[str, list[SourceFile]]
 def list_files(recipe: Recipe) -> Files:
     """Every file to read, by stream."""
     files = {"train": list_sources(recipe.data.train, recipe.storage, "data.train")}
-    if recipe.data.replay is not None:
+    if recipe.data.replay is not None and recipe.data.replay.sources is not None:
         files["replay"] = list_sources(recipe.data.replay.sources, recipe.storage, "data.replay.sources")
     if recipe.data.validation.sources is not None:
         listed = list_sources(recipe.data.validation.sources, recipe.storage, "data.validation.sources")

@@ -17,19 +17,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
-from runyard_trainer.outcome import PROGRESS_PORT, CommittedCheckpoint, Progress
+from runyard_trainer.outcome import PROGRESS_PORT, CommittedCheckpoint, Progress, Stage
 
 METRICS_COLUMNS = ("step", "tokens", "loss", "learning_rate", "grad_norm", "tokens_per_second", "time")
 """Of metrics.csv."""
 
 SPEED_WINDOW_STEPS = 50
 LOG_INTERVAL_S = 10.0
-
-Stage = Literal["starting", "evaluating", "training", "exporting", "finished"]
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from math import ceil
 from typing import Literal
 
@@ -63,8 +62,8 @@ class Order:
     def sample(self, step: int, i: int) -> Sample:
         """The sequence at place `i` (below `batch`) of a step (from 0). O(1)."""
         place = step * self.batch + i
-        num_replayed = self._num_replayed(place)
-        if self._num_replayed(place + 1) > num_replayed:
+        num_replayed = count_replayed(self.replay_fraction, place)
+        if count_replayed(self.replay_fraction, place + 1) > num_replayed:
             return Sample("replay", self._shuffled("replay", num_replayed, self.num_replay))
         return Sample("train", self._shuffled("train", place - num_replayed, self.num_train))
 
@@ -77,14 +76,6 @@ class Order:
             [Place(i, self.sample(step, i) if i < self.batch else None) for i in range(start, start + micro_batch)]
             for start in rank_starts(self.batch, world, micro_batch)
         ]
-
-    def _num_replayed(self, places: int) -> int:
-        """How many of the first `places` of the run are replayed: exact, as the decimal fraction that was written."""
-        return int(places * self._exact_replay_fraction)
-
-    @cached_property
-    def _exact_replay_fraction(self) -> Fraction:
-        return Fraction(repr(self.replay_fraction))
 
     def _shuffled(self, stream: str, nth: int, num_sequences: int) -> int:
         epoch, index = divmod(nth, num_sequences)
@@ -111,6 +102,11 @@ def count_steps(recipe: Recipe, num_train: int) -> int:
         return ceil(Fraction(training.tokens, batch * training.sequence_length))
     assert training.epochs is not None, "the contract holds exactly one of epochs, tokens and steps"
     return max(1, ceil(Fraction(repr(training.epochs)) * num_train / batch))
+
+
+def count_replayed(replay_fraction: float, places: int) -> int:
+    """How many of the first `places` of a run are replayed: exact, as the decimal fraction that was written."""
+    return int(places * Fraction(repr(replay_fraction)))
 
 
 def permute(index: int, n: int, key: int) -> int:

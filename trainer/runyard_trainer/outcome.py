@@ -198,10 +198,14 @@ class CommittedCheckpoint(Report):
     """When it was committed, RFC 3339 UTC."""
 
 
+Stage = Literal["starting", "writing", "evaluating", "training", "exporting", "finished"]
+"""`writing`: text to replay."""
+
+
 class Progress(Report):
     """What rank 0 serves as JSON on /progress."""
 
-    stage: Literal["starting", "evaluating", "training", "exporting", "finished"]
+    stage: Stage
     """What the run is doing."""
     attempt: int
     """Which attempt this is."""

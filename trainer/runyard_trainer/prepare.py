@@ -91,7 +91,8 @@ def check_apart(recipe: Recipe) -> None:
     output = recipe.output.uri.rstrip("/") + "/"
     inputs = {f"data.train[{i}].uri": source.uri for i, source in enumerate(recipe.data.train)}
     if recipe.data.replay is not None:
-        inputs |= {f"data.replay.sources[{i}].uri": source.uri for i, source in enumerate(recipe.data.replay.sources)}
+        replayed = recipe.data.replay.sources or []
+        inputs |= {f"data.replay.sources[{i}].uri": source.uri for i, source in enumerate(replayed)}
     if recipe.data.validation.sources is not None:
         held_out = recipe.data.validation.sources
         inputs |= {f"data.validation.sources[{i}].uri": source.uri for i, source in enumerate(held_out)}
@@ -193,7 +194,7 @@ def dataset_location(output: Location, namespace: str, key: str) -> Location:
 def check_enough_data(dataset: Dataset, recipe: Recipe) -> None:
     """Refuse what leaves nothing to train on, or to replay."""
     for name, field in (("train", "data.train"), ("replay", "data.replay.sources")):
-        if name == "replay" and recipe.data.replay is None:
+        if name == "replay" and (recipe.data.replay is None or recipe.data.replay.sources is None):
             continue
         if len(kind_of(recipe, name).open_samples(dataset, name, recipe)):
             continue

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -42,9 +42,9 @@ from runyard_trainer.model import ShardedModule, load_model, resolve_precision
 from runyard_trainer.monitor import Monitor, StopRequest
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.optimizer import build_optimizer, learning_rate, set_learning_rate
-from runyard_trainer.order import Order, count_steps
+from runyard_trainer.order import Order, count_replayed, count_steps
 from runyard_trainer.outcome import ExitCode, Interrupted, Losses, PodReport, Result, UserError
-from runyard_trainer.records import kind_of
+from runyard_trainer.records import Samples, kind_of
 from runyard_trainer.report import TrainedRun
 from runyard_trainer.selection import (
     Candidate,
@@ -54,6 +54,7 @@ from runyard_trainer.selection import (
     find_best_step,
     is_hopeless,
 )
+from runyard_trainer.self_replay import write_replay
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.step import Learner, StepResult, take_step
 from runyard_trainer.storage import Location, be_patient, open_store
@@ -178,14 +179,8 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
         prepared = be_patient(open_store(resolved.dataset, recipe.storage, "output.uri"))
         dataset = open_dataset(prepared, context.scratch_dir / "shards", resolved.sha256, resolved.labels)
         streams = {name: kind_of(recipe, name).open_samples(dataset, name, recipe) for name in ("train", "replay")}
-        order = Order(
-            num_train=len(streams["train"]),
-            num_replay=len(streams["replay"]),
-            replay_fraction=recipe.data.replay.fraction if recipe.data.replay else 0.0,
-            batch=recipe.sequences_per_step,
-            seed=training.seed,
-        )
-        total_steps = count_steps(recipe, order.num_train)
+        total_steps = count_steps(recipe, len(streams["train"]))
+        order = build_order(recipe, streams, total_steps)
         monitor = Monitor(context.attempt, total_steps, is_rank_0=world.rank == 0)
         stack.callback(monitor.close)
         if world.rank == 0:
@@ -209,6 +204,12 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
             keep_last=recipe.checkpoint.keep_last,
             keep_every_steps=recipe.checkpoint.keep_every_steps,
         )
+        if recipe.data.replay is not None and recipe.data.replay.source == "self":
+            monitor.set_stage("writing")
+            with watchdog.watching("writing text to replay"):
+                streams["replay"] = write_replay(
+                    module, recipe, output, order.num_replay, dataset.info.eos_token_id, context, device
+                )
         checkpointer.restore(everything)
         monitor.set_checkpoint(checkpointer.committed)
         if state.world_size != world.size:
@@ -287,6 +288,21 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
         finish_head(head, result, world)
         monitor.set_stage("finished")
         return result
+
+
+def build_order(recipe: Recipe, streams: Mapping[str, Samples], total_steps: int) -> Order:
+    """The order of a run whose replay is prepared, or will be written by the model: as much as is replayed."""
+    replay = recipe.data.replay
+    num_replay = len(streams["replay"])
+    if replay is not None and replay.source == "self":
+        num_replay = max(1, count_replayed(replay.fraction, total_steps * recipe.sequences_per_step))
+    return Order(
+        num_train=len(streams["train"]),
+        num_replay=num_replay,
+        replay_fraction=replay.fraction if replay is not None else 0.0,
+        batch=recipe.sequences_per_step,
+        seed=recipe.training.seed,
+    )
 
 
 def is_due(step: int, every_steps: int | None) -> bool:

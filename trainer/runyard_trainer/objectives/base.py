@@ -97,6 +97,28 @@ class ObjectiveModule(nn.Module):
         )
         return texts[:, input_ids.shape[1] :]
 
+    def sample(self, input_ids: Tensor, num_tokens: int, generator: torch.Generator) -> Tensor:
+        """The next tokens one by one, each drawn by its probability, whatever it ends.
+
+        All ranks call it together with as many tokens to draw.
+
+        Args:
+            input_ids: int64 [texts, tokens], what they begin with.
+            num_tokens: to draw.
+            generator: on the model's device.
+
+        Returns:
+            int64 [texts, num_tokens].
+        """
+        drawn: list[Tensor] = [input_ids]
+        cache: Any = None
+        for _ in range(num_tokens):
+            output = self.model(input_ids=drawn[-1], past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            probabilities = output.logits[:, -1].float().softmax(-1)
+            drawn.append(torch.multinomial(probabilities, 1, generator=generator))
+        return torch.cat(drawn[1:], dim=1)
+
     def run_padded(self, **inputs: Tensor) -> Any:
         """The model's output for a padded micro-batch.
 

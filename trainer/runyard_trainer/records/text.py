@@ -140,13 +140,13 @@ class PackedText:
         return self.stream.num_sequences(self.length, self.keep_tail)
 
     def __getitem__(self, index: int) -> Sample:
-        return _to_sample(self.stream.sequence(index, self.length))
+        return to_sample(self.stream.sequence(index, self.length))
 
     @property
     def filler(self) -> Sample:
         """All padding."""
         nothing = np.empty(0, dtype=np.int64)
-        return _to_sample(pack(nothing, nothing, self.length, self.eos_token_id))
+        return to_sample(pack(nothing, nothing, self.length, self.eos_token_id))
 
 
 def open_packed_text(dataset: Dataset, stream: str, recipe: Recipe) -> PackedText:
@@ -155,7 +155,8 @@ def open_packed_text(dataset: Dataset, stream: str, recipe: Recipe) -> PackedTex
     return PackedText(dataset.stream(stream), length, dataset.info.eos_token_id, stream in HELD_OUT_STREAMS)
 
 
-def _to_sample(sequence: PackedSequence) -> Sample:
+def to_sample(sequence: PackedSequence) -> Sample:
+    """As a model is fed with it."""
     return {"input_ids": sequence.input_ids, "position_ids": sequence.position_ids, "labels": sequence.labels}
 
 
