@@ -99,6 +99,8 @@ def test_the_model_opens_without_our_package_and_answers_as_eval_json_says(
     told = read_output(recipe, "eval.json")
     held_out = Path(told["sets"]["domain"]["text"].removeprefix("file://"))
     rows = [json.loads(line) for line in held_out.read_text().splitlines()]
+    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    assert model.generation_config.eos_token_id == (ends if is_chat else ends[0])
     exact, rouge = score_alone(model, tokenizer, rows)
     loss, accuracy = measure_alone(model, tokenizer, rows)
     assert told["after"]["domainLoss"] == pytest.approx(loss, rel=1e-5)
