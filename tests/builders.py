@@ -100,6 +100,12 @@ def _as_stored(job: Manifest, conditions: tuple[str, ...], metadata: dict[str, A
 # ----------------------------------------------------------------------------------------------------------------- Pods
 
 
+def make_pod_spec(gpus: int = 1, **fields: Any) -> dict[str, Any]:
+    """Of a pod that asks for GPUs and for a little else."""
+    amounts = {"cpu": "500m", "memory": "1Gi", "nvidia.com/gpu": str(gpus)}
+    return {"containers": [{"name": "trainer", "resources": {"requests": amounts, "limits": amounts}}], **fields}
+
+
 def make_pod(job: Manifest, index: int = 0, *, state: dict[str, Any] | None = None, **metadata: Any) -> Manifest:
     """A pod of the Job; running, unless `state` says otherwise."""
     name = f"{job['metadata']['name']}-{index}-x"

@@ -215,7 +215,7 @@ class QueuePlace(Status):
     """Where a run waits for quota."""
 
     position: int = 0
-    """From 1, the next to start; 0: it was admitted before and has only to wait for room."""
+    """Runs ahead of it; 0: it is the next."""
     message: str = ""
     """What is missing."""
 

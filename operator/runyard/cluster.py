@@ -17,10 +17,8 @@ from pydantic import ValidationError
 from runyard.api import (
     API_VERSION,
     KIND,
-    LABEL_ROLE,
     LABEL_RUN_UID,
     PLURAL,
-    Role,
     TrainingRunSpec,
     TrainingRunStatus,
 )
@@ -106,27 +104,40 @@ class Cluster:
         )
 
     async def observe_namespace(self, run: Run) -> Namespace:
-        """What the run shares its namespace's quotas with. Raises ApiError."""
+        """What the run shares its namespace's quotas with. Raises ApiError.
+
+        A pod counts only if it was there before the quotas were read and still is afterwards. One that is made or goes
+        meanwhile may so be counted twice for a moment, and never not at all.
+        """
         assert run.spec is not None
-        quotas = await self._list_all(collection_path("v1", run.namespace, "resourcequotas"))
+        has_quotas = bool(await self._list_quotas(run))
         classes: list[Manifest] | None = []
-        if quotas or run.spec.queue.priority_class_name is not None:
+        if has_quotas or run.spec.queue.priority_class_name is not None:
             classes = await self._list_priority_classes()
-        if not quotas:
-            return Namespace(priority_classes=None if classes is None else tuple(classes))
-        training = f"{LABEL_ROLE}={Role.TRAIN.value}"
-        runs, jobs, pods = await asyncio.gather(
+        known_classes = None if classes is None else tuple(classes)
+        if not has_quotas:
+            return Namespace(priority_classes=known_classes)
+        runs, jobs, before = await asyncio.gather(
             self._list_all(collection_path(API_VERSION, run.namespace, PLURAL)),
-            self._list_all(collection_path("batch/v1", run.namespace, "jobs"), labelSelector=training),
-            self._list_all(collection_path("v1", run.namespace, "pods"), labelSelector=training),
+            self._list_all(collection_path("batch/v1", run.namespace, "jobs"), labelSelector=LABEL_RUN_UID),
+            self._list_pods(run),
         )
+        quotas = await self._list_quotas(run)
+        counted = {pod["metadata"]["uid"] for pod in before}
         return Namespace(
             quotas=tuple(quotas),
             runs=tuple(map(parse_run, runs)),
             jobs=tuple(jobs),
-            pods=tuple(pods),
-            priority_classes=None if classes is None else tuple(classes),
+            pods=tuple(pod for pod in await self._list_pods(run) if pod["metadata"]["uid"] in counted),
+            priority_classes=known_classes,
         )
+
+    async def _list_quotas(self, run: Run) -> list[Manifest]:
+        return await self._list_all(collection_path("v1", run.namespace, "resourcequotas"))
+
+    async def _list_pods(self, run: Run) -> list[Manifest]:
+        """Those of every run of the namespace."""
+        return await self._list_all(collection_path("v1", run.namespace, "pods"), labelSelector=LABEL_RUN_UID)
 
     async def _list_priority_classes(self) -> list[Manifest] | None:
         """They belong to the cluster: an operator that serves some namespaces only may not see them."""

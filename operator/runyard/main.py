@@ -48,6 +48,7 @@ from runyard.progress import ProgressReader
 from runyard.reconcile import ApplyError, Reconciler
 from runyard.runtime import Runtime
 from runyard.telemetry import Telemetry
+from runyard.turns import Turns
 from runyard.watch import Watch
 from runyard.world import Settings
 
@@ -140,6 +141,7 @@ async def operate(config: Config) -> None:
             cluster=Cluster(kube, lease.is_leader),
             progress=ProgressReader(pods, config.progress_interval_s, asyncio.get_running_loop().time),
             telemetry=telemetry,
+            turns=(turns := Turns(lambda key: runtime.queue.add(key))),
             settings=config.settings,
             instance=config.lease.identity,
         )
@@ -147,7 +149,7 @@ async def operate(config: Config) -> None:
             reconciler, gate=lease.wait_until_leader, expected_errors=(ApiError, ApplyError, NotLeaderError)
         )
         telemetry.watch_queue(lambda: len(runtime.queue))
-        watch = Watch(kube, runtime.queue.add, config.namespaces)
+        watch = Watch(kube, runtime.queue.add, turns.wake, config.namespaces)
         await stack.enter_async_context(serve_probes(config.address, config.probe_port, watch.is_ready))
         await stack.enter_async_context(serve_metrics(config.address, config.metrics_port, telemetry.render))
         await _run_until_signal(runtime, lease, watch)

@@ -49,6 +49,7 @@ RULES: tuple[Rule, ...] = (
     rules.could_not_act,
     rules.is_suspended,
     rules.is_attempting,
+    admission.is_preparation_blocked,
     rules.is_preparing,
     sources.waits_for_run,
     rules.should_prepare,

@@ -1,187 +1,210 @@
-"""Whether a whole attempt fits the namespace's ResourceQuotas, and whose turn it is. Pure.
+"""What ResourceQuotas leave, and who is next: the arithmetic of gang admission. Pure.
 
-    free       = hard - used                 of each quota that applies to the run's pods, by each resource it names
-    reserved   = what runs that were admitted will still take: pods of theirs that are not there yet
-    ahead      = what waiting runs in front of this one need, whether or not it is there
+The API server charges a pod when it is created, and a Job's pods are created after the Job. So what a quota has left
+for one more gang is
 
-A run starts when all of its pods fit into free - reserved - ahead. So no gang starts in part, and the first in the
-queue cannot be starved by smaller ones behind it; a run that needs nothing of what those ahead wait for is not held up.
-The order is that of PriorityClass values, then of age. A run between two attempts keeps its admission: its pods are
-reserved, and it does not queue again.
+    hard - used - what Jobs that are there have not taken yet - what the runs ahead in the queue are going to take
 
-Of quota scopes, those that can concern training pods are evaluated: Terminating, BestEffort, PriorityClass and their
-opposites. Quotas of other scopes are passed over.
+and a gang starts only if all of it fits. A run ahead counts as if it had started, so that a smaller one behind it can
+take nothing that it needs, while one that uses other things need not wait. A gang that no empty quota could hold blocks
+nobody.
+
+Of quota scopes, all that concern pods are evaluated: PriorityClass, Terminating, BestEffort, their opposites and
+CrossNamespacePodAffinity. Besides pods, a quota may name count/jobs.batch.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from runyard.amounts import Usage, add, beyond, count_pod, parse_quantity, read_amounts, times
 from runyard.world import Manifest
 
-Amounts = dict[str, Decimal]
-"""By the names that a quota has for resources: requests.cpu, requests.nvidia.com/gpu, pods..."""
-
-_NONE = Decimal(0)
-_SUFFIXES = {
-    "": Decimal(1),
-    "n": Decimal("1e-9"),
-    "u": Decimal("1e-6"),
-    "m": Decimal("1e-3"),
-    **{name: Decimal(1000) ** power for power, name in enumerate(("k", "M", "G", "T", "P", "E"), start=1)},
-    **{name: Decimal(1024) ** power for power, name in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)},
-}
+# --------------------------------------------------------------------------------------------------------------- quotas
 
 
 @dataclass(frozen=True)
-class Claim:
-    """What one run takes or wants of the namespace's quotas."""
+class Quota:
+    """A ResourceQuota."""
 
     name: str
-    priority: int
-    """Of its PriorityClass."""
-    created: str
-    """RFC 3339 UTC, in whole seconds: older runs go first, and of one second those whose name does."""
-    per_pod: Amounts
-    per_job: Amounts
-    missing_pods: int
-    """Pods that are not there yet."""
-    is_admitted: bool
-    """It has started and goes on: it does not queue."""
-    priority_class: str | None = None
+    hard: Usage
+    used: Usage
+    scopes: tuple[dict[str, Any], ...] = ()
+    """All must match: {scopeName, operator, values}."""
 
-    @property
-    def amounts(self) -> Amounts:
-        """What it will still take."""
-        if not self.missing_pods:
-            return {}
-        return self.per_job | {name: amount * self.missing_pods for name, amount in self.per_pod.items()}
-
-    @property
-    def rank(self) -> tuple[int, str, str]:
-        """The least is the first in the queue."""
-        return (-self.priority, self.created, self.name)
+    def covers(self, spec: dict[str, Any], priority_class: str | None) -> bool:
+        """Whether pods with this spec are charged here."""
+        return all(_matches(scope, spec, priority_class) for scope in self.scopes)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What becomes of a run that wants to start."""
-
-    fits: bool
-    position: int = 0
-    """In the queue, from 1; 0 for a run that does not queue."""
-    message: str = ""
-
-
-def judge(wanted: Claim, others: Sequence[Claim], quotas: Sequence[Manifest]) -> Verdict:
-    """Whether `wanted` may start now, besides all other runs of its namespace that are not finished."""
-    ahead = [] if wanted.is_admitted else [other for other in others if is_ahead(other, wanted)]
-    position = 0 if wanted.is_admitted else len(ahead) + 1
-    taken: Amounts = {}
-    for other in (*(other for other in others if other.is_admitted), *ahead):
-        for name, amount in other.amounts.items():
-            taken[name] = taken.get(name, _NONE) + amount
-    lacks = [lack for quota in quotas if applies(quota, wanted) for lack in _find_lacks(wanted.amounts, taken, quota)]
-    if not lacks:
-        return Verdict(fits=True, position=position)
-    behind = f"; {len(ahead)} {'run' if len(ahead) == 1 else 'runs'} ahead" if ahead else ""
-    return Verdict(False, position, f"{', and '.join(lacks)}{behind}")
-
-
-def is_ahead(other: Claim, wanted: Claim) -> bool:
-    """Whether it waits in front of it."""
-    return not other.is_admitted and other.rank < wanted.rank
-
-
-def _find_lacks(needed: Amounts, taken: Amounts, quota: Manifest) -> Iterable[str]:
-    status = quota.get("status", {})
-    used = status.get("used", {})
-    for name, text in (status.get("hard") or quota["spec"].get("hard", {})).items():
-        hard = parse_quantity(text)
-        free = hard - parse_quantity(used.get(name, "0")) - taken.get(_canonical(name), _NONE)
-        need = needed.get(_canonical(name), _NONE)
-        if need > max(free, _NONE):
-            yield (
-                f"needs {format_amount(need)} {name.removeprefix('requests.')}, {quota['metadata']['name']} has "
-                f"{format_amount(max(free, _NONE))} of {format_amount(hard)} free"
-            )
-
-
-def applies(quota: Manifest, claim: Claim) -> bool:
-    """Whether the quota counts the run's pods: they have requests, no deadline, and perhaps a PriorityClass."""
-    spec = quota["spec"]
-    scopes = [{"scopeName": name, "operator": "Exists"} for name in spec.get("scopes", [])]
-    return all(
-        _matches(scope, claim) for scope in (*scopes, *spec.get("scopeSelector", {}).get("matchExpressions", []))
+def read_quota(manifest: Manifest) -> Quota:
+    """As stored. Until the quota's own controller has seen it, nothing is known to be used."""
+    spec, status = manifest["spec"], manifest.get("status") or {}
+    selector = (spec.get("scopeSelector") or {}).get("matchExpressions") or []
+    named = [{"scopeName": name, "operator": "Exists"} for name in spec.get("scopes") or []]
+    return Quota(
+        name=manifest["metadata"]["name"],
+        hard={name: parse_quantity(amount) for name, amount in (spec.get("hard") or {}).items()},
+        used={name: parse_quantity(amount) for name, amount in (status.get("used") or {}).items()},
+        scopes=(*named, *selector),
     )
 
 
-def _matches(scope: dict[str, Any], claim: Claim) -> bool:
+def _matches(scope: dict[str, Any], spec: dict[str, Any], priority_class: str | None) -> bool:
     match scope["scopeName"]:
-        case "NotTerminating" | "NotBestEffort":
-            return True
+        case "Terminating":
+            return spec.get("activeDeadlineSeconds") is not None
+        case "NotTerminating":
+            return spec.get("activeDeadlineSeconds") is None
+        case "BestEffort":
+            return _is_best_effort(spec)
+        case "NotBestEffort":
+            return not _is_best_effort(spec)
         case "PriorityClass":
-            return _matches_name(scope, claim.priority_class)
-    return False
+            return _selects(scope, priority_class)
+        case "CrossNamespacePodAffinity":
+            return _reaches_other_namespaces(spec)
+    return False  # of volumes
 
 
-def _matches_name(scope: dict[str, Any], name: str | None) -> bool:
+def _is_best_effort(spec: dict[str, Any]) -> bool:
+    containers = [*spec["containers"], *(spec.get("initContainers") or ())]
+    amounts = [usage for each in containers for kind in ("requests", "limits") if (usage := read_amounts(each, kind))]
+    return not any(usage.get(name) for usage in amounts for name in ("cpu", "memory"))
+
+
+def _selects(scope: dict[str, Any], value: str | None) -> bool:
     match scope["operator"]:
-        case "In":
-            return name in scope.get("values", [])
-        case "NotIn":
-            return name not in scope.get("values", [])
+        case "Exists":
+            return value is not None
         case "DoesNotExist":
-            return name is None
-    return name is not None
+            return value is None
+        case "In":
+            return value in scope["values"]
+        case _:
+            return value not in scope["values"]
 
 
-# ------------------------------------------------------------------------------------------------------------- amounts
+def _reaches_other_namespaces(spec: dict[str, Any]) -> bool:
+    affinity = spec.get("affinity") or {}
+    terms = [
+        term.get("podAffinityTerm", term)
+        for kind in ("podAffinity", "podAntiAffinity")
+        for terms in (affinity.get(kind) or {}).values()
+        for term in terms
+    ]
+    return any(term.get("namespaces") or term.get("namespaceSelector") is not None for term in terms)
 
 
-def amounts_of_pod(pod_spec: dict[str, Any]) -> Amounts:
-    """What one pod takes of a quota, by the names that quotas use."""
-    amounts: Amounts = {"pods": Decimal(1)}
-    for container in pod_spec["containers"]:
-        for kind in ("requests", "limits"):
-            for name, text in container.get("resources", {}).get(kind, {}).items():
-                key = f"{kind}.{name}"
-                amounts[key] = amounts.get(key, _NONE) + parse_quantity(text)
-    return amounts
+# ------------------------------------------------------------------------------------------------------------ the queue
 
 
-def amounts_of_job() -> Amounts:
-    """What an attempt takes besides its pods."""
-    return {"count/jobs.batch": Decimal(1)}
+@dataclass(frozen=True)
+class Gang:
+    """Pods that start together, or wait together."""
+
+    pod_spec: dict[str, Any]
+    num_pods: int
+    num_charged_pods: int = 0
+    """Pods whose place these take, or that are these, which the quotas count already."""
+    num_jobs: int = 0
+    """Jobs to be made for it."""
+    priority_class: str | None = None
+
+    def count(self, quota: Quota) -> Usage:
+        """All of it, as far as the quota counts it."""
+        return _only(quota, add(self._count_pods(quota, self.num_pods), {"count/jobs.batch": Decimal(self.num_jobs)}))
+
+    def count_missing(self, quota: Quota) -> Usage:
+        """What of it the quota does not count yet."""
+        return beyond(self.count(quota), self._count_pods(quota, self.num_charged_pods))
+
+    def _count_pods(self, quota: Quota, number: int) -> Usage:
+        if not quota.covers(self.pod_spec, self.priority_class):
+            return {}
+        return times(count_pod(self.pod_spec), number)
 
 
-def _canonical(name: str) -> str:
-    """One name for what quotas may call by two."""
-    if name in ("cpu", "memory", "ephemeral-storage"):
-        return f"requests.{name}"
-    return "pods" if name == "count/pods" else name
+def _only(quota: Quota, usage: Usage) -> Usage:
+    return {name: amount for name, amount in usage.items() if amount and name in quota.hard}
 
 
-def parse_quantity(text: str | int) -> Decimal:
-    """A number of Kubernetes': 500m, 4Gi, 1e3.
+@dataclass(frozen=True)
+class Shortage:
+    """What a gang needs of one thing, and what there is of it."""
 
-    Raises:
-        ValueError: it is none.
+    quota: str
+    resource: str
+    needed: Decimal
+    free: Decimal
+    """Nobody uses it and no Job that is there is about to, whoever waits."""
+    hard: Decimal
+
+    @property
+    def is_hopeless(self) -> bool:
+        """It does not fit even while nothing else runs."""
+        return self.needed > self.hard
+
+    @property
+    def fits_now(self) -> bool:
+        """It would, but for the runs ahead."""
+        return self.needed <= self.free
+
+
+def find_shortages(
+    gang: Gang, quotas: Sequence[Quota], holders: Sequence[Gang] = (), ahead: Sequence[Gang] = ()
+) -> list[Shortage]:
+    """What keeps the gang from starting; the worst first, and of these what names GPUs.
+
+    Args:
+        gang: that wants to start.
+        quotas: of its namespace.
+        holders: the pods of Jobs that are there: what is not charged of these will be.
+        ahead: those that wait and come first.
     """
-    found = re.fullmatch(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([numkMGTPE]|[KMGTPE]i)?", str(text))
-    if found is None:
-        raise ValueError(f"not a quantity: {text}")
-    return Decimal(found[1]) * _SUFFIXES[found[2] or ""]
+    holding = [each for each in holders if not is_hopeless(each, quotas)]
+    found = []
+    for quota in quotas:
+        held = add(*(each.count_missing(quota) for each in holding))
+        claimed = add(*(each.count_missing(quota) for each in ahead))
+        for name, needed in gang.count(quota).items():
+            free = quota.hard[name] - quota.used.get(name, Decimal()) - held.get(name, Decimal())
+            if needed > free - claimed.get(name, Decimal()):
+                found.append(Shortage(quota.name, name, needed, max(Decimal(), free), quota.hard[name]))
+    return sorted(found, key=_badness)
 
 
-def format_amount(amount: Decimal) -> str:
-    """As people write it: 16, 1.5, 64Gi."""
-    for suffix in ("Ti", "Gi", "Mi"):
-        size = _SUFFIXES[suffix]
-        if amount >= size and amount % (size / 4) == 0:
-            return f"{(amount / size).normalize():f}{suffix}"
-    return f"{amount.normalize():f}"
+def _badness(shortage: Shortage) -> tuple[bool, bool, bool, str]:
+    return (not shortage.is_hopeless, shortage.fits_now, "/" not in shortage.resource, shortage.resource)
+
+
+def is_hopeless(gang: Gang, quotas: Sequence[Quota]) -> bool:
+    """No empty quota could hold it."""
+    return any(needed > quota.hard[name] for quota in quotas for name, needed in gang.count(quota).items())
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A place in the queue of a namespace."""
+
+    key: str
+    is_admitted: bool
+    """It has run before and goes on: it keeps its place before those that have not."""
+    priority: int
+    created: str
+    gang: Gang
+
+    @property
+    def order(self) -> tuple[bool, int, str, str]:
+        """The smaller comes first: by priority, then by age."""
+        return (not self.is_admitted, -self.priority, self.created, self.key)
+
+
+def find_ahead(ticket: Ticket, others: Iterable[Ticket], quotas: Sequence[Quota]) -> list[Ticket]:
+    """Those that come before it and could ever start; first first."""
+    before = (each for each in others if each.order < ticket.order and not is_hopeless(each.gang, quotas))
+    return sorted(before, key=lambda each: each.order)

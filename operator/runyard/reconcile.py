@@ -6,18 +6,18 @@ the same pass, and the pass then counts as failed, so that the queue backs off.
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from runyard.api import Phase
 from runyard.cluster import Cluster, Key
 from runyard.events import record_event
 from runyard.kube import ApiError
 from runyard.plan import plan
 from runyard.progress import ProgressReader
 from runyard.telemetry import Telemetry
+from runyard.turns import Turns
 from runyard.world import Observed, Plan, Run, Settings
 
 AFTER_CONFLICT_S = 0.2
@@ -41,11 +41,10 @@ class Reconciler:
     cluster: Cluster
     progress: ProgressReader
     telemetry: Telemetry
+    turns: Turns
     settings: Settings
     instance: str
     now: Callable[[], datetime] = _now
-    admissions: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
-    """By namespace: two runs must not both take the last of a quota, so one looks and acts at a time."""
 
     async def __call__(self, key: Key) -> float | None:
         """Bring `key` forward; return in how many seconds to look again, or None where the run is gone or going.
@@ -65,7 +64,7 @@ class Reconciler:
         run = await self.cluster.read_run(key)
         if run is None or run.deleting:
             self.progress.forget(key)
-            self.telemetry.set_phase(key, None)
+            self._note(key, None)
             return None
         observed = await self.cluster.observe(run)
         observed = replace(
@@ -73,7 +72,7 @@ class Reconciler:
         )
         planned = plan(run, observed, self.settings, self.now())
         if planned.needs_namespace:
-            async with self.admissions[key.namespace]:
+            async with self.turns.take(key.namespace):
                 observed = replace(observed, namespace=await self.cluster.observe_namespace(run))
                 planned = plan(run, observed, self.settings, self.now())
                 return await self._carry_out(key, run, observed, planned)
@@ -85,12 +84,16 @@ class Reconciler:
             observed = replace(observed, conflicts=applied.conflicts, apply_errors=applied.errors)
             planned = plan(run, observed, self.settings, self.now())
         await self.cluster.patch_status(run, planned.status)
-        self.telemetry.set_phase(key, planned.status.phase)
+        self._note(key, planned.status.phase)
         for event in planned.events:
             await record_event(self.cluster, run, event, planned.status.attempt, self.instance, self.now())
         if applied.failed:
             raise ApplyError("; ".join(applied.errors + tuple(f"{name} is not ours" for name in applied.conflicts)))
         return self._again_in_s(key, planned)
+
+    def _note(self, key: Key, phase: Phase | None) -> None:
+        self.telemetry.set_phase(key, phase)
+        self.turns.note(key, phase)
 
     def _silent_since(self, key: Key) -> datetime | None:
         silent_s = self.progress.silent_for_s(key)

@@ -62,9 +62,9 @@ class Namespace:
     runs: tuple[Run, ...] = ()
     """All TrainingRuns."""
     jobs: tuple[Manifest, ...] = ()
-    """The Jobs of their attempts."""
+    """Their Jobs, of preparation as of attempts."""
     pods: tuple[Manifest, ...] = ()
-    """The pods of these."""
+    """The pods of these that were there all the while that the quotas were read: none is counted that these miss."""
     priority_classes: tuple[Manifest, ...] | None = ()
     """Of the cluster; None where this operator may not read them: then all are equal."""
 

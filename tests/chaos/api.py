@@ -66,9 +66,12 @@ class Api:
             return None
         return found
 
-    async def watch(self, path: str) -> AsyncIterator[tuple[str, Manifest]]:
-        """Every version of every object of a collection from now on, as pairs of event type and object."""
-        since = (await self.get(f"{path}?limit=1"))["metadata"]["resourceVersion"]
+    async def read_version(self, path: str) -> str:
+        """The resource version of a collection as it is now."""
+        return str((await self.get(f"{path}?limit=1"))["metadata"]["resourceVersion"])
+
+    async def watch(self, path: str, since: str) -> AsyncIterator[tuple[str, Manifest]]:
+        """Every version of every object of a collection from `since` on, as pairs of event type and object."""
         headers = {"Authorization": f"Bearer {self.token}"}
         url = f"{self.server}{path}?watch=true&timeoutSeconds=3600&resourceVersion={since}"
         timeout = aiohttp.ClientTimeout(total=None)

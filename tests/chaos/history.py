@@ -55,9 +55,21 @@ class History:
             lambda record: record.status.get("attempt", 0) >= attempt, f"status of attempt {attempt}", DEADLINE_S
         )
 
+    async def catch_up(self) -> None:
+        """Wait until each watch, which is behind by as much as it likes, has told what is stored by now."""
+        for plural, root in COLLECTIONS.items():
+            stored = (await self.api.get(f"{root}/namespaces/{self.namespace}/{plural}"))["items"]
+            await self.record.wait_for(
+                lambda record, stored=stored: all(map(record.has_seen, stored)),  # type: ignore[misc]
+                f"told of all {plural}",
+                DEADLINE_S,
+            )
+
     async def arrive(self, deadline_s: float = DEADLINE_S) -> None:
         """Wait for the run's end, and hold everything that was stored against the promises and the oracle."""
         await self.record.wait_for(Record.is_over, "over", deadline_s)
+        await self.catch_up()
+        await self.record.wait_for(Record.is_over, "over still", deadline_s)
         self.record.check()
         self.record.check_outcome(foresee(self.script))
 
@@ -97,9 +109,9 @@ class World:
             finally:
                 await asyncio.to_thread(operator.end)
 
-    async def dispatch(self, plural: str) -> None:
+    async def dispatch(self, plural: str, since: str) -> None:
         """Hand every event of a collection to its history."""
-        async for kind, found in self.api.watch(f"{COLLECTIONS[plural]}/{plural}"):
+        async for kind, found in self.api.watch(f"{COLLECTIONS[plural]}/{plural}", since):
             history = self._histories.get(found["metadata"]["namespace"])
             if history is not None:
                 if plural == "pods":
@@ -109,11 +121,15 @@ class World:
 
 @asynccontextmanager
 async def open_world(api: Api, folder: Path) -> AsyncIterator[World]:
-    """Watch everything, and play a node, until the block ends."""
+    """Watch everything, and play a node, until the block ends.
+
+    Where the watches begin is settled before anything happens: however late one is, it misses nothing.
+    """
     world = World(api, folder)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(register_node(api))
-        watches = [asyncio.create_task(world.dispatch(plural)) for plural in COLLECTIONS]
+        since = {plural: await api.read_version(f"{root}/{plural}") for plural, root in COLLECTIONS.items()}
+        watches = [asyncio.create_task(world.dispatch(plural, since[plural])) for plural in COLLECTIONS]
         try:
             yield world
         finally:

@@ -29,11 +29,14 @@ class Record:
     """Jobs as they are, by uid."""
     pods: dict[str, Manifest] = field(default_factory=dict)
     """Pods as they are, by uid."""
+    newest: dict[str, int] = field(default_factory=dict)
+    """The last version that was seen of each object, by uid."""
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def see(self, plural: str, kind: str, found: Manifest) -> None:
         """An event of a watch."""
         uid = found["metadata"]["uid"]
+        self.newest[uid] = version_of(found)
         if plural == "trainingruns":
             self.runs.append(found)
         else:
@@ -58,6 +61,10 @@ class Record:
                 await self._changed.wait_for(lambda: condition(self))
         except TimeoutError:
             raise AssertionError(f"not {what} in {deadline_s:.0f} s; {self.status}") from None
+
+    def has_seen(self, stored: Manifest) -> bool:
+        """This version of an object, or a later one."""
+        return self.newest.get(stored["metadata"]["uid"], 0) >= version_of(stored)
 
     def is_over(self) -> bool:
         """The run has an end, and nothing of it would go on."""

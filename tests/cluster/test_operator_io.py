@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ import aiohttp
 import pytest
 import yaml
 from aiohttp import web
-from runyard.api import API_VERSION, Condition, LastFailure, Phase, TrainingRunStatus
+from runyard.api import API_VERSION, LABEL_RUN_UID, Condition, LastFailure, Phase, TrainingRunStatus
 from runyard.cluster import Cluster, Key, NotLeaderError
 from runyard.events import record_event
 from runyard.kube import MERGE_PATCH, ApiError, Kube, connect
 from runyard.progress import ProgressReader
-from runyard.world import Create, Delete, Event
+from runyard.world import Create, Delete, Event, Manifest
 from runyard_trainer.outcome import PROGRESS_PORT
 
 from tests.cluster.conftest import Cluster as ControlPlane
@@ -114,6 +114,49 @@ def test_a_quota_that_is_used_up_is_an_error_with_the_quotas_name() -> None:
         assert "no-maps" in applied.errors[0]
 
     in_lab(story)
+
+
+def test_a_pod_that_is_made_or_goes_while_the_namespace_is_read_is_never_taken_for_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(lab: Lab) -> None:
+        run = await lab.read_run()
+
+        async def create_pod(name: str, cpu: str) -> None:
+            container = {"name": "main", "image": "none", "resources": {"requests": {"cpu": cpu}}}
+            metadata = {"name": name, "labels": {LABEL_RUN_UID: run.uid}}
+            spec = {"automountServiceAccountToken": False, "containers": [container]}
+            await lab.kube.request("POST", lab.path("pods"), body={"metadata": metadata, "spec": spec})
+
+        await wait_until_there(lab, "serviceaccounts/default")
+        quota = {"metadata": {"name": "cpus"}, "spec": {"hard": {"requests.cpu": "10"}}}
+        await lab.kube.request("POST", lab.path("resourcequotas"), body=quota)
+        await create_pod("goes", "1")
+        get, looks = lab.kube.get, itertools.count()
+
+        async def get_while_pods_change(path: str, **parameters: str) -> Manifest:
+            answer = await get(path, **parameters)
+            if path.endswith("/pods") and next(looks) == 0:
+                await create_pod("comes", "2")
+                await lab.kube.request("DELETE", lab.path("pods/goes"), body={"gracePeriodSeconds": 0})
+            return answer
+
+        monkeypatch.setattr(lab.kube, "get", get_while_pods_change)
+        seen = await lab.cluster.observe_namespace(run)
+        assert int(seen.quotas[0]["status"]["used"]["requests.cpu"]) >= 2, "what the pod that came takes is seen"
+        assert seen.pods == (), "and neither the pod that went nor the one that came is taken for one that is in it"
+
+    in_lab(story)
+
+
+async def wait_until_there(lab: Lab, name: str) -> None:
+    """A control plane's own controllers make it."""
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(ApiError):
+                await lab.kube.get(lab.path(name))
+                return
+            await asyncio.sleep(0.1)
 
 
 def test_a_delete_made_from_an_old_view_is_refused_and_one_from_the_present_view_works() -> None:

@@ -46,8 +46,8 @@ def seen(**observed: Any) -> Observed:
     return Observed(**observed)
 
 
-NO_PODS = {"hard": {"pods": "0"}}
-FULL = Namespace(quotas=({"metadata": {"name": "none"}, "spec": NO_PODS, "status": NO_PODS},))
+ALL_USED = {"hard": {"pods": "8"}, "used": {"pods": "8"}}
+FULL = Namespace(quotas=({"metadata": {"name": "pods"}, "spec": ALL_USED, "status": ALL_USED},))
 ATTEMPT = make_run(prepared_status(attempt=1))
 EXAMPLES: dict[Phase, Example] = {
     Phase.PENDING: Example(
