@@ -79,12 +79,17 @@ def read_labels(example: dict[str, Any]) -> list[int]:
     return labels
 
 
-@pytest.mark.parametrize("record_format", ["messages", "prompt-completion"])
-def test_the_model_opens_without_our_package_and_answers_as_eval_json_says(tmp_path: Path, record_format: str) -> None:
+@pytest.mark.parametrize(
+    ("record_format", "method"), [("messages", "full"), ("prompt-completion", "full"), ("messages", "lora")]
+)
+def test_the_model_opens_without_our_package_and_answers_as_eval_json_says(
+    tmp_path: Path, record_format: str, method: str
+) -> None:
     is_chat = record_format == "messages"
     save_chat_model(tmp_path / "model", "llama", CHATML if is_chat else None)
     write_rows(tmp_path / "train.jsonl", build_chat_rows() if is_chat else build_prompt_rows())
-    recipe = build_recipe(tmp_path, "sft", training={"steps": 120, "sequenceLength": 128, "batchSequences": 2})
+    training = {"steps": 120, "sequenceLength": 128, "batchSequences": 2}
+    recipe = build_recipe(tmp_path, "sft", training=training, method={"type": method})
     prepare_run(recipe)
     assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
 
@@ -94,6 +99,8 @@ def test_the_model_opens_without_our_package_and_answers_as_eval_json_says(tmp_p
     told = read_output(recipe, "eval.json")
     held_out = Path(told["sets"]["domain"]["text"].removeprefix("file://"))
     rows = [json.loads(line) for line in held_out.read_text().splitlines()]
+    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    assert model.generation_config.eos_token_id == (ends if is_chat else ends[0])
     exact, rouge = score_alone(model, tokenizer, rows)
     loss, accuracy = measure_alone(model, tokenizer, rows)
     assert told["after"]["domainLoss"] == pytest.approx(loss, rel=1e-5)
