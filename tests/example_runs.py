@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 BASE = "general"
 """Of whose model the others start."""
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
-MAX_LINES = 300
+MAX_LINES = 120
 """Of a file of records, where runs are short."""
 SHORT_TRAINING = {"steps": 4, "batchSequences": 4}
 
@@ -33,23 +33,24 @@ _CLASSES = {
 }
 
 _OPEN = """
+import json
 import sys
 import torch
 import transformers
-folder, class_name = sys.argv[1:]
-model, report = getattr(transformers, class_name).from_pretrained(folder, output_loading_info=True)
-assert not any(report.values()), report
-tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-with torch.no_grad():
-    logits = model(**tokenizer("Return the number of items.", return_tensors="pt"))[0]
-assert logits.isfinite().all()
+for folder, class_name in json.loads(sys.argv[1]).items():
+    model, report = getattr(transformers, class_name).from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), (folder, report)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        logits = model(**tokenizer("Return the number of items.", return_tensors="pt"))[0]
+    assert logits.isfinite().all(), folder
 assert "runyard_trainer" not in sys.modules
 """
 
 
 def build_files(*, is_short: bool) -> dict[str, bytes]:
     """The text and the records of all examples, by name."""
-    sizes = (200_000, 20_000, 100_000) if is_short else (1_500_000, 60_000, 1_500_000)
+    sizes = (100_000, 10_000, 60_000) if is_short else (1_500_000, 60_000, 1_500_000)
     files = corpora.build_files(*sizes)
     for path in EXAMPLES.glob("*_records.py"):
         for name, data in import_module(path.stem).build_files().items():
@@ -64,15 +65,17 @@ def read_example(name: str, store: str, *, is_short: bool) -> dict[str, Any]:
     if is_short:
         spec = run["spec"]
         spec["training"] = {key: value for key, value in spec["training"].items() if key != "epochs"} | SHORT_TRAINING
-        spec |= {"checkpoint": {"everySteps": 2}, "compute": {"nodes": 2, "gpusPerNode": 1}}
+        spec |= {"checkpoint": {"everySteps": 2}, "evaluation": {"before": False}}
+        spec["compute"] = {"nodes": 1, "gpusPerNode": 1}
     return run
 
 
-def check_model(folder: Path, objective: str) -> None:
-    """Open an exported model with its users' class, in a process of its own, and run it."""
-    class_name = _CLASSES[objective]
-    argv = [sys.executable, "-I", "-c", _OPEN, str(folder), class_name]
+def check_models(objectives: dict[Path, str]) -> None:
+    """Open exported models with their users' classes, in a process of its own, and run them."""
+    names = {str(folder): _CLASSES[objective] for folder, objective in objectives.items()}
+    argv = [sys.executable, "-I", "-c", _OPEN, json.dumps(names)]
     opened = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert opened.returncode == 0, opened.stderr
-    config = json.loads((folder / "config.json").read_text())
-    assert config["architectures"][0].endswith(class_name.removeprefix("AutoModel"))
+    for folder, class_name in names.items():
+        config = json.loads(Path(folder, "config.json").read_text())
+        assert config["architectures"][0].endswith(class_name.removeprefix("AutoModel"))

@@ -337,7 +337,8 @@ def test_only_a_few_fields_may_change_once_the_run_exists(api: client.CustomObje
             patch(changed)
         assert f"spec.{next(iter(changed))}" in refused.value.body
         assert "cannot change" in refused.value.body
-        assert "only suspend, ttlSecondsAfterFinished, compute.nodes, compute.minNodes can" in refused.value.body
+        mutable = "suspend, limits, ttlSecondsAfterFinished, compute.nodes, compute.minNodes"
+        assert f"only {mutable} can" in refused.value.body
     api.delete_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "fixed")
 
 

@@ -22,7 +22,7 @@ import yaml
 from corpora import upload
 from runyard_trainer.contract import Storage
 
-from tests.example_runs import BASE, NAMES, build_files, check_model, read_example
+from tests.example_runs import BASE, NAMES, build_files, check_models, read_example
 
 pytestmark = [
     pytest.mark.gpu,
@@ -72,7 +72,7 @@ def check_trained(output: Path) -> None:
 def test_an_epoch_of_an_example(store: Path, name: str) -> None:
     output = store / BASE if name == BASE else train(store, name)
     check_trained(output)
-    check_model(output / "model", read_example(name, store.as_uri(), is_short=False)["spec"]["objective"])
+    check_models({output / "model": read_example(name, store.as_uri(), is_short=False)["spec"]["objective"]})
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "qlora"])
@@ -81,4 +81,4 @@ def test_an_epoch_with_an_adapter(store: Path, method: str) -> None:
         pytest.skip("bitsandbytes is not installed (extra qlora): unmeasured")
     output = train(store, "code", f"code-{method}", method={"type": method, "rank": 8})
     check_trained(output)
-    check_model(output / "model", "causal-lm")
+    check_models({output / "model": "causal-lm"})

@@ -12,17 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from runyard_trainer.contract import Recipe
 from runyard_trainer.outcome import UserError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 _TASK_TYPES = {
     "AutoModelForCausalLM": "CAUSAL_LM",
@@ -45,6 +46,8 @@ def add_adapter(model: PreTrainedModel, recipe: Recipe, new_parts: Sequence[str]
     Raises:
         UserError: the model has no such layers.
     """
+    from peft import LoraConfig, get_peft_model  # deferred: it takes seconds that runs without an adapter do not need
+
     heads = find_parts(model, new_parts)
     _check_targets(model, recipe, heads)
     method = recipe.method
@@ -64,7 +67,7 @@ def add_adapter(model: PreTrainedModel, recipe: Recipe, new_parts: Sequence[str]
     # peft has noted a folder on this node's disk, and names as a set: in another order each time
     config.base_model_name_or_path = recipe.model.uri
     config.target_modules = sorted(cast(set[str], config.target_modules))
-    return cast(PeftModel, adapted)
+    return cast("PeftModel", adapted)
 
 
 def find_parts(model: PreTrainedModel, names: Sequence[str]) -> list[str]:
@@ -91,8 +94,9 @@ def _check_targets(model: PreTrainedModel, recipe: Recipe, heads: Sequence[str])
 
 def has_dropout(model: nn.Module) -> bool:
     """Whether an adapter leaves something out in training: what it does shows only once its weights are not zero."""
-    layers = (layer for layer in model.modules() if isinstance(layer, BaseTunerLayer))
-    return any(isinstance(part, nn.Dropout) and part.p > 0 for layer in layers for part in layer.modules())
+    return any(
+        isinstance(part, nn.Dropout) and part.p > 0 for layer in _adapted_layers(model) for part in layer.modules()
+    )
 
 
 @contextmanager
@@ -102,7 +106,7 @@ def adapter_left_out(model: nn.Module) -> Iterator[None]:
     peft's own way to do so also says of each weight whether it is trained, which a sharded model must not be told
     between two passes.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    layers = _adapted_layers(model)
     try:
         for layer in layers:
             layer._disable_adapters = True
@@ -110,6 +114,12 @@ def adapter_left_out(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer._disable_adapters = False
+
+
+def _adapted_layers(model: nn.Module) -> list[Any]:
+    from peft.tuners.tuners_utils import BaseTunerLayer  # deferred, as above
+
+    return [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
 
 
 # ------------------------------------------------------------------------------------------------------------- export

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import torch
-from rouge_score.rouge_scorer import RougeScorer
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -109,6 +108,8 @@ def until_stop(tokens: Sequence[int], stop_token_ids: Sequence[int]) -> list[int
 
 def score_answers(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
     """Means over pairs of the text that is wanted and the one that was written."""
+    from rouge_score.rouge_scorer import RougeScorer  # deferred: it takes a second that other objectives do not need
+
     scorer = RougeScorer(list(_ROUGE))
     scores = [scorer.score(want, text) for want, text in pairs]
     rouge = {name: fmean(score[name].fmeasure for score in scores) for name in _ROUGE}

@@ -17,11 +17,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]  # it ships no types
-from peft import PeftModel
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
@@ -44,6 +43,9 @@ from runyard_trainer.objectives import Objective, ObjectiveModule, Traits
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.shards import DatasetInfo
 from runyard_trainer.source_checkpoint import load_checkpoint_weights
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 Precision = Literal["bf16", "fp32"]
 
@@ -73,7 +75,8 @@ def load_model(
             add_adapter(model, recipe, objective.new_weights, objective.auto_class.__name__)
         full.append(model)
         traits = objective.probe(model)
-        return model.config.to_dict(), replace(traits, stochastic=traits.stochastic or has_dropout(model))
+        is_stochastic = traits.stochastic or (recipe.method.is_adapter and has_dropout(model))
+        return model.config.to_dict(), replace(traits, stochastic=is_stochastic)
 
     config, traits = run_on_rank_0(load_on_rank_0, context.world)
     model = build_empty_model(AutoConfig.for_model(**config), objective, recipe)[0]
