@@ -1,4 +1,5 @@
-"""Leave the finished run on storage: the model folder, eval.json, lineage.json, metrics.csv and report.html.
+"""Leave the finished run on storage: the model folder, eval.json, lineage.json, metrics.csv, report.html and
+TensorBoard's events.
 
     all ranks   gather the full weights ─> rank 0   model/ (, adapter/) in scratch ─> samples ─> upload
                                                     eval.json, lineage.json, metrics.csv, report.html ─> upload
@@ -41,9 +42,11 @@ from runyard_trainer.samples import choose_prompts, write_samples
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset
 from runyard_trainer.storage import Location
+from runyard_trainer.tensorboard_events import build_events
 from runyard_trainer.words import WORDS
 
 MAX_SHARD_SIZE = "5GB"
+EVENTS_FILE = "tensorboard/events.out.tfevents.runyard"
 
 
 def export_run(
@@ -151,6 +154,7 @@ def _leave(
         "report.html": render_report(summary),
     }.items():
         (output / file).put(text.encode())
+    (output / EVENTS_FILE).put(build_events(trained.metrics_csv, trained.before, trained.candidates))
     return Result(
         uri=summary.model_uri,
         report=(output / "report.html").uri,
