@@ -119,5 +119,7 @@ def control_plane() -> Iterator[Cluster]:
     with bring_up("--nodes", "0", "--no-operator") as shared:
         crds = Path(__file__).parents[2] / "charts" / "runyard" / "crds"
         shared.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(crds))
-        shared.kubectl("wait", "--for=condition=Established", "crd/trainingruns.runyard.dev", "--timeout=30s")
+        # kubectl's own wait fails where there are no conditions yet
+        established = ["wait", "--for=condition=Established", "crd/trainingruns.runyard.dev", "--timeout=1s"]
+        wait_until(lambda: shared.kubectl(*established, check=False).returncode == 0, 30)
         yield shared

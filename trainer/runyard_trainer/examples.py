@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from runyard_trainer.shard_files import ShardInfo, StreamInfo, fetch, summarize
@@ -98,7 +99,7 @@ class Examples:
     def lengths(self) -> NDArray[np.int64]:
         """How many tokens each example has."""
         columns = [table.column("input_ids") for table in self._tables]
-        lengths = [pa.compute.list_value_length(column).to_numpy() for column in columns]
+        lengths = [pc.list_value_length(column).to_numpy() for column in columns]
         return np.concatenate([np.empty(0, dtype=np.int64), *lengths]).astype(np.int64)
 
     @cached_property
