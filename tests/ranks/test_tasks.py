@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from runyard_trainer.context import World
 from runyard_trainer.contract import Recipe
+from runyard_trainer.objectives.base import Traits
+from runyard_trainer.objectives.causal_lm import CausalLM
+from runyard_trainer.task_answers import measure_likelihoods
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.ranks.chat_models import OPPOSITES, build_prompt_rows, save_chat_model
@@ -108,6 +112,26 @@ def measure_alone(model: Any, tokenizer: Any, prompt: str, choice: str) -> float
     given, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, prompt + choice))
     log_p = model(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
     return sum(float(log_p[i - 1, whole[i]]) for i in range(len(given), len(whole)))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+@torch.no_grad()
+def test_log_likelihoods_of_padded_batches_are_those_of_single_requests_to_1e_4(
+    tmp_path: Path, model_type: str
+) -> None:
+    save_chat_model(tmp_path, model_type)
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path)
+    asked = [(row["prompt"], f" {choice}") for row in build_task_rows("opposites", 5) for choice in row["choices"]] + [
+        ("the very small cat sees the old dog and then likes the red tree ->", " a good house but not bad")
+    ]
+    requests = []
+    for prompt, choice in asked:
+        given, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, prompt + choice))
+        requests.append((given, whole[len(given) :]))
+    module = CausalLM(model, Traits(stochastic=False))
+    found = measure_likelihoods(module, requests, 0, World(0, 1, 0, 1), torch.device("cpu"))
+    assert found == pytest.approx([measure_alone(model, tokenizer, *each) for each in asked], abs=1e-4)
 
 
 def test_one_rank_finds_what_two_find_and_the_result_quotes_one_metric_a_task(

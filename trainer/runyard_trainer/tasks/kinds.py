@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runyard_trainer.contract.tasks import TaskType
-from runyard_trainer.sources import BadRecord, Row
-from runyard_trainer.sources.rows import check_text, check_texts, name_of_type
+from runyard_trainer.sources import BadRecord, Row, check_text, check_texts, name_of_type
 
 
 @dataclass(frozen=True)
