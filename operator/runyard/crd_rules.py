@@ -13,6 +13,7 @@ from runyard_trainer.contract import (
     HEAD_OBJECTIVES,
     LANGUAGE_OBJECTIVES,
     MASKED_OBJECTIVES,
+    NEXT_TOKEN_OBJECTIVES,
     RECORD_FORMATS,
 )
 
@@ -66,6 +67,17 @@ def build_rules() -> dict[str, list[Rule]]:
             },
         ],
         "evaluation": [
+            {
+                "rule": "!has(self.tasks) || self.tasks.all(task, has(task.preset) != has(task.type))",
+                "message": "evaluation.tasks[] needs exactly one of preset, type",
+                "fieldPath": ".tasks",
+            },
+            {
+                "rule": "!has(self.tasks) || "
+                "self.tasks.all(task, self.tasks.exists_one(other, other.name == task.name))",
+                "message": "evaluation.tasks[].name: two tasks have the same: name each differently",
+                "fieldPath": ".tasks",
+            },
             {
                 "rule": "!has(self.general) || "
                 f"!self.general.exists(source, source.format in {sorted(record_formats)})",
@@ -171,6 +183,13 @@ def _build_objective_rules() -> list[Rule]:
             "message": "evaluation.general measures how tokens are predicted, which a model has no head for after "
             "this objective: remove evaluation.general",
             "fieldPath": ".evaluation.general",
+        },
+        {
+            "rule": "!has(self.evaluation) || !has(self.evaluation.tasks) || self.evaluation.tasks.size() == 0 "
+            f"|| self.objective in {sorted(NEXT_TOKEN_OBJECTIVES)}",
+            "message": "evaluation.tasks are asked of models that predict the next token (objectives "
+            f"{', '.join(sorted(NEXT_TOKEN_OBJECTIVES))}): remove them",
+            "fieldPath": ".evaluation.tasks",
         },
         {
             "rule": "!has(self.data.replay) || !has(self.data.replay.source) || "

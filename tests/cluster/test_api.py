@@ -17,6 +17,7 @@ from runyard_trainer.contract import (
     HEAD_OBJECTIVES,
     LANGUAGE_OBJECTIVES,
     MASKED_OBJECTIVES,
+    NEXT_TOKEN_OBJECTIVES,
     RECORD_FORMATS,
 )
 
@@ -122,6 +123,7 @@ def mend(spec: dict[str, Any]) -> dict[str, Any]:
         model.get("scratch", {}).get("tokenizer", {}).get("train", {}).pop("type", None)
     mend_method(spec, objective)
     mend_evaluation(spec, objective)
+    mend_tasks(spec, objective)
     if "source" in spec["data"].get("replay", {}) and (objective != "causal-lm" or "scratch" in model):
         del spec["data"]["replay"]
     mend_formats(spec, objective)
@@ -151,6 +153,18 @@ def mend_evaluation(spec: dict[str, Any], objective: str) -> None:
         evaluation.pop("maxGeneralLossIncrease", None)
     if "everySteps" not in evaluation:
         spec.get("training", {}).pop("earlyStopping", None)
+
+
+def mend_tasks(spec: dict[str, Any], objective: str) -> None:
+    evaluation = spec.get("evaluation", {})
+    if objective not in NEXT_TOKEN_OBJECTIVES:
+        evaluation.pop("tasks", None)
+    for i, task in enumerate(evaluation.get("tasks", [])):
+        task["name"] = f"task-{i}"
+        if "preset" in task:
+            task.pop("type", None)
+        else:
+            task.setdefault("type", "entities")
 
 
 def mend_formats(spec: dict[str, Any], objective: str) -> None:
@@ -183,6 +197,8 @@ def test_every_admitted_spec_is_kept_whole_and_filled_in_as_pydantic_would(
     assert stored == want
 
 
+TASK = {"name": "t", "preset": "financial-ner", "test": {"uri": "s3://t/t.jsonl"}}
+
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "an unknown field": ({"trainning": {"epochs": 1}}, ["spec.trainning"]),
     "an unknown field below": ({"compute": {"gpu": 8}}, ["spec.compute.gpu"]),
@@ -210,6 +226,18 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["spec.training.batchTokens", "multiple of training.sequenceLength"],
     ),
     "a sequence of three tokens": ({"training": {"steps": 5, "sequenceLength": 3}}, ["spec.training.sequenceLength"]),
+    "tasks for an encoder": (
+        {"objective": "masked-lm", "evaluation": {"tasks": [TASK]}},
+        ["spec.evaluation.tasks", "predict the next token", "causal-lm, preference, sft"],
+    ),
+    "a task of no type": (
+        {"evaluation": {"tasks": [{"name": "t", "test": {"uri": "s3://t/t.jsonl"}}]}},
+        ["spec.evaluation.tasks", "exactly one of preset, type"],
+    ),
+    "two tasks of one name": (
+        {"evaluation": {"tasks": [TASK, TASK]}},
+        ["spec.evaluation.tasks", "name each differently"],
+    ),
     "replay of both kinds": (
         {
             "data": {

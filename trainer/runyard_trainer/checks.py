@@ -160,6 +160,12 @@ def _check_weights(folder: Location) -> None:
             )
 
 
+def count_positions(config: PretrainedConfig) -> int | None:
+    """Tokens that a decoder takes at most; None where its configuration does not say."""
+    positions: int | None = getattr(config.get_text_config(), _MAX_POSITIONS, None)
+    return positions
+
+
 def _check_sequence_length(config: PretrainedConfig, sequence_length: int, field: str) -> None:
     text_config = config.get_text_config()
     positions = getattr(text_config, _MAX_POSITIONS, None)

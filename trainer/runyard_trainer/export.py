@@ -36,7 +36,7 @@ from runyard_trainer.lineage import build_lineage, read_source_lineage
 from runyard_trainer.model import build_empty_model
 from runyard_trainer.model_folder import digest_of, files_of
 from runyard_trainer.objectives import build_objective
-from runyard_trainer.outcome import Result
+from runyard_trainer.outcome import Losses, Result
 from runyard_trainer.report import RunSummary, TrainedRun, render_card, render_report
 from runyard_trainer.samples import choose_prompts, write_samples
 from runyard_trainer.shard_files import StreamInfo
@@ -127,7 +127,9 @@ def _leave(
     name, folder = next(iter(folders.items()))
     for path in folders.values():
         _copy_tokenizer(dataset, path)
-    lineage = build_lineage(recipe, context, _describe_dataset(dataset), read_source_lineage(recipe), datetime.now(UTC))
+    lineage = build_lineage(
+        recipe, context, _describe_dataset(dataset, trained), read_source_lineage(recipe), datetime.now(UTC)
+    )
     summary = RunSummary(
         name=context.run_name,
         recipe=recipe,
@@ -161,9 +163,17 @@ def _leave(
         digest=digest_of(folder),
         step=trained.exported_step,
         warning=trained.warning,
-        before=trained.before,
-        after=trained.after,
+        before=trained.before and _quote(trained.before, trained),
+        after=_quote(trained.after, trained),
     )
+
+
+def _quote(losses: Losses, trained: TrainedRun) -> Losses:
+    """With the one metric of each task that is quoted: a Result travels in a termination message."""
+    if losses.tasks is None:
+        return losses
+    quoted = {task.name: {task.metric: losses.tasks[task.name][task.metric]} for task in trained.tasks.tasks}
+    return losses.model_copy(update={"tasks": quoted})
 
 
 def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
@@ -189,6 +199,17 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
             for name, stream in (("domain", "validation"), ("general", "general"))
             if (info := dataset.info.streams.get(stream, StreamInfo())).documents
         },
+        "tasks": {
+            task.name: {
+                "type": task.type,
+                "metric": task.metric,
+                "questions": len(task.items),
+                "tooLong": task.too_long,
+                "droppedShots": task.dropped_shots,
+                "file": (dataset.location / f"tasks-{trained.tasks_sha256}.json").uri,
+            }
+            for task in trained.tasks.tasks
+        },
     }
 
 
@@ -212,9 +233,10 @@ def _held_out_texts(dataset: Dataset) -> Iterator[str]:
                     yield text
 
 
-def _describe_dataset(dataset: Dataset) -> dict[str, str]:
+def _describe_dataset(dataset: Dataset, trained: TrainedRun) -> dict[str, str]:
     manifest = dataset.location / "dataset.json"
-    return {"uri": manifest.uri, "sha256": hashlib.sha256(manifest.get().data).hexdigest()}
+    tasks = {"tasks": trained.tasks_sha256} if trained.tasks_sha256 is not None else {}
+    return {"uri": manifest.uri, "sha256": hashlib.sha256(manifest.get().data).hexdigest(), **tasks}
 
 
 def _upload_folder(folder: Path, target: Location) -> None:

@@ -119,6 +119,8 @@ class Losses(Report):
     """The same per byte of text."""
     metrics: dict[str, float] | None = None
     """The objective's own on the held-out part of `data.train`: accuracy, macroF1 and the like."""
+    tasks: dict[str, dict[str, float]] | None = None
+    """The metrics of each of `evaluation.tasks`; in a `Result` just the one that is quoted."""
 
 
 class Estimate(Report):

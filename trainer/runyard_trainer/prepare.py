@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from transformers import PretrainedConfig
 
-from runyard_trainer.checks import check_model, check_vocabulary, classes_of, has_token_types
+from runyard_trainer.checks import check_model, check_vocabulary, classes_of, count_positions, has_token_types
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe
 from runyard_trainer.dataset_writer import Files, list_files, tokenizer_source, total_bytes, write_dataset
@@ -31,7 +31,8 @@ from runyard_trainer.screening import REASON_WORDS
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset, DatasetInfo, Resolved, open_dataset
 from runyard_trainer.storage import FolderStore, Location, NotFound, PreconditionFailed, open_store, probe
-from runyard_trainer.tokenizer import list_tokenizer_files
+from runyard_trainer.tasks import build_tasks
+from runyard_trainer.tokenizer import list_tokenizer_files, load_tokenizer
 
 _FORMAT = 3
 """Of what lies under a key: raised when the same text would give other shards."""
@@ -68,6 +69,7 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
         check_enough_data(prepared, recipe)
         resolved = resolve(prepared, recipe)
         estimate = estimate_prepared(prepared, recipe, config)
+        tasks = freeze_tasks(location, recipe, config, Path(cache))
         shown = Preview(
             objective=recipe.objective,
             mode=recipe.mode,
@@ -78,7 +80,9 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
         )
     (output / "preview.json").put(shown.to_json().encode())
     labels = order_labels(prepared.info.labels, config)
-    record = Resolved(dataset=(location / "dataset.json").uri, sha256=digest, resolved=resolved, labels=labels)
+    record = Resolved(
+        dataset=(location / "dataset.json").uri, sha256=digest, resolved=resolved, labels=labels, tasks=tasks
+    )
     (output / "resolved.json").put(record.to_json().encode())
     return build_report(record, prepared.info, estimate)
 
@@ -97,6 +101,10 @@ def check_apart(recipe: Recipe) -> None:
         held_out = recipe.data.validation.sources
         inputs |= {f"data.validation.sources[{i}].uri": source.uri for i, source in enumerate(held_out)}
     inputs |= {f"evaluation.general[{i}].uri": source.uri for i, source in enumerate(recipe.evaluation.general)}
+    for i, task in enumerate(recipe.evaluation.tasks):
+        inputs[f"evaluation.tasks[{i}].test.uri"] = task.test.uri
+        if task.shots is not None:
+            inputs[f"evaluation.tasks[{i}].shots.uri"] = task.shots.uri
     for field, uri in inputs.items():
         if output.startswith(uri.rstrip("/") + "/"):
             raise UserError(f"output.uri {recipe.output.uri} lies within {field} {uri}: write elsewhere")
@@ -254,6 +262,25 @@ def resolve_method(recipe: Recipe) -> dict[str, str]:
             "dropout": f"{recipe.adapter_dropout:g}",
         }
     return resolved | ({"beta": f"{recipe.beta:g}"} if recipe.objective == "preference" else {})
+
+
+def freeze_tasks(location: Location, recipe: Recipe, config: PretrainedConfig, scratch_dir: Path) -> str | None:
+    """Leave the tasks beside the prepared data, under the sha256 of what they are; None where there are none."""
+    if not recipe.evaluation.tasks:
+        return None
+    folder = scratch_dir / "tokenizer"
+    folder.mkdir()
+    tokenizer = load_tokenizer(location / "tokenizer", folder, "the prepared tokenizer")
+    tasks = build_tasks(recipe, tokenizer, count_positions(config) or recipe.training.sequence_length)
+    for task in tasks.tasks:
+        log.info(
+            "task %s: %d questions, %d more do not fit the model; %d shots dropped for room",
+            *(task.name, len(task.items), task.too_long, task.dropped_shots),
+        )
+    data = tasks.to_json().encode()
+    digest = hashlib.sha256(data).hexdigest()
+    (location / f"tasks-{digest}.json").put(data)
+    return digest
 
 
 def estimate_prepared(dataset: Dataset, recipe: Recipe, config: PretrainedConfig) -> Estimate:

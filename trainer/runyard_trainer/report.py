@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -21,6 +21,7 @@ from runyard_trainer.outcome import Losses
 from runyard_trainer.samples import Sample
 from runyard_trainer.selection import Candidate
 from runyard_trainer.shard_files import StreamInfo
+from runyard_trainer.tasks import FrozenTasks
 from runyard_trainer.words import WORDS, words_of_metric
 
 _MODES: dict[Mode, str] = {
@@ -52,6 +53,10 @@ class TrainedRun:
     """All that was measured, in order of step."""
     warning: str | None = None
     """What is not as the recipe asks."""
+    tasks: FrozenTasks = field(default_factory=FrozenTasks)
+    """What the model was asked."""
+    tasks_sha256: str | None = None
+    """Of the file that holds them."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,18 @@ def compare(objective: str, before: Losses | None, after: Losses) -> list[Compar
         (was.general_loss, was.general_bits_per_byte),
         (after.general_loss, after.general_bits_per_byte),
     )
-    return [*metrics, *domain, *general]
+    tasks = [
+        Comparison(
+            f"Task {task}",
+            (words := words_of_metric(name)).title,
+            (was.tasks or {}).get(task, {}).get(name),
+            value,
+            words.is_better_higher,
+        )
+        for task, values in (after.tasks or {}).items()
+        for name, value in values.items()
+    ]
+    return [*metrics, *tasks, *domain, *general]
 
 
 def _general_unit(objective: str) -> str:

@@ -74,6 +74,8 @@ class Resolved(Report):
     labels: list[str] = Field(default_factory=list)
     """The dataset's classes in the order of the model's head, which may know them already; empty where there are
     none."""
+    tasks: str | None = None
+    """sha256 of the frozen tasks, `tasks-<sha256>.json` beside dataset.json."""
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,6 @@ def _read_rows(rows: list[dict[str, str]], times: dict[int, float]) -> Iterator[
 
 def _read_losses(points: list[tuple[int, Losses]], times: dict[int, float], began: float) -> Iterator[_Scalar]:
     for step, losses in points:
-        found = losses.model_dump(by_alias=True, exclude_none=True)
+        found = losses.model_dump(by_alias=True, exclude_none=True, exclude={"tasks"})
         values = {name: value for name, value in found.items() if name != "metrics"} | found.get("metrics", {})
         yield from (_Scalar(f"held_out/{name}", value, step, times.get(step, began)) for name, value in values.items())

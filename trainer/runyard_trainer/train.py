@@ -58,6 +58,7 @@ from runyard_trainer.self_replay import write_replay
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.step import Learner, StepResult, take_step
 from runyard_trainer.storage import Location, be_patient, open_store
+from runyard_trainer.task_answers import measure_tasks, read_tasks
 from runyard_trainer.watchdog import Watchdog, handle_stall
 
 MAX_NON_FINITE_STEPS = 5
@@ -230,8 +231,17 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
             with watchdog.watching(f"the evaluation after {state.step} steps"):
                 return evaluate_model(module, dataset, recipe, world, state.micro_batch, device)
 
+        tasks = read_tasks(dataset, resolved.tasks)
+
+        def with_tasks(losses: Losses) -> Losses:
+            if not tasks.tasks:
+                return losses
+            monitor.set_stage("evaluating")
+            with watchdog.watching(f"the tasks after {state.step} steps"):
+                return losses.model_copy(update={"tasks": measure_tasks(module, tasks, dataset, world, device)})
+
         if recipe.evaluation.before and state.step == 0:
-            state.before = measure().model_dump()
+            state.before = with_tasks(measure()).model_dump()
         criterion = build_criterion(recipe, objective.best_by, state.before)
 
         monitor.set_stage("training")
@@ -271,10 +281,13 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
         if best.step != state.step:
             log.info("exporting the model of step %d, the best that was measured", best.step)
             checkpointer.restore_step(best.step, {"sharded": Weights(module)})
+        after = with_tasks(best.losses)
         monitor.set_stage("exporting")
         trained = TrainedRun(
             before=Losses(**state.before) if state.before else None,
-            after=best.losses,
+            after=after,
+            tasks=tasks,
+            tasks_sha256=resolved.tasks,
             steps=state.step,
             exported_step=best.step,
             candidates=state.candidates,

@@ -122,6 +122,9 @@ class MetricWords:
 
 _METRICS = {
     "tokenAccuracy": MetricWords("accuracy of each next token of an answer"),
+    "accuracyPerCharacter": MetricWords("accuracy by likelihood per character"),
+    "accuracyPerByte": MetricWords("accuracy by likelihood per byte"),
+    "missing": MetricWords("share without an answer", is_better_higher=False),
     "rouge1": MetricWords("ROUGE-1"),
     "rouge2": MetricWords("ROUGE-2"),
     "rougeL": MetricWords("ROUGE-L"),

@@ -12,7 +12,13 @@ from __future__ import annotations
 from runyard_trainer.contract.base import URI_PATTERN, Model
 from runyard_trainer.contract.data import RECORD_FORMATS, Columns, Data, DataSource, Validation
 from runyard_trainer.contract.models import ADAPTER_FIELDS, ModelSource, ScratchModel, SourceRun, TokenizerTraining
-from runyard_trainer.contract.objectives import HEAD_OBJECTIVES, LANGUAGE_OBJECTIVES, MASKED_OBJECTIVES, Mode
+from runyard_trainer.contract.objectives import (
+    HEAD_OBJECTIVES,
+    LANGUAGE_OBJECTIVES,
+    MASKED_OBJECTIVES,
+    NEXT_TOKEN_OBJECTIVES,
+    Mode,
+)
 from runyard_trainer.contract.recipe import RECIPE_PATH, Recipe
 from runyard_trainer.contract.storage import Storage
 from runyard_trainer.contract.training import EarlyStopping, Optimizer, Schedule, Training
@@ -22,6 +28,7 @@ __all__ = [
     "HEAD_OBJECTIVES",
     "LANGUAGE_OBJECTIVES",
     "MASKED_OBJECTIVES",
+    "NEXT_TOKEN_OBJECTIVES",
     "RECIPE_PATH",
     "RECORD_FORMATS",
     "URI_PATTERN",

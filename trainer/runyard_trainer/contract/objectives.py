@@ -24,6 +24,8 @@ MASKED_OBJECTIVES = frozenset({"masked-lm", "masked-lm-nsp"})
 """Those that find words which were masked: what encoders are trained with."""
 HEAD_OBJECTIVES = frozenset({"classification", "token-classification", "question-answering"})
 """Those whose model predicts something else than tokens."""
+NEXT_TOKEN_OBJECTIVES = frozenset({"causal-lm", "sft", "preference"})
+"""Those whose model predicts the next token, and so can be asked."""
 
 Mode = Literal["PreTraining", "ContinuedPreTraining", "FineTuning"]
 

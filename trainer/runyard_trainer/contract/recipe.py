@@ -14,6 +14,7 @@ from runyard_trainer.contract.objectives import (
     HEAD_OBJECTIVES,
     LANGUAGE_OBJECTIVES,
     MASKED_OBJECTIVES,
+    NEXT_TOKEN_OBJECTIVES,
     Masking,
     Mode,
     Objective,
@@ -82,6 +83,19 @@ class Recipe(Model):
                 "evaluation.maxGeneralLossIncrease compares the loss on evaluation.general with that before training: "
                 "give evaluation.general, and leave evaluation.before true"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_tasks(self) -> Recipe:
+        tasks = self.evaluation.tasks
+        if tasks and self.objective not in NEXT_TOKEN_OBJECTIVES:
+            raise ValueError(
+                f"evaluation.tasks are asked of models that predict the next token, and objective is {self.objective}: "
+                f"remove them, or choose one of {', '.join(sorted(NEXT_TOKEN_OBJECTIVES))}"
+            )
+        names = [task.name for task in tasks]
+        if len(set(names)) < len(names):
+            raise ValueError("evaluation.tasks[].name: two tasks have the same: name each differently")
         return self
 
     @model_validator(mode="after")

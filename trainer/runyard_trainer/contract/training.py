@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from runyard_trainer.contract.base import Fraction, Model, check_exactly_one
 from runyard_trainer.contract.data import DataSource
+from runyard_trainer.contract.tasks import Task
 
 
 class Schedule(Model):
@@ -109,6 +110,9 @@ class Evaluation(Model):
     """Nats per token that the loss on `general` may rise: a model that forgot more is exported only where all did."""
     on_violation: Literal["Warn", "Fail"] = "Warn"
     """Where all forgot more: `Warn` exports the one that forgot least and says so, `Fail` ends the run as failed."""
+    tasks: list[Task] = Field(default=[], max_length=16)
+    """Asked of the model that is exported, and with `before` of the model as it came. For causal-lm, sft and
+    preference."""
 
 
 class Checkpoint(Model):

@@ -9,7 +9,7 @@ record is handed on after the first one that is wrong, unless wrong rows are to 
 
 from __future__ import annotations
 
-from runyard_trainer.sources.listing import SourceFile, list_sources
+from runyard_trainer.sources.listing import SourceFile, list_source, list_sources
 from runyard_trainer.sources.reading import MAX_DROPPED_SHARE, read_records, read_rows
 from runyard_trainer.sources.rows import (
     BadRecord,
@@ -30,6 +30,7 @@ __all__ = [
     "check_encodable",
     "check_text",
     "check_texts",
+    "list_source",
     "list_sources",
     "name_of_type",
     "read_records",

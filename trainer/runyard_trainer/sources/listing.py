@@ -43,10 +43,11 @@ def list_sources(sources: Sequence[DataSource], storage: Storage, field: str) ->
     Raises:
         UserError: DATA_ERROR where a source names nothing.
     """
-    return [file for i, source in enumerate(sources) for file in _list_source(source, i, storage, f"{field}[{i}].uri")]
+    return [file for i, source in enumerate(sources) for file in list_source(source, i, storage, f"{field}[{i}].uri")]
 
 
-def _list_source(source: DataSource, number: int, storage: Storage, field: str) -> list[SourceFile]:
+def list_source(source: DataSource, number: int, storage: Storage, field: str) -> list[SourceFile]:
+    """Those of one source, the `number`th; `field` is the path of its uri."""
     location = open_store(source.uri, storage, field)
     try:
         infos = [location.head()] if location.prefix else list(location.list())
