@@ -270,7 +270,7 @@ def shard_model(
     for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=mesh.size() > 1)
     sharded = cast(ShardedModule, fully_shard(module, mesh=mesh, mp_policy=policy))
-    for method in ("predict", "write", "sample"):
+    for method in ("predict", "predict_next", "sample", "write"):
         register_fsdp_forward_method(sharded, method)
     return sharded
 

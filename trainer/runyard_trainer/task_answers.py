@@ -77,13 +77,7 @@ def measure_likelihoods(
         filled = [*asked, *[([pad_token_id], [pad_token_id])] * (_ASKED_AT_ONCE - len(asked))]
         input_ids, mask = (tensor.to(device) for tensor in pad_left([p + c for p, c in filled], pad_token_id))
         num_kept = max(len(continuation) for _, continuation in filled) + 1
-        logits = module.model(
-            input_ids=input_ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            use_cache=False,
-            logits_to_keep=num_kept,
-        ).logits[:, :-1]
+        logits = module.predict_next(input_ids, mask, num_kept)[:, :-1]
         targets = input_ids[:, 1 - num_kept :]
         log_p = logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0].double().cpu()
         told |= {start + i: float(log_p[i, -len(ids) :].sum()) for i, (_, ids) in enumerate(asked)}

@@ -119,6 +119,26 @@ class ObjectiveModule(nn.Module):
             drawn.append(torch.multinomial(probabilities, 1, generator=generator))
         return torch.cat(drawn[1:], dim=1)
 
+    def predict_next(self, input_ids: Tensor, attention_mask: Tensor, num_kept: int) -> Tensor:
+        """Of a model that predicts tokens, what it gives the one behind each of the last places, as logits.
+
+        Args:
+            input_ids: int64 [texts, tokens], padded at their start.
+            attention_mask: int64 [texts, tokens], 0 where that is padding.
+            num_kept: how many places, from the end.
+
+        Returns:
+            [texts, num_kept, vocabulary].
+        """
+        logits: Tensor = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=(attention_mask.cumsum(-1) - 1).clamp(min=0),
+            use_cache=False,
+            logits_to_keep=num_kept,
+        ).logits
+        return logits
+
     def run_padded(self, **inputs: Tensor) -> Any:
         """The model's output for a padded micro-batch.
 
