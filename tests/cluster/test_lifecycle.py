@@ -44,7 +44,7 @@ def test_a_run_of_which_only_a_part_finds_a_node_is_given_back_goes_on_smaller_a
         "half-a-place",
         corpus,
         compute={"nodes": 2, "minNodes": 1, "gpusPerNode": 2, "processesPerNode": 1},
-        recovery={"startupTimeoutSeconds": 8},
+        recovery={"startupTimeoutSeconds": 20},
         ttlSecondsAfterFinished=3600,
     )
     try:
@@ -54,7 +54,7 @@ def test_a_run_of_which_only_a_part_finds_a_node_is_given_back_goes_on_smaller_a
         )
         failure = given_back["lastFailure"]
         assert failure["reason"] == "Unschedulable"
-        assert "1 of 2 pods started within 8 s" in failure["message"]
+        assert "1 of 2 pods started within 20 s" in failure["message"]
         assert "Insufficient nvidia.com/gpu" in failure["message"]
         final = runs.wait_for_phase(cluster, "half-a-place", "Succeeded")
     finally:
