@@ -28,7 +28,11 @@ from safetensors.torch import load_file
 from tests.ranks.run_ranks import run_ranks
 
 SEQUENCE_LENGTH = 48
-METRICS_CSV = "step,loss,learning_rate,time\n1,6.0,0.1,2026-01-01T00:00:00Z\n2,5.5,0.1,2026-01-01T00:00:01Z\n"
+METRICS_CSV = (
+    "step,tokens,loss,learning_rate,grad_norm,tokens_per_second,time\n"
+    "1,100,6.0,0.1,1.5,,2026-01-01T00:00:00Z\n"
+    "2,200,5.5,0.1,1.25,100.0,2026-01-01T00:00:01Z\n"
+)
 
 LLAMA = {
     "model_type": "llama",
