@@ -11,13 +11,9 @@ A document never spans two shards. A stream is its documents one after the other
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from runyard_trainer.file_lock import locked
 from runyard_trainer.outcome import ExitCode, Report, UserError
 from runyard_trainer.storage import Location
 
@@ -289,7 +286,7 @@ class _Shard:
 
     def _map(self, name: str, sha256: str, dtype: np.dtype[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
         path = self._cache_dir / name
-        with _locked(path.with_suffix(path.suffix + ".lock")):
+        with locked(path.with_suffix(path.suffix + ".lock")):
             if not path.exists():
                 _download(self._location / name, path, sha256)
         return np.memmap(path, dtype=dtype, mode="r")
@@ -311,13 +308,3 @@ def _check_sha256(location: Location, found: str, wanted: str | None) -> None:
             f"Delete {location.parent}/ and prepare again",
             ExitCode.DATA_ERROR,
         )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
