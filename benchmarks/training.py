@@ -32,10 +32,12 @@ from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract import Recipe
 from runyard_trainer.distributed import select_device
 from runyard_trainer.model import fit_to_tokenizer, initialize_model, resolve_precision
+from runyard_trainer.objectives import build_objective
 from runyard_trainer.objectives.causal_lm import CausalLM, probe
 from runyard_trainer.optimizer import build_optimizer
 from runyard_trainer.order import Order
 from runyard_trainer.prepare import prepare
+from runyard_trainer.records import kind_of
 from runyard_trainer.shards import Dataset, open_dataset, read_resolved
 from runyard_trainer.storage import open_store
 from runyard_trainer.train import train
@@ -120,7 +122,9 @@ def build_context(recipe: Recipe) -> RunContext:
 
 def build_model(recipe: Recipe, dataset: Dataset) -> Any:
     """The model as Runyard builds it, not sharded."""
-    return initialize_model(fit_to_tokenizer(check_model(recipe), dataset.info), recipe.training.seed)
+    return initialize_model(
+        fit_to_tokenizer(check_model(recipe), dataset.info), build_objective(recipe, dataset.info), recipe.training.seed
+    )
 
 
 def read_steps(recipe: Recipe) -> tuple[Dataset, list[StepBatches]]:
@@ -129,9 +133,10 @@ def read_steps(recipe: Recipe) -> tuple[Dataset, list[StepBatches]]:
     resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
     cache = build_context(recipe).scratch_dir / "bench"
     dataset = open_dataset(open_store(resolved.dataset, recipe.storage), cache)
-    num_train = dataset.stream("train").num_sequences(training.sequence_length, keep_tail=False)
-    order = Order(num_train, 0, 0.0, training.sequences_per_step, training.seed)
-    with Batches(dataset, order, World(), training.micro_batch or 1, training.sequence_length) as batches:
+    streams = {"train": kind_of(recipe, "train").open_samples(dataset, "train", recipe)}
+    order = Order(len(streams["train"]), 0, 0.0, recipe.sequences_per_step, training.seed)
+    objective = build_objective(recipe, dataset.info)
+    with Batches(streams, objective, order, World(), training.micro_batch or 1) as batches:
         return dataset, [batches.step(step) for step in range(training.steps or 0)]
 
 
@@ -159,10 +164,10 @@ def time_bare(recipe: Recipe, device: torch.device) -> float:
         if number == WARM_UP_STEPS:
             started = now(device)
         for batch in step.micro_batches:
-            inputs = (part.to(device) for part in (batch.input_ids, batch.position_ids, batch.labels))
+            inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
             with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
-                loss = module(*inputs)
-            (loss / step.trained_tokens).backward()
+                (loss,) = module(**inputs)
+            (loss / step.tokens).backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.training.optimizer.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -175,10 +180,10 @@ def time_trainer(recipe: Recipe, device: torch.device) -> float:
     dataset, steps = read_steps(recipe)
     clock = Clock(device)
     sequences = [
-        {"input_ids": batch.input_ids[i], "position_ids": batch.position_ids[i], "labels": batch.labels[i]}
+        {name: tensor[i] for name, tensor in batch.inputs.items()}
         for step in steps
         for batch in step.micro_batches
-        for i in range(len(batch.input_ids))
+        for i in range(len(batch.inputs["input_ids"]))
     ]
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
@@ -191,7 +196,7 @@ def time_trainer(recipe: Recipe, device: torch.device) -> float:
                 bf16=resolve_precision(training, device) == "bf16",
                 max_steps=training.steps or 0,
                 per_device_train_batch_size=training.micro_batch or 1,
-                gradient_accumulation_steps=training.sequences_per_step // (training.micro_batch or 1),
+                gradient_accumulation_steps=recipe.sequences_per_step // (training.micro_batch or 1),
                 save_strategy="no",
                 report_to="none",
                 disable_tqdm=True,
@@ -219,7 +224,7 @@ class Clock(TrainerCallback):
 
 def count_tokens(steps: list[StepBatches]) -> int:
     """Trained after the warm-up."""
-    return sum(step.trained_tokens for step in steps[WARM_UP_STEPS:])
+    return sum(step.tokens for step in steps[WARM_UP_STEPS:])
 
 
 def now(device: torch.device) -> float:

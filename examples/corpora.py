@@ -76,7 +76,7 @@ def build_code(max_bytes: int) -> list[Document]:
 def strip_docstrings(source: str) -> str:
     """The source with each docstring's lines taken out, or made `...` where a body has nothing else."""
     lines = source.splitlines(keepends=True)
-    for node in _documented_nodes(source):
+    for node in documented_nodes(source):
         docstring = node.body[0]
         assert docstring.end_lineno is not None
         first, last = docstring.lineno - 1, docstring.end_lineno
@@ -91,7 +91,7 @@ def strip_docstrings(source: str) -> str:
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def _documented_nodes(source: str) -> Iterator[Documented]:
+def documented_nodes(source: str) -> Iterator[Documented]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, Documented) and ast.get_docstring(node) is not None:
             yield node
@@ -103,7 +103,7 @@ def _body_line(node: Documented) -> int:
 
 
 @cache
-def _sources() -> list[tuple[str, str]]:
+def sources() -> list[tuple[str, str]]:
     """Name and source of every module of the standard library, in order of name."""
     root = Path(sysconfig.get_path("stdlib"))
     paths = (path for path in root.rglob("*.py") if not LEFT_OUT.intersection(path.relative_to(root).parts))
@@ -123,8 +123,8 @@ def _topics() -> Iterator[Document]:
 
 def _docstrings() -> Iterator[Document]:
     seen: set[str] = set()
-    for name, source in _sources():
-        for node in _documented_nodes(source):
+    for name, source in sources():
+        for node in documented_nodes(source):
             text = keep_prose(ast.get_docstring(node) or "")
             if len(text) >= MIN_DOCSTRING_CHARACTERS and text not in seen:
                 seen.add(text)
@@ -144,7 +144,7 @@ def _is_prose(paragraph: str) -> bool:
 
 @cache
 def _all_code() -> list[Document]:
-    return [Document(name, strip_docstrings(source)) for name, source in _sources()]
+    return [Document(name, strip_docstrings(source)) for name, source in sources()]
 
 
 def _take(documents: Iterable[Document], max_bytes: int) -> Iterator[Document]:

@@ -41,6 +41,7 @@ def make_run(status: TrainingRunStatus | None = None, **spec: Any) -> Run:
         resource_version="7",
         spec=make_spec(**spec),
         status=status or TrainingRunStatus(),
+        created=format_time(NOW),
     )
 
 
@@ -84,6 +85,12 @@ def make_train_job(attempt: int = 1, *conditions: str, **metadata: Any) -> Manif
     return _as_stored(build_train_job(make_run(), make_spec(), SETTINGS, attempt), conditions, metadata)
 
 
+def began(job: Manifest, second: float) -> Manifest:
+    """The Job has been allowed to make pods since `second` seconds after `NOW`."""
+    job["status"]["startTime"] = format_time(at(second))
+    return job
+
+
 def _as_stored(job: Manifest, conditions: tuple[str, ...], metadata: dict[str, Any]) -> Manifest:
     job["metadata"] |= {"uid": f"uid-{job['metadata']['name']}", "resourceVersion": "3"} | metadata
     job["status"] = {"conditions": [{"type": kind, "status": "True", "reason": "Because"} for kind in conditions]}
@@ -91,6 +98,12 @@ def _as_stored(job: Manifest, conditions: tuple[str, ...], metadata: dict[str, A
 
 
 # ----------------------------------------------------------------------------------------------------------------- Pods
+
+
+def make_pod_spec(gpus: int = 1, **fields: Any) -> dict[str, Any]:
+    """Of a pod that asks for GPUs and for a little else."""
+    amounts = {"cpu": "500m", "memory": "1Gi", "nvidia.com/gpu": str(gpus)}
+    return {"containers": [{"name": "trainer", "resources": {"requests": amounts, "limits": amounts}}], **fields}
 
 
 def make_pod(job: Manifest, index: int = 0, *, state: dict[str, Any] | None = None, **metadata: Any) -> Manifest:
@@ -138,6 +151,13 @@ def make_waiting_pod(job: Manifest, index: int = 0, *, reason: str, message: str
     pod = make_pod(job, index, state={"waiting": {"reason": reason, "message": message}})
     pod["status"]["phase"] = "Pending"
     return pod
+
+
+def make_unscheduled_pod(job: Manifest, index: int = 0) -> Manifest:
+    pod = make_waiting_pod(job, index, reason="", message="")
+    del pod["spec"]["nodeName"]
+    message = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+    return with_condition(pod, "PodScheduled", "False", reason="Unschedulable", message=message)
 
 
 def with_condition(pod: Manifest, kind: str, status: str = "True", **fields: str) -> Manifest:

@@ -63,22 +63,34 @@ class S3Server:
 @contextmanager
 def serve_s3(folder: Path) -> Iterator[S3Server]:
     """A server whose objects lie in `folder`, until the block ends."""
-    objects, metadata = folder / "objects", folder / "metadata"
-    objects.mkdir(parents=True)
-    metadata.mkdir()
-    port = _free_port()
-    server = S3Server(f"http://127.0.0.1:{port}", secrets.token_hex(10), secrets.token_hex(20))
-    argv = [str(_binary()), "--port", f"127.0.0.1:{port}", "--quiet", "posix", "--sidecar", str(metadata), str(objects)]
-    keys = {"ROOT_ACCESS_KEY": server.access_key_id, "ROOT_SECRET_KEY": server.secret_access_key}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(argv, env={**os.environ, **keys}, stdout=log, stderr=log)
+    server = choose_server()
+    process = start_s3(server, folder)
     try:
-        wait_until(lambda: process.poll() is not None or _accepts(port), deadline_s=30)
-        assert process.poll() is None, (folder / "log").read_text()
         yield server
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+def choose_server() -> S3Server:
+    """A free port and random keys; nothing runs there yet."""
+    return S3Server(f"http://127.0.0.1:{_free_port()}", secrets.token_hex(10), secrets.token_hex(20))
+
+
+def start_s3(server: S3Server, folder: Path) -> subprocess.Popen[bytes]:
+    """Its process, over what lies in `folder`, once it accepts connections."""
+    objects, metadata = folder / "objects", folder / "metadata"
+    objects.mkdir(parents=True, exist_ok=True)
+    metadata.mkdir(exist_ok=True)
+    address = server.endpoint.removeprefix("http://")
+    argv = [str(_binary()), "--port", address, "--quiet", "posix", "--sidecar", str(metadata), str(objects)]
+    keys = {"ROOT_ACCESS_KEY": server.access_key_id, "ROOT_SECRET_KEY": server.secret_access_key}
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(argv, env={**os.environ, **keys}, stdout=log, stderr=log)
+    port = int(address.rpartition(":")[2])
+    wait_until(lambda: process.poll() is not None or _accepts(port), deadline_s=30)
+    assert process.poll() is None, (folder / "log").read_text()
+    return process
 
 
 @cache

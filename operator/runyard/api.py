@@ -10,8 +10,8 @@ from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
-from runyard_trainer.contract import Model, Recipe
-from runyard_trainer.outcome import CommittedCheckpoint, DataSummary, ExitCode, Result
+from runyard_trainer.contract import Mode, Model, Recipe
+from runyard_trainer.outcome import CommittedCheckpoint, DataSummary, ExitCode, ModelFolder, Result
 
 GROUP = "runyard.dev"
 VERSION = "v1alpha1"
@@ -55,7 +55,10 @@ class Compute(Model):
     """The pods of one attempt."""
 
     nodes: int = Field(default=1, ge=1, le=1024)
-    """Pods, each on its share of a node."""
+    """Pods, each on its share of a node. May change while the run is suspended: the samples and their order stay."""
+    min_nodes: int | None = Field(default=None, ge=1, le=1024)
+    """Where fewer than `nodes` pods find room within recovery.startupTimeoutSeconds, so many are enough to go on with.
+    The next attempt asks for all again. Absent: as many as `nodes`."""
     gpus_per_node: int = Field(default=1, ge=0, le=64)
     """GPUs of each pod. 0: train on CPUs."""
     gpu_resource_name: str = Field(default="nvidia.com/gpu", min_length=1, max_length=253)
@@ -75,6 +78,13 @@ class Compute(Model):
         return self.processes_per_node or max(1, self.gpus_per_node)
 
 
+class Queue(Model):
+    """In which order runs of a namespace get its quota."""
+
+    priority_class_name: str | None = Field(default=None, min_length=1, max_length=253)
+    """A PriorityClass: runs of a higher value start first, and their pods have it. Absent: the cluster's default."""
+
+
 class Recovery(Model):
     """What happens when an attempt ends early."""
 
@@ -82,8 +92,23 @@ class Recovery(Model):
     """Attempts that may fail before the run does; counted anew whenever a newer checkpoint is committed."""
     max_disruptions: int = Field(default=20, ge=0, le=10_000)
     """Attempts that may end because their pods were evicted, deleted or interrupted."""
+    startup_timeout_seconds: int = Field(default=900, ge=1, le=604_800)
+    """Time for all pods of an attempt to start. After it they are given back, and asked for again after a pause."""
+    stall_timeout_seconds: int = Field(default=600, ge=1, le=604_800)
+    """Time for a step to end. After it every rank leaves its stacks below `stacks/` of the output."""
+    on_stall: Literal["Restart", "Notify"] = "Restart"
+    """What follows then: the next attempt, counted as a failure; or nothing but a warning."""
     termination_grace_period_seconds: int = Field(default=120, ge=1, le=3600)
     """Time that a pod has to save when it is told to stop."""
+
+
+class Limits(Model):
+    """What a run may take. At a limit it saves a checkpoint, stops and has failed."""
+
+    max_gpu_hours: float | None = Field(default=None, gt=0, le=1e9)
+    """GPU-hours that its pods may hold, all attempts together: `status.gpuSeconds.allocated`. Absent: no limit."""
+    active_deadline_seconds: int | None = Field(default=None, ge=1, le=2_147_483_647)
+    """Time from the start of the first attempt on; waiting for quota before it is free. Absent: no limit."""
 
 
 class TrainingRunSpec(Recipe):
@@ -91,10 +116,16 @@ class TrainingRunSpec(Recipe):
 
     compute: Compute
     """The pods of one attempt."""
+    queue: Queue = Queue()
+    """In which order runs of a namespace get its quota."""
     recovery: Recovery = Recovery()
     """What happens when an attempt ends early."""
+    limits: Limits = Limits()
+    """What the run may take."""
     suspend: bool = False
     """True: save a checkpoint and stop; false again: go on from there."""
+    ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=2_147_483_647)
+    """When a finished run is deleted from the cluster; what is on S3 stays. Absent: never."""
 
     def to_recipe(self) -> Recipe:
         """The half that the trainer reads."""
@@ -108,7 +139,9 @@ class Phase(StrEnum):
     """For people; conditions are the truth, and no code reads this."""
 
     PENDING = "Pending"
+    WAITING = "Waiting"
     PREPARING = "Preparing"
+    QUEUED = "Queued"
     STARTING = "Starting"
     RUNNING = "Running"
     RECOVERING = "Recovering"
@@ -131,6 +164,7 @@ class ConditionType(StrEnum):
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
     PREPARED = "Prepared"
+    ADMITTED = "Admitted"
     RUNNING = "Running"
     SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
@@ -161,6 +195,8 @@ class Restarts(Status):
     """Because something broke; all of them."""
     disruptions: int = 0
     """Because pods were evicted, deleted or interrupted."""
+    startups: int = 0
+    """Because not all pods had started in time: waiting is no fault, so no budget counts them."""
     failures_since_checkpoint: int = 0
     """Failures since the committed checkpoint last advanced: what `recovery.maxFailures` is held against."""
 
@@ -186,6 +222,34 @@ class RunProgress(Status):
     """When the last step ended."""
 
 
+class GpuSeconds(Status):
+    """What the run has cost."""
+
+    allocated: int = 0
+    """Held by its pods, all attempts together."""
+    productive: int = 0
+    """Of these, spent on steps that a checkpoint has."""
+    lost: int = 0
+    """Spent on steps that no checkpoint has, in attempts that are over. The rest went into starting, measuring and
+    exporting."""
+
+
+class AttemptGpuSeconds(GpuSeconds):
+    """The newest attempt's part of `gpuSeconds`."""
+
+    training: int = 0
+    """Spent on steps, whether a checkpoint has them or not."""
+
+
+class QueuePlace(Status):
+    """Where a run waits for quota."""
+
+    position: int = 0
+    """Runs ahead of it; 0: it is the next."""
+    message: str = ""
+    """What is missing."""
+
+
 class LastFailure(Status):
     """Why the last attempt that ended early did so."""
 
@@ -198,9 +262,11 @@ class LastFailure(Status):
     exit_code: int | None = None
     """Its exit code."""
     reason: str
-    """SpecError, DataError, StorageError, OutputTaken, NonFinite, Interrupted, OOMKilled, Error..."""
+    """SpecError, DataError, StorageError, OutputTaken, NonFinite, Stalled, OOMKilled, NodeLost, ImagePull..."""
     message: str = ""
-    """What happened and what to do."""
+    """What happened."""
+    remedy: str = ""
+    """What to do about it, where the message does not say so."""
     log_tail: str = ""
     """Its last lines."""
     time: str | None = None
@@ -212,7 +278,7 @@ class TrainingRunStatus(Status):
 
     observed_generation: int | None = None
     """The metadata.generation this status is about."""
-    mode: Literal["PreTraining", "ContinuedPreTraining"] | None = None
+    mode: Mode | None = None
     """Derived from the recipe."""
     phase: Phase | None = None
     """One word for people."""
@@ -224,6 +290,12 @@ class TrainingRunStatus(Status):
     """The newest attempt whose end is settled here: counted against a budget, or stopped by `suspend`."""
     gpus: int | None = None
     """GPUs of an attempt, all pods together."""
+    nodes: int | None = None
+    """Pods of an attempt, where they are fewer than compute.nodes as no more found room."""
+    node_failures: dict[str, int] = Field(default_factory=dict)
+    """Attempts that failed on each node, or were lost with it."""
+    avoided_nodes: list[str] = Field(default_factory=list)
+    """Nodes that have failed this run twice: its pods go there only where there is no other."""
     restarts: Restarts = Restarts()
     """Attempts that have ended early."""
     next_attempt_time: str | None = None
@@ -234,6 +306,16 @@ class TrainingRunStatus(Status):
     """The newest commit."""
     last_failure: LastFailure | None = None
     """Why the last attempt that ended early did so."""
+    start_time: str | None = None
+    """When the first attempt was started."""
+    gpu_seconds: GpuSeconds | None = None
+    """What the run has cost; absent without GPUs."""
+    attempt_gpu_seconds: AttemptGpuSeconds | None = None
+    """The newest attempt's part of that."""
+    queue: QueuePlace | None = None
+    """Where it waits for quota; absent when it does not."""
+    source: ModelFolder | None = None
+    """What `model.run` has turned out to be; never changes again."""
     data: DataSummary | None = None
     """What prepare found."""
     resolved: dict[str, str] = Field(default_factory=dict)

@@ -14,9 +14,16 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from runyard.api import API_VERSION, LABEL_RUN_UID, PLURAL, TrainingRunSpec, TrainingRunStatus
+from runyard.api import (
+    API_VERSION,
+    KIND,
+    LABEL_RUN_UID,
+    PLURAL,
+    TrainingRunSpec,
+    TrainingRunStatus,
+)
 from runyard.kube import MERGE_PATCH, METADATA_ONLY, ApiError, Kube
-from runyard.world import Action, Create, Delete, Manifest, Observed, Run
+from runyard.world import Action, Create, Delete, Manifest, Namespace, Observed, Run
 
 
 class Key(NamedTuple):
@@ -48,6 +55,7 @@ class Applied:
 
 
 _COLLECTIONS = {
+    KIND: (API_VERSION, PLURAL),
     "Job": ("batch/v1", "jobs"),
     "Pod": ("v1", "pods"),
     "Service": ("v1", "services"),
@@ -79,18 +87,73 @@ class Cluster:
 
     async def observe(self, run: Run) -> Observed:
         """What belongs to `run` now. Raises ApiError."""
-        jobs, pods, services, config_maps = await asyncio.gather(
+        jobs, pods, services, config_maps, source = await asyncio.gather(
             self._list(run, "Job"),
             self._list(run, "Pod"),
             self._list(run, "Service", accept=METADATA_ONLY),
             self._list(run, "ConfigMap", accept=METADATA_ONLY),
+            self._read_source(run),
         )
         return Observed(
             jobs=tuple(job for job in jobs if is_controlled_by(job, run.uid)),
             pods=tuple(pods),
             services=_names_of_own(services, run.uid),
             config_maps=_names_of_own(config_maps, run.uid),
+            source=source,
+            namespace=None,
         )
+
+    async def observe_namespace(self, run: Run) -> Namespace:
+        """What the run shares its namespace's quotas with. Raises ApiError.
+
+        A pod counts only if it was there before the quotas were read and still is afterwards. One that is made or goes
+        meanwhile may so be counted twice for a moment, and never not at all.
+        """
+        assert run.spec is not None
+        has_quotas = bool(await self._list_quotas(run))
+        classes: list[Manifest] | None = []
+        if has_quotas or run.spec.queue.priority_class_name is not None:
+            classes = await self._list_priority_classes()
+        known_classes = None if classes is None else tuple(classes)
+        if not has_quotas:
+            return Namespace(priority_classes=known_classes)
+        runs, jobs, before = await asyncio.gather(
+            self._list_all(collection_path(API_VERSION, run.namespace, PLURAL)),
+            self._list_all(collection_path("batch/v1", run.namespace, "jobs"), labelSelector=LABEL_RUN_UID),
+            self._list_pods(run),
+        )
+        quotas = await self._list_quotas(run)
+        counted = {pod["metadata"]["uid"] for pod in before}
+        return Namespace(
+            quotas=tuple(quotas),
+            runs=tuple(map(parse_run, runs)),
+            jobs=tuple(jobs),
+            pods=tuple(pod for pod in await self._list_pods(run) if pod["metadata"]["uid"] in counted),
+            priority_classes=known_classes,
+        )
+
+    async def _list_quotas(self, run: Run) -> list[Manifest]:
+        return await self._list_all(collection_path("v1", run.namespace, "resourcequotas"))
+
+    async def _list_pods(self, run: Run) -> list[Manifest]:
+        """Those of every run of the namespace."""
+        return await self._list_all(collection_path("v1", run.namespace, "pods"), labelSelector=LABEL_RUN_UID)
+
+    async def _list_priority_classes(self) -> list[Manifest] | None:
+        """They belong to the cluster: an operator that serves some namespaces only may not see them."""
+        try:
+            return await self._list_all("/apis/scheduling.k8s.io/v1/priorityclasses")
+        except ApiError as error:
+            if error.status == 403:
+                return None
+            raise
+
+    async def _read_source(self, run: Run) -> Run | None:
+        """The run that this one starts from, unless it is known already what that has left."""
+        named = run.spec.model.run if run.spec is not None else None
+        if named is None or run.status.source is not None:
+            return None
+        return await self.read_run(Key(run.namespace, named.name))
 
     async def apply(self, run: Run, actions: Iterable[Action]) -> Applied:
         """Do `actions` in order up to the first that fails: a later one may rest on it.
@@ -134,6 +197,10 @@ class Cluster:
     def _require_leadership(self) -> None:
         if not self._is_leader():
             raise NotLeaderError("not holding the lease any more")
+
+    async def _list_all(self, path: str, **parameters: str) -> list[Manifest]:
+        items: list[Manifest] = (await self._kube.get(path, **parameters))["items"]
+        return items
 
     async def _list(self, run: Run, kind: str, accept: str = "application/json") -> list[Manifest]:
         path = collection_path(_COLLECTIONS[kind][0], run.namespace, _COLLECTIONS[kind][1])
@@ -191,6 +258,7 @@ def parse_run(manifest: Manifest) -> Run:
         status=TrainingRunStatus.model_validate(manifest.get("status", {})),
         spec_error=spec_error,
         deleting="deletionTimestamp" in metadata,
+        created=metadata.get("creationTimestamp", ""),
     )
 
 

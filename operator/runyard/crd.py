@@ -18,17 +18,15 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel
-from pydantic.alias_generators import to_camel
 from runyard_trainer.contract import URI_PATTERN
 
-from runyard.api import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec, TrainingRunStatus
+from runyard.api import GROUP, KIND, PLURAL, VERSION, TrainingRunSpec, TrainingRunStatus
+from runyard.crd_rules import build_name_rules, build_rules
 
 Schema = dict[str, Any]
 
 PATHS = ("crds/runyard.dev_trainingruns.yaml", "charts/runyard/crds/runyard.dev_trainingruns.yaml")
 """Where the CRD is committed, below the root of the repository: for kubectl, and for helm."""
-
-MUTABLE_FIELDS = {"suspend"}
 
 COLUMNS = (
     ("Phase", "string", ".status.phase", "What the run is doing"),
@@ -88,6 +86,7 @@ def _build_version() -> dict[str, Any]:
 def _build_root() -> Schema:
     spec = _schema_of(TrainingRunSpec)
     status = _schema_of(TrainingRunStatus)
+    status["default"] = {"observedGeneration": -1}  # for kstatus, to which an object without status is all right
     status["properties"]["conditions"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
     for path, rules in build_rules().items():
         _find(spec, path)["x-kubernetes-validations"] = rules
@@ -104,83 +103,6 @@ def _build_root() -> Schema:
         },
         "x-kubernetes-validations": build_name_rules(),
     }
-
-
-def build_name_rules() -> list[dict[str, str]]:
-    """CEL rules on metadata.name, which a schema cannot speak of."""
-    return [
-        {
-            "rule": f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
-            "message": f"metadata.name may have at most {MAX_NAME_LENGTH} characters: the names of the run's Jobs "
-            "and pods are made from it; choose a shorter one",
-        },
-        {
-            "rule": "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            "message": "metadata.name must begin with a letter and have no dots, as the host names of the run's pods "
-            "are made from it: use lower-case letters, digits and '-'",
-        },
-    ]
-
-
-def build_rules() -> dict[str, list[dict[str, str]]]:
-    """CEL rules by the path of the field, below spec, that they stand on."""
-    return {
-        "": [_immutable(field) for field in _aliases(TrainingRunSpec) if field not in MUTABLE_FIELDS]
-        + [
-            {
-                "rule": f"!has(self.model.uri) || {_as_folder('self.model.uri')} != {_as_folder('self.output.uri')}",
-                "message": "output.uri is model.uri: a run never writes over its model; choose another output.uri",
-                "fieldPath": ".output.uri",
-            },
-            {
-                "rule": "!self.data.train.exists(source, source.uri.endsWith('/') && "
-                f"{_as_folder('self.output.uri')}.startsWith(source.uri))",
-                "message": "output.uri lies in a folder of data.train, so what the run leaves would become text to "
-                "train on; choose another output.uri",
-                "fieldPath": ".output.uri",
-            },
-        ],
-        "model": [_exactly_one("model", "uri", "scratch")],
-        "model.scratch.tokenizer": [_exactly_one("model.scratch.tokenizer", "train", "uri")],
-        "training": [
-            _exactly_one("training", "epochs", "tokens", "steps"),
-            {
-                "rule": "!has(self.batchTokens) || !has(self.batchSequences)",
-                "message": "training.batchTokens and training.batchSequences are both set: keep one of them",
-            },
-            {
-                "rule": "!has(self.batchTokens) || self.batchTokens % self.sequenceLength == 0",
-                "message": "training.batchTokens is not a multiple of training.sequenceLength",
-                "fieldPath": ".batchTokens",
-            },
-        ],
-    }
-
-
-def _immutable(field: str) -> dict[str, str]:
-    return {
-        "rule": f"self.{field} == oldSelf.{field}",
-        "message": f"spec.{field} cannot change once the run exists (only spec.suspend can): "
-        "delete the run and create another",
-        "fieldPath": f".{field}",
-    }
-
-
-def _as_folder(uri: str) -> str:
-    """A trailing slash makes no difference."""
-    return f"({uri}.endsWith('/') ? {uri} : {uri} + '/')"
-
-
-def _exactly_one(path: str, *fields: str) -> dict[str, str]:
-    present = ", ".join(f"has(self.{field})" for field in fields)
-    return {
-        "rule": f"[{present}].exists_one(given, given)",
-        "message": f"{path} needs exactly one of {', '.join(fields)}",
-    }
-
-
-def _aliases(model: type[BaseModel]) -> list[str]:
-    return [field.alias or to_camel(name) for name, field in model.model_fields.items()]
 
 
 def _find(schema: Schema, path: str) -> Schema:

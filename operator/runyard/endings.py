@@ -3,6 +3,7 @@
     fatal        the next attempt would end the same way: the run fails
     failure      something broke: counted against recovery.maxFailures, next attempt after a while
     disruption   the pods were taken away or told to stop: counted against recovery.maxDisruptions, next attempt at once
+    startup      not all pods started in time (`stalls`): held against no budget, next attempt after a longer while
 
 A rank's death ends the whole attempt, so most pods that end are victims: they end with 75 (lost a peer) or by the
 SIGTERM of the Job controller. The cause is the first that ended otherwise. Read from pods' containers: the Job's own
@@ -27,11 +28,14 @@ from runyard.pods import (
     is_lost,
     read_termination,
 )
+from runyard.remedies import find_remedy
 from runyard.times import format_time, parse_time
 from runyard.world import Manifest
 
 SETTLE_S = 15
 """How long a pod may take to end after its rank has failed: its launcher gives the other ranks time to notice."""
+
+MAX_LOG_LENGTH = 1200
 
 _SIGTERM = 143
 _INTERRUPTIONS = (int(ExitCode.INTERRUPTED), _SIGTERM)
@@ -43,6 +47,7 @@ class Severity(Enum):
     FATAL = auto()
     FAILURE = auto()
     DISRUPTION = auto()
+    STARTUP = auto()
 
 
 @dataclass(frozen=True)
@@ -117,8 +122,9 @@ def judge(attempt: int | None, end: Termination, now: datetime) -> Ending:
         node=end.node,
         exit_code=end.exit_code,
         reason=reason,
-        message=(report.message if report else end.message) or _describe(end),
-        log_tail=report.log_tail if report else "",
+        message=(report.message if report else "") or _describe(end),
+        remedy=_choose_remedy(reason, end),
+        log_tail=report.log_tail if report else _trim_log(end),
         time=end.finished_at or format_time(now),
     )
     return Ending(severity, failure)
@@ -140,15 +146,32 @@ def _reason_of(end: Termination) -> str:
     return ExitCode(end.exit_code).reason if end.exit_code in set(ExitCode) else end.reason
 
 
+def _choose_remedy(reason: str, end: Termination) -> str:
+    """What a report of ours says already is not said again."""
+    is_said = end.report is not None and end.exit_code in FATAL_EXIT_CODES
+    return "" if is_said else find_remedy(reason, end.pod)
+
+
+def _trim_log(end: Termination) -> str:
+    """Without a report the message is the end of the log (terminationMessagePolicy)."""
+    return "" if end.exit_code is None else end.message[-MAX_LOG_LENGTH:]
+
+
 def _describe(end: Termination) -> str:
     if end.exit_code is None:
-        return f"pod {end.pod} was taken away: {end.reason}"
-    hint = "; it needs more memory (compute.resources.memory)" if end.reason == "OOMKilled" else ""
-    return f"pod {end.pod} ended with exit code {end.exit_code}{hint}"
+        return f"pod {end.pod} was taken away: {end.message or end.reason}"
+    return f"pod {end.pod} ended with exit code {end.exit_code}"
 
 
 def _disrupted(attempt: int, reason: str, message: str, now: datetime, node: str | None = None) -> Ending:
-    failure = LastFailure(attempt=attempt, node=node, reason=reason, message=message, time=format_time(now))
+    failure = LastFailure(
+        attempt=attempt,
+        node=node,
+        reason=reason,
+        message=message,
+        remedy=find_remedy(reason),
+        time=format_time(now),
+    )
     return Ending(Severity.DISRUPTION, failure)
 
 
@@ -158,4 +181,5 @@ def describe_failure(failure: LastFailure) -> str:
     rank = "" if failure.rank is None else f", rank {failure.rank}"
     node = f" on {failure.node}" if failure.node else ""
     code = "" if failure.exit_code is None else f", exit code {failure.exit_code}"
-    return f"{who}{rank}{node} ended with {failure.reason}{code}: {failure.message}"
+    remedy = f". What to do: {failure.remedy}" if failure.remedy else ""
+    return f"{who}{rank}{node} ended with {failure.reason}{code}: {failure.message.rstrip('.')}{remedy}"

@@ -128,12 +128,17 @@ class Kube:
         try:
             async with self._session.request(method, url, headers=headers, params=params, data=data) as response:
                 text = await response.text()
-                if response.ok:
-                    answer: Manifest = json.loads(text)
-                    return answer
-                raise _error_from(response.status, text, response.headers.get("Retry-After"))
+                if not response.ok:
+                    raise _error_from(response.status, text, response.headers.get("Retry-After"))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(0, "Unreachable", f"{method} {path}: {type(error).__name__}: {error}") from error
+        try:
+            answer: Manifest = json.loads(text)
+        except ValueError as error:  # a proxy's page, say
+            raise ApiError(
+                0, "Unreachable", f"{method} {path}: the answer is not JSON: {text.strip()[:200]}"
+            ) from error
+        return answer
 
     async def _authorization(self) -> str | None:
         token = await self._configuration.get_api_key_with_prefix("BearerToken")

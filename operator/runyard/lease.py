@@ -77,7 +77,7 @@ class Lease:
             except (ApiError, TimeoutError) as error:
                 logger.warning("the lease %s could not be renewed: %s", self.key.name, error or "timed out")
             self._tell()
-            await asyncio.sleep(RETRY_PERIOD_S * random.uniform(0.8, 1.2))  # noqa: S311 - jitter is no secret
+            await asyncio.sleep(self._pause_s())
 
     async def try_once(self) -> None:
         """Take the lease if it may be taken, renew it if it is ours. Raises ApiError."""
@@ -107,6 +107,12 @@ class Lease:
         except ApiError as error:
             logger.warning("the lease %s could not be released: %s", self.key.name, error)
 
+    def _pause_s(self) -> float:
+        """Before the next try: the retry period, or less where the holder's time is over sooner."""
+        pause_s = RETRY_PERIOD_S * random.uniform(0.8, 1.2)  # noqa: S311 - jitter is no secret
+        remaining_s = self._expires_at_s() - self.clock()
+        return remaining_s if not self.is_leader() and 0 < remaining_s < pause_s else pause_s
+
     def _look_at(self, lease: Manifest) -> None:
         if lease != self._seen:
             self._seen, self._seen_at_s = lease, self.clock()
@@ -114,8 +120,12 @@ class Lease:
     def _may_take(self) -> bool:
         spec = self._seen.get("spec", {})
         holder = spec.get("holderIdentity") or ""
-        duration_s = spec.get("leaseDurationSeconds") or DURATION_S
-        return holder in ("", self.key.identity) or self.clock() >= self._seen_at_s + duration_s
+        return holder in ("", self.key.identity) or self.clock() >= self._expires_at_s()
+
+    def _expires_at_s(self) -> float:
+        """When the lease may be taken from its holder, unless it changes before."""
+        duration_s: float = self._seen.get("spec", {}).get("leaseDurationSeconds") or DURATION_S
+        return self._seen_at_s + duration_s
 
     async def _read(self) -> Manifest:
         """The Lease as stored; empty where there is none yet."""

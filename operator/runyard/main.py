@@ -48,12 +48,16 @@ from runyard.progress import ProgressReader
 from runyard.reconcile import ApplyError, Reconciler
 from runyard.runtime import Runtime
 from runyard.telemetry import Telemetry
+from runyard.turns import Turns
 from runyard.watch import Watch
 from runyard.world import Settings
 
 logger = logging.getLogger(__name__)
 
 LEASE_NAME = "runyard-operator"
+
+WATCHES_END_S = 10
+"""How long the watches may take to end. kopf waits for ever for a stream that asks for new credentials meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,7 @@ async def operate(config: Config) -> None:
             cluster=Cluster(kube, lease.is_leader),
             progress=ProgressReader(pods, config.progress_interval_s, asyncio.get_running_loop().time),
             telemetry=telemetry,
+            turns=(turns := Turns(lambda key: runtime.queue.add(key))),
             settings=config.settings,
             instance=config.lease.identity,
         )
@@ -144,7 +149,7 @@ async def operate(config: Config) -> None:
             reconciler, gate=lease.wait_until_leader, expected_errors=(ApiError, ApplyError, NotLeaderError)
         )
         telemetry.watch_queue(lambda: len(runtime.queue))
-        watch = Watch(kube, runtime.queue.add, config.namespaces)
+        watch = Watch(kube, runtime.queue.add, turns.wake, config.namespaces)
         await stack.enter_async_context(serve_probes(config.address, config.probe_port, watch.is_ready))
         await stack.enter_async_context(serve_metrics(config.address, config.metrics_port, telemetry.render))
         await _run_until_signal(runtime, lease, watch)
@@ -179,9 +184,11 @@ async def _run_until_signal(runtime: Runtime[Key], lease: Lease, watch: Watch) -
         ended = await asyncio.gather(working, electing, stopping, return_exceptions=True)
         await lease.release()
         watch.stop()
-        await watching
+        await asyncio.wait({watching}, timeout=WATCHES_END_S)
     for outcome in ended:
         if isinstance(outcome, Exception):
             raise outcome
+    if watching.done():
+        watching.result()
     if not stop.is_set():
         raise RuntimeError("the watches ended by themselves")

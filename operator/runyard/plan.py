@@ -1,5 +1,7 @@
 """What is to be done about a run, and its whole status: every decision of the operator, and no I/O.
 
+    Waiting (for the run that model.run names) ─> Preparing ─> Queued (for quota) ─> Starting
+
                  ┌──────────── pods gone or broken ────────────┐
                  v                                             │
     Pending ─> Preparing ─> Starting(a1) ─> Running ─> ended early ─> Recovering ─> Starting(a2) ─> ...
@@ -28,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from runyard import pods, rules
+from runyard import admission, pods, rules, settling, sources
 from runyard.endings import has_failing_pod
 from runyard.situation import Situation, build_delete
 from runyard.status import Decision, build_events, build_status
@@ -40,17 +42,21 @@ RULES: tuple[Rule, ...] = (
     rules.is_finished,
     rules.has_invalid_spec,
     rules.has_succeeded,
-    rules.has_ended_early,
+    settling.has_ended_early,
     rules.has_failed_to_prepare,
     rules.is_told_to_stop,
     rules.lacks_a_name,
     rules.could_not_act,
     rules.is_suspended,
+    rules.has_reached_a_limit,
     rules.is_attempting,
+    admission.is_preparation_blocked,
     rules.is_preparing,
+    sources.waits_for_run,
     rules.should_prepare,
     rules.is_backing_off,
     rules.is_stopping,
+    admission.waits_for_quota,
     rules.should_start_attempt,
 )
 
@@ -67,6 +73,7 @@ def plan(run: Run, observed: Observed, settings: Settings, now: datetime) -> Pla
         actions=(*stop_settled_attempts(situation), *decision.actions),
         events=build_events(run.status, status),
         requeue_at=decision.requeue_at,
+        needs_namespace=decision.needs_namespace,
     )
 
 

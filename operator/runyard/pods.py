@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from runyard_trainer.outcome import ExitCode, PodReport
 
-from runyard.api import CONTAINER_NAME, LABEL_ATTEMPT, LABEL_ROLE
+from runyard.api import CONTAINER_NAME, LABEL_ATTEMPT, LABEL_ROLE, LABEL_RUN_UID
 from runyard.times import parse_time
 from runyard.world import Manifest
 
@@ -21,13 +21,15 @@ LOST_AFTER_S = 10
 
 _SIGNALLED = 128
 _MENDABLE_WAITS = {
-    "CreateContainerConfigError",
-    "CreateContainerError",
-    "ErrImagePull",
-    "ImageInspectError",
-    "ImagePullBackOff",
-    "InvalidImageName",
+    "CreateContainerConfigError": "CreateContainerConfigError",
+    "CreateContainerError": "CreateContainerError",
+    "ErrImageNeverPull": "ImagePull",
+    "ErrImagePull": "ImagePull",
+    "ImageInspectError": "ImagePull",
+    "ImagePullBackOff": "ImagePull",
+    "InvalidImageName": "ImagePull",
 }
+"""The kubelet's reason to ours: a reason that flips between two tries of the same thing is none."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,12 @@ def role_of(manifest: Manifest) -> str | None:
     """What a Job or Pod is for."""
     role: str | None = manifest["metadata"]["labels"].get(LABEL_ROLE)
     return role
+
+
+def run_uid_of(manifest: Manifest) -> str | None:
+    """UID of the run that a Job or Pod belongs to."""
+    uid: str | None = manifest["metadata"]["labels"].get(LABEL_RUN_UID)
+    return uid
 
 
 def attempt_of(manifest: Manifest) -> int:
@@ -144,6 +152,22 @@ def is_running(pod: Manifest) -> bool:
     return _container_state(pod).get("running") is not None
 
 
+def has_started(pod: Manifest) -> bool:
+    """Its container runs or has run."""
+    return is_running(pod) or is_over(pod)
+
+
+def is_scheduled(pod: Manifest) -> bool:
+    """It has found a node."""
+    return bool(pod["spec"].get("nodeName"))
+
+
+def started_at(job: Manifest) -> datetime | None:
+    """When the Job began to make pods; None while it may not."""
+    text = job.get("status", {}).get("startTime")
+    return parse_time(text) if text else None
+
+
 def lost_at(pod: Manifest) -> datetime | None:
     """From when on a pod that is being deleted counts as gone with its node; None where it is not being deleted.
 
@@ -186,7 +210,8 @@ def _read_wait(pod: Manifest) -> Wait | None:
     name = pod["metadata"]["name"]
     waiting = _container_state(pod).get("waiting") or {}
     if waiting.get("reason") in _MENDABLE_WAITS:
-        return Wait(waiting["reason"], f"pod {name} cannot start: {waiting.get('message') or waiting['reason']}")
+        reason = _MENDABLE_WAITS[waiting["reason"]]
+        return Wait(reason, f"pod {name} cannot start: {waiting.get('message') or waiting['reason']}")
     unscheduled = _condition_of(pod, "PodScheduled", status="False")
     if unscheduled:
         reason = unscheduled.get("reason", "Unschedulable")

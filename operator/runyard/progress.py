@@ -32,6 +32,8 @@ class _Answer:
     pod_uid: str
     read_at_s: float
     progress: Progress | None
+    silent_since_s: float | None
+    """When this pod was first asked in vain after it last answered."""
 
 
 class ProgressReader:
@@ -52,9 +54,17 @@ class ProgressReader:
         answer = self._answers.get(key)
         if answer is None or answer.pod_uid != pod["metadata"]["uid"] or self._age_s(answer) >= self._interval_s:
             asked_at_s = self._clock()
-            answer = _Answer(pod["metadata"]["uid"], asked_at_s, await self._ask(pod["status"]["podIP"]))
+            progress = await self._ask(pod["status"]["podIP"])
+            before = answer if answer is not None and answer.pod_uid == pod["metadata"]["uid"] else None
+            silent_since_s = None if progress else (before and before.silent_since_s) or asked_at_s
+            answer = _Answer(pod["metadata"]["uid"], asked_at_s, progress, silent_since_s)
             self._answers[key] = answer
         return answer.progress
+
+    def silent_for_s(self, key: Key) -> float | None:
+        """For how long the pod that was last asked has not answered; None where it has, or none was asked."""
+        answer = self._answers.get(key)
+        return None if answer is None or answer.silent_since_s is None else self._clock() - answer.silent_since_s
 
     def due_in_s(self, key: Key) -> float | None:
         """In how many seconds the run should be asked again; None where no pod of it can answer."""

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from runyard.api import Phase
 from runyard.cluster import Cluster, Key
 from runyard.events import record_event
 from runyard.kube import ApiError
 from runyard.plan import plan
 from runyard.progress import ProgressReader
 from runyard.telemetry import Telemetry
-from runyard.world import Plan, Settings
+from runyard.turns import Turns
+from runyard.world import Observed, Plan, Run, Settings
 
 AFTER_CONFLICT_S = 0.2
 AFTER_ACTIONS_S = 1.0
@@ -39,6 +41,7 @@ class Reconciler:
     cluster: Cluster
     progress: ProgressReader
     telemetry: Telemetry
+    turns: Turns
     settings: Settings
     instance: str
     now: Callable[[], datetime] = _now
@@ -52,7 +55,8 @@ class Reconciler:
             try:
                 return await self._reconcile(key)
             except ApiError as error:
-                if error.reason == "Conflict":  # someone else was quicker: nothing is wrong, but all must be read anew
+                # someone else was quicker, or the run is gone: nothing is wrong, but all must be read anew
+                if error.reason in ("Conflict", "NotFound"):
                     return AFTER_CONFLICT_S
                 raise
 
@@ -60,22 +64,41 @@ class Reconciler:
         run = await self.cluster.read_run(key)
         if run is None or run.deleting:
             self.progress.forget(key)
-            self.telemetry.set_phase(key, None)
+            self._note(key, None)
             return None
         observed = await self.cluster.observe(run)
-        observed = replace(observed, progress=await self.progress.read(key, observed.pods))
+        observed = replace(
+            observed, progress=await self.progress.read(key, observed.pods), silent_since=self._silent_since(key)
+        )
         planned = plan(run, observed, self.settings, self.now())
+        if planned.needs_namespace:
+            async with self.turns.take(key.namespace):
+                observed = replace(observed, namespace=await self.cluster.observe_namespace(run))
+                planned = plan(run, observed, self.settings, self.now())
+                return await self._carry_out(key, run, observed, planned)
+        return await self._carry_out(key, run, observed, planned)
+
+    async def _carry_out(self, key: Key, run: Run, observed: Observed, planned: Plan) -> float:
         applied = await self.cluster.apply(run, planned.actions)
         if applied.failed:
             observed = replace(observed, conflicts=applied.conflicts, apply_errors=applied.errors)
             planned = plan(run, observed, self.settings, self.now())
         await self.cluster.patch_status(run, planned.status)
-        self.telemetry.set_phase(key, planned.status.phase)
+        self.telemetry.count_gpu_seconds(key.namespace, run.status.gpu_seconds, planned.status.gpu_seconds)
+        self._note(key, planned.status.phase)
         for event in planned.events:
             await record_event(self.cluster, run, event, planned.status.attempt, self.instance, self.now())
         if applied.failed:
             raise ApplyError("; ".join(applied.errors + tuple(f"{name} is not ours" for name in applied.conflicts)))
         return self._again_in_s(key, planned)
+
+    def _note(self, key: Key, phase: Phase | None) -> None:
+        self.telemetry.set_phase(key, phase)
+        self.turns.note(key, phase)
+
+    def _silent_since(self, key: Key) -> datetime | None:
+        silent_s = self.progress.silent_for_s(key)
+        return None if silent_s is None else self.now() - timedelta(seconds=silent_s)
 
     def _again_in_s(self, key: Key, planned: Plan) -> float:
         progress_s = self.progress.due_in_s(key)

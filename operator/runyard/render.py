@@ -6,9 +6,10 @@ Plain dicts, as the client's models drop fields that they do not know. Each call
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
-from runyard_trainer.contract import RECIPE_PATH, Recipe
+from runyard_trainer.contract import RECIPE_PATH, ModelSource, Recipe
 from runyard_trainer.outcome import PROGRESS_PORT, TERMINATION_LOG_PATH
 
 from runyard.api import (
@@ -61,8 +62,8 @@ def name_config_map(run: Run, recipe: Recipe) -> str:
     return f"{run.name}-recipe-{recipe.digest}"
 
 
-def resolve_recipe(spec: TrainingRunSpec, settings: Settings) -> Recipe:
-    """The recipe with what the run leaves to the administrator filled in."""
+def resolve_recipe(run: Run, spec: TrainingRunSpec, settings: Settings) -> Recipe:
+    """The recipe with what the run leaves to the administrator, and to another run, filled in."""
     storage = spec.storage.model_copy(
         update={
             "endpoint": spec.storage.endpoint or settings.storage_endpoint,
@@ -71,7 +72,10 @@ def resolve_recipe(spec: TrainingRunSpec, settings: Settings) -> Recipe:
             "secret_name": spec.storage.secret_name or settings.storage_secret_name,
         }
     )
-    return spec.to_recipe().model_copy(update={"storage": storage})
+    resolved: dict[str, Any] = {"storage": storage}
+    if (source := run.status.source) is not None:
+        resolved["model"] = ModelSource(uri=source.uri, digest=source.digest, step=source.step)
+    return spec.to_recipe().model_copy(update=resolved)
 
 
 # -------------------------------------------------------------------------------------------------------------- objects
@@ -109,7 +113,7 @@ def build_prepare_job(run: Run, spec: TrainingRunSpec, settings: Settings) -> Ma
 
     A fatal exit code ends it at once; a pod that was evicted does not count; everything else is tried again.
     """
-    recipe = resolve_recipe(spec, settings)
+    recipe = resolve_recipe(run, spec, settings)
     labels = _build_labels(run, Role.PREPARE)
     pod = _build_pod(
         run,
@@ -133,9 +137,11 @@ def build_prepare_job(run: Run, spec: TrainingRunSpec, settings: Settings) -> Ma
     return _build_job(run, name_prepare_job(run), labels, body)
 
 
-def build_train_job(run: Run, spec: TrainingRunSpec, settings: Settings, attempt: int) -> Manifest:
+def build_train_job(
+    run: Run, spec: TrainingRunSpec, settings: Settings, attempt: int, avoided_nodes: Sequence[str] = ()
+) -> Manifest:
     """The Job that is attempt number `attempt`: one pod for each node, none of which is ever replaced."""
-    recipe = resolve_recipe(spec, settings)
+    recipe = resolve_recipe(run, spec, settings)
     labels = _build_labels(run, Role.TRAIN) | {LABEL_ATTEMPT: str(attempt)}
     pod = _build_pod(
         run,
@@ -150,6 +156,10 @@ def build_train_job(run: Run, spec: TrainingRunSpec, settings: Settings, attempt
         recipe=recipe,
     )
     pod["subdomain"] = name_service(run)
+    if spec.queue.priority_class_name is not None:
+        pod["priorityClassName"] = spec.queue.priority_class_name
+    if avoided_nodes:
+        pod["affinity"] = {"nodeAffinity": _build_avoidance(avoided_nodes)}
     pod["terminationGracePeriodSeconds"] = spec.recovery.termination_grace_period_seconds
     container = pod["containers"][0]
     container["ports"] = [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}]
@@ -158,6 +168,12 @@ def build_train_job(run: Run, spec: TrainingRunSpec, settings: Settings, attempt
             amounts[spec.compute.gpu_resource_name] = str(spec.compute.gpus_per_node)
     body = _build_job_body(labels, pod, num_pods=spec.compute.nodes, num_retries=0)
     return _build_job(run, name_train_job(run, attempt), labels, body)
+
+
+def _build_avoidance(nodes: Sequence[str]) -> Manifest:
+    """Prefer every other node. Not more than that: where there is no other, trying again beats waiting."""
+    names = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    return {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": {"matchFields": names}}]}
 
 
 def choose_master_port(run_uid: str, attempt: int) -> int:
@@ -256,7 +272,7 @@ def _build_container(
             "readOnlyRootFilesystem": True,
         },
         "terminationMessagePath": TERMINATION_LOG_PATH,
-        "terminationMessagePolicy": "File",
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "recipe", "mountPath": _RECIPE_DIR, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount point, not a temporary file
@@ -283,6 +299,8 @@ def _build_attempt_env(run: Run, spec: TrainingRunSpec, attempt: int, cpu: str) 
         "RUNYARD_NODES": str(spec.compute.nodes),
         "RUNYARD_PROCESSES_PER_NODE": str(spec.compute.processes),
         "RUNYARD_GRACE_SECONDS": str(spec.recovery.termination_grace_period_seconds),
+        "RUNYARD_STALL_SECONDS": str(spec.recovery.stall_timeout_seconds),
+        "RUNYARD_ON_STALL": spec.recovery.on_stall,
         "MASTER_ADDR": f"{name_train_job(run, attempt)}-0.{name_service(run)}",
         "MASTER_PORT": str(choose_master_port(run.uid, attempt)),
         "OMP_NUM_THREADS": str(max(1, int(_parse_cpus(cpu) / spec.compute.processes))),

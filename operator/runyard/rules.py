@@ -6,22 +6,21 @@ wrong and what to do.
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime, timedelta
 
 from runyard_trainer.outcome import ExitCode
 
-from runyard import pods, render
-from runyard.api import ConditionType, LastFailure, Phase
-from runyard.endings import Ending, Severity, describe_failure, find_ending, judge, when_settled
+from runyard import limits, pods, render, stalls
+from runyard.api import KIND, ConditionType, LastFailure, Phase
+from runyard.endings import Severity, describe_failure, judge, when_settled
+from runyard.remedies import find_remedy
 from runyard.situation import Situation, build_delete
-from runyard.status import Decision, count, find_condition
+from runyard.status import STALLED, Decision, find_condition
 from runyard.times import format_time, parse_time
-from runyard.world import Action, Create, Manifest
-
-MAX_BACKOFF_S = 60
+from runyard.world import Action, Create, Delete, Manifest
 
 _STAGES = {
+    "writing": ("WritingReplay", "the model writes the text to replay"),
     "evaluating": ("Evaluating", "measuring the losses on held-out text"),
     "training": ("Training", "training"),
     "exporting": ("Exporting", "exporting the model"),
@@ -38,8 +37,20 @@ def is_finished(situation: Situation) -> Decision | None:
     for kind, phase in ((ConditionType.SUCCEEDED, Phase.SUCCEEDED), (ConditionType.FAILED, Phase.FAILED)):
         condition = find_condition(stored, kind)
         if condition is not None and condition.status == "True":
-            return Decision(phase, condition.reason, condition.message)
+            actions, requeue_at = _expire(situation, parse_time(condition.last_transition_time))
+            return Decision(phase, condition.reason, condition.message, actions=actions, requeue_at=requeue_at)
     return None
+
+
+def _expire(situation: Situation, finished_at: datetime) -> tuple[tuple[Action, ...], datetime | None]:
+    """Delete the run once its ttlSecondsAfterFinished is over; its Jobs go with it."""
+    spec, run = situation.run.spec, situation.run
+    if spec is None or spec.ttl_seconds_after_finished is None:
+        return (), None
+    expires_at = finished_at + timedelta(seconds=spec.ttl_seconds_after_finished)
+    if situation.now < expires_at:
+        return (), expires_at
+    return (Delete(KIND, run.name, run.uid, run.resource_version),), None
 
 
 def has_invalid_spec(situation: Situation) -> Decision | None:
@@ -47,7 +58,7 @@ def has_invalid_spec(situation: Situation) -> Decision | None:
     if situation.run.spec is not None:
         return None
     message = f"{situation.run.spec_error}. Delete the run and create it anew with this mended"
-    return _fail(situation, ExitCode.SPEC_ERROR.reason, message)
+    return fail(situation, ExitCode.SPEC_ERROR.reason, message)
 
 
 def has_succeeded(situation: Situation) -> Decision | None:
@@ -70,7 +81,7 @@ def has_succeeded(situation: Situation) -> Decision | None:
     )
 
 
-def _fail(situation: Situation, reason: str, message: str, failure: LastFailure | None = None) -> Decision:
+def fail(situation: Situation, reason: str, message: str, failure: LastFailure | None = None) -> Decision:
     """The run has failed; what still runs of it is stopped."""
     changes = {
         "ended_attempt": situation.attempt,
@@ -103,73 +114,6 @@ def could_not_act(situation: Situation) -> Decision | None:
     return Decision(situation.known.phase or Phase.PENDING, "ApplyFailed", f"{'; '.join(errors)}. Trying again")
 
 
-# -------------------------------------------------------------------------------------------------- how an attempt ends
-
-
-def has_ended_early(situation: Situation) -> Decision | None:
-    """The newest attempt is over, but not the run: settle it, once. The next one starts only after this is stored."""
-    if not situation.is_attempting:
-        return None
-    ending = find_ending(situation.attempt, situation.attempt_job, situation.attempt_pods, situation.now)
-    if ending is None:
-        return None
-    if ending.severity is Severity.DISRUPTION:
-        return _settle_disruption(situation, ending.failure)
-    return _settle_failure(situation, ending)
-
-
-def _settle_disruption(situation: Situation, failure: LastFailure) -> Decision:
-    restarts = count(situation.known.restarts, disruptions=1)
-    limit = situation.spec.recovery.max_disruptions
-    if restarts.disruptions > limit:
-        message = (
-            f"disrupted {restarts.disruptions} times, recovery.maxDisruptions is {limit}: {describe_failure(failure)}"
-        )
-        decision = _fail(situation, "DisruptionBudgetExceeded", message, failure)
-        return _with_changes(decision, restarts=restarts)
-    decision = _recover(situation, failure, "Disrupted", when=None)
-    return _with_changes(decision, restarts=restarts)
-
-
-def _settle_failure(situation: Situation, ending: Ending) -> Decision:
-    failure, restarts = ending.failure, count(situation.known.restarts, failures=1)
-    limit, since = situation.spec.recovery.max_failures, restarts.failures_since_checkpoint
-    if ending.severity is Severity.FATAL:
-        decision = _fail(situation, failure.reason, describe_failure(failure), failure)
-    elif since > limit:
-        since_when = "since the last checkpoint" if situation.known.checkpoint else "without a checkpoint"
-        message = f"failed {since} times {since_when}, recovery.maxFailures is {limit}: {describe_failure(failure)}"
-        decision = _fail(situation, "FailureBudgetExceeded", message, failure)
-    else:
-        when = situation.now + choose_backoff(situation.run.uid, situation.attempt, since)
-        decision = _recover(situation, failure, "AttemptFailed", when)
-    return _with_changes(decision, restarts=restarts)
-
-
-def _recover(situation: Situation, failure: LastFailure, reason: str, when: datetime | None) -> Decision:
-    checkpoint = situation.known.checkpoint
-    start = f"from step {checkpoint.step}" if checkpoint else "from its newest checkpoint, if there is one"
-    changes = {
-        "ended_attempt": situation.attempt,
-        "last_failure": failure,
-        "next_attempt_time": when and format_time(when),
-    }
-    message = f"{describe_failure(failure)}. The next attempt goes on {start}"
-    return Decision(Phase.RECOVERING, reason, message, changes, requeue_at=when or situation.now)
-
-
-def _with_changes(decision: Decision, **changes: object) -> Decision:
-    return Decision(
-        decision.phase, decision.reason, decision.message, decision.changes | changes, requeue_at=decision.requeue_at
-    )
-
-
-def choose_backoff(run_uid: str, attempt: int, failures: int) -> timedelta:
-    """1 s, 2 s, 4 s ... 60 s, and up to a quarter more so that runs which failed together do not come back together."""
-    jitter = hashlib.sha256(f"{run_uid}/{attempt}/backoff".encode()).digest()[0] / 255
-    return timedelta(seconds=min(MAX_BACKOFF_S, 2.0 ** min(failures - 1, 10)) * (1 + jitter / 4))
-
-
 # ------------------------------------------------------------------------------------------------------------- suspend
 
 
@@ -177,7 +121,7 @@ def is_told_to_stop(situation: Situation) -> Decision | None:
     """`suspend` settles the attempt, at no cost to a budget; the next pass deletes its Job."""
     if not (situation.spec.suspend and situation.is_attempting):
         return None
-    changes = {"ended_attempt": situation.attempt, "next_attempt_time": None}
+    changes = {"ended_attempt": situation.attempt, "next_attempt_time": None, "nodes": None}
     return Decision(
         Phase.SUSPENDING, "Suspending", _SAVING.format(situation.attempt), changes, requeue_at=situation.now
     )
@@ -203,28 +147,62 @@ def is_suspended(situation: Situation) -> Decision | None:
 # ------------------------------------------------------------------------------------------------------------- attempts
 
 
+def has_reached_a_limit(situation: Situation) -> Decision | None:
+    """The run has taken what it may take."""
+    excess = limits.find_excess(situation.spec.limits, situation.known, situation.now)
+    return None if excess is None else fail(situation, excess.reason, excess.message)
+
+
 def is_attempting(situation: Situation) -> Decision | None:
     """An attempt goes on."""
     if not situation.is_attempting:
         return None
     phase, reason, message = _describe_attempt(situation)
-    moments = (pods.next_loss(situation.attempt_pods), when_settled(situation.attempt_pods, situation.now))
+    its_pods, recovery = situation.attempt_pods, situation.recovery
+    moments = (
+        pods.next_loss(its_pods),
+        when_settled(its_pods, situation.now),
+        stalls.when_startup_is_over(situation.attempt_job, its_pods, recovery),
+        stalls.when_silence_ends(situation.silent_since, recovery),
+        _find_next_limit(situation),
+    )
     return Decision(phase, reason, message, requeue_at=min(filter(None, moments), default=None))
+
+
+def _find_next_limit(situation: Situation) -> datetime | None:
+    held = sum(pods.is_alive(pod, situation.now) for pod in situation.attempt_pods)
+    gpus = held * situation.spec.compute.gpus_per_node
+    return limits.find_next_limit(situation.spec.limits, situation.known, gpus, situation.now)
 
 
 def _describe_attempt(situation: Situation) -> tuple[Phase, str, str]:
     progress, attempt = situation.observed.progress, situation.attempt
     if progress is not None and progress.attempt == attempt and progress.stage in _STAGES:
+        if progress.stalled_since is not None:
+            return Phase.RUNNING, STALLED, _describe_stall(situation, progress.stalled_since)
         reason, doing = _STAGES[progress.stage]
         return Phase.RUNNING, reason, f"attempt {attempt}: {doing}"
-    was_running = find_condition(situation.run.status, ConditionType.RUNNING)
-    if situation.run.status.attempt == attempt and was_running is not None and was_running.status == "True":
-        return Phase.RUNNING, was_running.reason, was_running.message
+    if situation.was_running is not None:
+        return Phase.RUNNING, situation.was_running.reason, situation.was_running.message
     wait = _describe_wait(situation, situation.attempt_pods)
     if wait is not None:
         return Phase.STARTING, *wait
     num_running = sum(map(pods.is_running, situation.attempt_pods))
-    return Phase.STARTING, "Starting", f"attempt {attempt}: {num_running} of {situation.spec.compute.nodes} pods run"
+    return (
+        Phase.STARTING,
+        "Starting",
+        f"attempt {attempt}: {num_running} of {situation.attempt_spec.compute.nodes} pods run",
+    )
+
+
+def _describe_stall(situation: Situation, since: str) -> str:
+    where = f"{situation.recipe.output.uri.rstrip('/')}/stacks/attempt-{situation.attempt}/"
+    what_next = (
+        "the next attempt starts from the last checkpoint"
+        if situation.recovery.on_stall == "Restart"
+        else "recovery.onStall is Notify, so it is left as it is: delete one of its pods to have it restarted"
+    )
+    return f"attempt {situation.attempt}: no step has ended since {since}; stacks of every rank: {where}; {what_next}"
 
 
 def _describe_wait(situation: Situation, waiting: list[Manifest]) -> tuple[str, str] | None:
@@ -238,7 +216,8 @@ def _describe_wait(situation: Situation, waiting: list[Manifest]) -> tuple[str, 
             "AWS_SECRET_ACCESS_KEY: the pod starts by itself then"
         )
         return wait.reason, wait.message + hint
-    return wait.reason, wait.message
+    remedy = find_remedy(wait.reason)
+    return wait.reason, f"{wait.message.rstrip('.')}. What to do: {remedy}" if remedy else wait.message
 
 
 # -------------------------------------------------------------------------------------------------------------- prepare
@@ -261,7 +240,7 @@ def has_failed_to_prepare(situation: Situation) -> Decision | None:
         failure = endings[-1].failure
     else:
         failure = LastFailure(reason=job_failure["reason"], message=job_failure.get("message", ""))
-    return _fail(situation, failure.reason, describe_failure(failure), failure)
+    return fail(situation, failure.reason, describe_failure(failure), failure)
 
 
 def is_preparing(situation: Situation) -> Decision | None:
@@ -323,7 +302,15 @@ def is_stopping(situation: Situation) -> Decision | None:
 def should_start_attempt(situation: Situation) -> Decision:
     """Nothing is in the way."""
     attempt = situation.attempt + 1
-    job = Create(render.build_train_job(situation.run, situation.spec, situation.settings, attempt))
+    job = Create(
+        render.build_train_job(
+            situation.run, situation.attempt_spec, situation.settings, attempt, situation.known.avoided_nodes
+        )
+    )
     actions: tuple[Action, ...] = (*situation.build_missing_config_map(), *situation.build_missing_service(), job)
-    changes = {"attempt": attempt, "next_attempt_time": None}
+    changes = {
+        "attempt": attempt,
+        "next_attempt_time": None,
+        "start_time": situation.known.start_time or format_time(situation.now),
+    }
     return Decision(Phase.STARTING, "Starting", f"attempt {attempt}: pods are being made", changes, actions)

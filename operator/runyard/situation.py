@@ -9,8 +9,8 @@ from functools import cached_property
 from runyard_trainer.contract import Recipe
 from runyard_trainer.outcome import PodReport
 
-from runyard import pods, render, status
-from runyard.api import ConditionType, Role, TrainingRunSpec, TrainingRunStatus
+from runyard import ledger, pods, render, status
+from runyard.api import Condition, ConditionType, Recovery, Role, TrainingRunSpec, TrainingRunStatus
 from runyard.world import Action, Create, Delete, Manifest, Observed, Run, Settings
 
 
@@ -29,10 +29,21 @@ class Situation:
         assert self.run.spec is not None
         return self.run.spec
 
+    @property
+    def recovery(self) -> Recovery:
+        """What happens when an attempt ends early."""
+        return self.spec.recovery
+
+    @cached_property
+    def attempt_spec(self) -> TrainingRunSpec:
+        """The spec with as many nodes as an attempt has now: `compute.nodes`, or what of them found room."""
+        nodes = min(self.run.status.nodes or self.spec.compute.nodes, self.spec.compute.nodes)
+        return self.spec.model_copy(update={"compute": self.spec.compute.model_copy(update={"nodes": nodes})})
+
     @cached_property
     def recipe(self) -> Recipe:
         """What the pods read."""
-        return render.resolve_recipe(self.spec, self.settings)
+        return render.resolve_recipe(self.run, self.spec, self.settings)
 
     @cached_property
     def known(self) -> TrainingRunStatus:
@@ -44,8 +55,12 @@ class Situation:
             known = status.learn_shape(known, self.run.spec)
         known = status.learn_preparation(known, self._read_report(self.prepare_pods, exit_code=0))
         last_words = self.read_rank_0_report()
+        said = self.observed.progress or (last_words.progress if last_words else None)
         known = status.learn_progress(known, last_words.progress if last_words else None)
-        return status.learn_progress(known, self.observed.progress)
+        known = status.learn_progress(known, self.observed.progress)
+        gpus_per_pod = self.run.spec.compute.gpus_per_node if self.run.spec is not None else 0
+        cost = ledger.account(self.run.status, self.attempt, self.attempt_pods, gpus_per_pod, said, self.now)
+        return known.model_copy(update=cost)
 
     # ------------------------------------------------------------------------------------------------------- prepare
 
@@ -97,6 +112,18 @@ class Situation:
     def attempt_pods(self) -> list[Manifest]:
         """The newest attempt's pods."""
         return [pod for pod in self.train_pods if pods.attempt_of(pod) == self.attempt]
+
+    @cached_property
+    def was_running(self) -> Condition | None:
+        """The stored Running, where it holds and is about the newest attempt."""
+        condition = status.find_condition(self.run.status, ConditionType.RUNNING)
+        holds = condition is not None and condition.status == "True" and self.run.status.attempt == self.attempt
+        return condition if holds else None
+
+    @property
+    def silent_since(self) -> datetime | None:
+        """Since when rank 0, which has answered in this attempt, does not any more."""
+        return self.observed.silent_since if self.was_running else None
 
     def read_rank_0_report(self) -> PodReport | None:
         """The last words of the newest attempt's rank 0."""

@@ -1,7 +1,8 @@
 """The status of a run: what is learned from what was observed, and how a decision of `rules` is shown. Pure.
 
-Conditions are the truth. Ready, Reconciling and Stalled are what kstatus reads; Prepared, Succeeded and Failed are also
-this operator's memory, as Jobs may be gone. `phase` is for people: no code reads it, but for the Events of its changes.
+Conditions are the truth. Ready, Reconciling and Stalled are what kstatus reads, to which a run is like a Job: in
+progress until it runs, current from then on, failed when it has failed. Prepared, Succeeded and Failed are also this
+operator's memory, as Jobs may be gone. `phase` is for people: no code reads it, but for the Events of its changes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from runyard.times import format_duration, format_time
 from runyard.world import Action, Event
 
 FINISHED = (Phase.SUCCEEDED, Phase.FAILED)
+STALLED = "Stalled"
+"""Reason of Running while no step ends."""
+
 _SETTLED = (*FINISHED, Phase.SUSPENDED)
+_ADMITTED = (Phase.STARTING, Phase.RUNNING, Phase.RECOVERING)
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Decision:
     requeue_at: datetime | None = None
     is_stalled: bool = False
     """Nothing will go on until somebody acts."""
+    needs_namespace: bool = False
+    """See `Plan`."""
 
 
 def find_condition(status: TrainingRunStatus, kind: ConditionType) -> Condition | None:
@@ -58,7 +65,7 @@ def is_finished(status: TrainingRunStatus) -> bool:
 
 def learn_shape(status: TrainingRunStatus, spec: TrainingRunSpec) -> TrainingRunStatus:
     """What the spec alone tells."""
-    gpus = spec.compute.nodes * spec.compute.gpus_per_node
+    gpus = (status.nodes or spec.compute.nodes) * spec.compute.gpus_per_node
     return status.model_copy(update={"mode": spec.mode, "gpus": gpus})
 
 
@@ -103,11 +110,12 @@ def _show_progress(progress: Progress) -> RunProgress:
     )
 
 
-def count(restarts: Restarts, *, failures: int = 0, disruptions: int = 0) -> Restarts:
+def count(restarts: Restarts, *, failures: int = 0, disruptions: int = 0, startups: int = 0) -> Restarts:
     """With one more attempt that has ended early."""
     return Restarts(
         failures=restarts.failures + failures,
         disruptions=restarts.disruptions + disruptions,
+        startups=restarts.startups + startups,
         failures_since_checkpoint=restarts.failures_since_checkpoint + failures,
     )
 
@@ -126,6 +134,7 @@ def build_status(
             "observed_generation": generation,
             "phase": decision.phase,
             "conditions": conditions,
+            "queue": changed.queue if decision.phase is Phase.QUEUED else None,
             "progress": changed.progress if decision.phase is Phase.RUNNING else _without_speed(changed.progress),
         }
     )
@@ -150,12 +159,14 @@ def _build_conditions(
 def _judge_conditions(decision: Decision, is_prepared: bool) -> Iterator[tuple[ConditionType, bool, str, str]]:
     phase, said = decision.phase, (decision.reason, decision.message)
     is_stalled = decision.is_stalled or phase is Phase.FAILED
-    is_settled = phase in _SETTLED or is_stalled
-    yield ConditionType.READY, phase is Phase.SUCCEEDED, *said
+    is_ready = phase in (Phase.RUNNING, Phase.SUCCEEDED) and not is_stalled
+    is_settled = is_ready or phase in _SETTLED or is_stalled
+    yield ConditionType.READY, is_ready, *said
     yield ConditionType.RECONCILING, not is_settled, *said
     holding = {
         ConditionType.STALLED: is_stalled,
         ConditionType.PREPARED: is_prepared,
+        ConditionType.ADMITTED: phase in _ADMITTED,
         ConditionType.RUNNING: phase is Phase.RUNNING,
         ConditionType.SUSPENDED: phase is Phase.SUSPENDED,
         ConditionType.SUCCEEDED: phase is Phase.SUCCEEDED,
@@ -164,6 +175,8 @@ def _judge_conditions(decision: Decision, is_prepared: bool) -> Iterator[tuple[C
     for kind, holds in holding.items():
         if holds and kind is not ConditionType.PREPARED:
             yield kind, True, *said
+        elif kind is ConditionType.ADMITTED and phase is Phase.QUEUED:
+            yield kind, False, *said
         else:
             yield kind, holds, kind.value if holds else f"Not{kind}", ""
 
@@ -188,19 +201,26 @@ def _build_condition(
 
 def build_events(old: TrainingRunStatus, new: TrainingRunStatus) -> tuple[Event, ...]:
     """What is worth telling of the change from one status to the next."""
-    return (*_tell_ended_attempt(old, new), *_tell_phase(old, new))
+    return (*_tell_ended_attempt(old, new), *_tell_stall(old, new), *_tell_phase(old, new))
 
 
 def _tell_ended_attempt(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Event]:
     failure = new.last_failure
     if failure is None or failure == old.last_failure:
         return
-    is_disruption = new.restarts.disruptions > old.restarts.disruptions
-    yield Event(
-        "Warning",
-        "Disrupted" if is_disruption else "AttemptFailed" if failure.attempt else "PrepareFailed",
-        describe_failure(failure),
-    )
+    if failure.attempt is None:
+        reason = "PrepareFailed"
+    elif new.restarts.disruptions > old.restarts.disruptions:
+        reason = "Disrupted"
+    else:
+        reason = "StartupTimeout" if new.restarts.startups > old.restarts.startups else "AttemptFailed"
+    yield Event("Warning", reason, describe_failure(failure))
+
+
+def _tell_stall(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Event]:
+    before, running = (find_condition(status, ConditionType.RUNNING) for status in (old, new))
+    if running is not None and running.reason == STALLED and (before is None or before.reason != STALLED):
+        yield Event("Warning", STALLED, running.message)
 
 
 def _tell_phase(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Event]:
@@ -208,8 +228,6 @@ def _tell_phase(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Even
     is_stalled = is_true(new, ConditionType.STALLED)
     is_newly_stalled = is_stalled and not is_true(old, ConditionType.STALLED)
     if ready is None or new.phase is None or (new.phase == old.phase and not is_newly_stalled):
-        return
-    if new.phase is Phase.RECOVERING:  # told by the attempt's end
         return
     name = ready.reason if is_newly_stalled and new.phase is not Phase.FAILED else new.phase.value
     yield Event("Warning" if is_stalled else "Normal", name, ready.message or ready.reason)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import aiohttp
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from runyard.api import Phase
+from runyard.api import GpuSeconds, Phase
 from runyard.cluster import Key
 
 
@@ -25,6 +25,9 @@ class Telemetry:
             "runyard_reconcile_seconds", "Time to look at a run and act", registry=self.registry
         )
         self._requests = self._counter("runyard_api_requests", "Requests to the API server", "method", "status")
+        self._gpu_seconds = self._counter(
+            "runyard_gpu_seconds", "GPU-seconds that runs have cost, by what became of them", "namespace", "kind"
+        )
         self._runs = Gauge("runyard_runs", "Runs by phase, as last seen", ["phase"], registry=self.registry)
         self._leader = Gauge("runyard_leader", "1 while this replica holds the lease", registry=self.registry)
         self._queue_depth = Gauge("runyard_queue_depth", "Runs waiting to be looked at", registry=self.registry)
@@ -46,6 +49,12 @@ class Telemetry:
             self._phases.pop(key, None)
         else:
             self._phases[key] = phase
+
+    def count_gpu_seconds(self, namespace: str, before: GpuSeconds | None, after: GpuSeconds | None) -> None:
+        """A status was written that has cost `after` where it had cost `before`."""
+        old, new = before or GpuSeconds(), after or GpuSeconds()
+        for kind in ("allocated", "productive", "lost"):
+            self._gpu_seconds.labels(namespace, kind).inc(max(0, getattr(new, kind) - getattr(old, kind)))
 
     @contextmanager
     def timed_reconcile(self) -> Iterator[None]:

@@ -1,4 +1,5 @@
 """Watching with kopf, which here does nothing else: an event about a run, its Jobs or Pods becomes the run's key.
+One about a ResourceQuota tells that the runs that wait in its namespace may look again.
 
 Jobs and Pods are filtered by label on the server, so other people's are never sent here. kopf lists before it watches:
 what happened while nobody watched is not missed. Where it cannot go on it ends with an error, and so does the process.
@@ -20,10 +21,17 @@ from runyard.kube import Kube
 class Watch:
     """The watches of an operator: `start`, then `stop`."""
 
-    def __init__(self, kube: Kube, on_key: Callable[[Key], None], namespaces: tuple[str, ...]) -> None:
-        """`on_key` is called in the event loop. No `namespaces` means all."""
+    def __init__(
+        self,
+        kube: Kube,
+        on_key: Callable[[Key], None],
+        on_quota: Callable[[str], None],
+        namespaces: tuple[str, ...],
+    ) -> None:
+        """`on_key`, and `on_quota` with a namespace, are called in the event loop. No `namespaces` means all."""
         self._kube = kube
         self._on_key = on_key
+        self._on_quota = on_quota
         self._namespaces = namespaces
         self._ready = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -75,10 +83,14 @@ class Watch:
             if name := labels.get(LABEL_RUN):
                 self._on_key(Key(str(namespace), name))
 
+        async def on_quota(*, namespace: str | None, **_: Any) -> None:
+            self._on_quota(str(namespace))
+
         kopf.on.login(registry=registry)(log_in)
         kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(on_run)
         kopf.on.event("batch", "v1", "jobs", labels={LABEL_RUN_UID: kopf.PRESENT}, registry=registry)(on_owned)
         kopf.on.event("", "v1", "pods", labels={LABEL_RUN_UID: kopf.PRESENT}, registry=registry)(on_owned)
+        kopf.on.event("", "v1", "resourcequotas", registry=registry)(on_quota)
         return registry
 
 

@@ -49,6 +49,24 @@ class Run:
     status: TrainingRunStatus
     spec_error: str | None = None
     deleting: bool = False
+    created: str = ""
+    """When, RFC 3339 UTC."""
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """Everything that an admission depends on, besides the run itself."""
+
+    quotas: tuple[Manifest, ...] = ()
+    """ResourceQuotas; where there are none the rest is not looked at."""
+    runs: tuple[Run, ...] = ()
+    """All TrainingRuns."""
+    jobs: tuple[Manifest, ...] = ()
+    """Their Jobs, of preparation as of attempts."""
+    pods: tuple[Manifest, ...] = ()
+    """The pods of these that were there all the while that the quotas were read: none is counted that these miss."""
+    priority_classes: tuple[Manifest, ...] | None = ()
+    """Of the cluster; None where this operator may not read them: then all are equal."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +81,16 @@ class Observed:
     """Names of this run's Services that exist."""
     config_maps: frozenset[str] = frozenset()
     """Names of this run's ConfigMaps that exist."""
+    source: Run | None = None
+    """The run that `model.run` names, while it is waited for; None where there is none of that name."""
     conflicts: tuple[str, ...] = ()
     """`Kind/name` of objects that hold a name this run needs but belong to someone else."""
     progress: Progress | None = None
     """What rank 0 of the live attempt last answered; None where there is none or it did not answer."""
+    silent_since: datetime | None = None
+    """Since when rank 0 of the live attempt has been asked in vain, without a break, by this process."""
+    namespace: Namespace | None = Namespace()
+    """What the run shares its namespace's quotas with; None where nobody has looked yet."""
     apply_errors: tuple[str, ...] = ()
     """What went wrong while the last plan was applied: a fact that reaches status."""
 
@@ -110,3 +134,5 @@ class Plan:
     events: tuple[Event, ...] = ()
     requeue_at: datetime | None = None
     """When to look again even if nothing happens."""
+    needs_namespace: bool = False
+    """Nothing can be decided without `Observed.namespace`: look, and plan again."""

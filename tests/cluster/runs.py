@@ -155,3 +155,13 @@ def rank_0_logs(cluster: Cluster, name: str, attempt: int) -> str:
     """Everything that the pod of rank 0 has printed in an attempt."""
     selector = f"runyard.dev/run={name},runyard.dev/attempt={attempt},batch.kubernetes.io/job-completion-index=0"
     return cluster.kubectl("logs", "--selector", selector, "--tail=-1").stdout
+
+
+def job_events(cluster: Cluster, name: str) -> list[str]:
+    """What the Job controller has told of a run's Jobs."""
+    events = cluster.get_json("events")["items"]
+    return [
+        event.get("message", "")
+        for event in events
+        if event["involvedObject"]["kind"] == "Job" and event["involvedObject"]["name"].startswith(f"{name}-a")
+    ]

@@ -155,11 +155,13 @@ def granted(manifests: list[Manifest], kind: str) -> set[tuple[str, str, str]]:
 def test_the_rights_are_these_and_no_others(control_plane: ControlPlane) -> None:
     manifests = render(control_plane)
     assert granted(manifests, "ClusterRole") == {
-        *(("trainingruns", verb, "") for verb in ("get", "list", "watch")),
+        *(("trainingruns", verb, "") for verb in ("get", "list", "watch", "delete")),
         ("trainingruns/status", "patch", ""),
         *(("jobs", verb, "") for verb in ("get", "list", "watch", "create", "delete")),
         *(("pods", verb, "") for verb in ("list", "watch")),
         *((kind, verb, "") for kind in ("services", "configmaps") for verb in ("get", "list", "create")),
+        *(("resourcequotas", verb, "") for verb in ("list", "watch")),
+        ("priorityclasses", "list", ""),
         ("events", "create", ""),
     }
     assert granted(manifests, "Role") == {
@@ -214,6 +216,7 @@ def test_the_rights_suffice_for_all_that_the_operator_reads_and_writes(installed
                 await lab.create(run, lab.build(kind, "cpt-own", run.uid))
                 await lab.create(run, lab.build(kind, "cpt-own", run.uid))
             job = (await lab.cluster.observe(run)).jobs[0]["metadata"]
+            assert (await lab.cluster.observe_namespace(run)).quotas == ()
             await lab.cluster.patch_status(run, TrainingRunStatus(phase=Phase.PENDING, conditions=[]))
             await record_event(lab.cluster, run, Event("Normal", "Tested", ""), 1, "test", NOW)
             assert len((await kube.get(collection_path("batch/v1", "team-a", "jobs")))["items"]) == 1

@@ -14,7 +14,7 @@ from tests.cluster.conftest import Cluster
 
 RUN, SPEC = make_run(), make_spec()
 MANIFESTS: dict[str, Manifest] = {
-    "ConfigMap": build_config_map(RUN, resolve_recipe(SPEC, SETTINGS)),
+    "ConfigMap": build_config_map(RUN, resolve_recipe(RUN, SPEC, SETTINGS)),
     "Service": build_service(RUN),
     "prepare Job": build_prepare_job(RUN, SPEC, SETTINGS),
     "train Job": build_train_job(RUN, SPEC, SETTINGS, 1),

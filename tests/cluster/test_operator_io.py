@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ import aiohttp
 import pytest
 import yaml
 from aiohttp import web
-from runyard.api import API_VERSION, Condition, LastFailure, Phase, TrainingRunStatus
+from runyard.api import API_VERSION, LABEL_RUN_UID, Condition, LastFailure, Phase, TrainingRunStatus
 from runyard.cluster import Cluster, Key, NotLeaderError
 from runyard.events import record_event
-from runyard.kube import ApiError, Kube, connect
+from runyard.kube import MERGE_PATCH, ApiError, Kube, connect
 from runyard.progress import ProgressReader
-from runyard.world import Create, Delete, Event
+from runyard.world import Create, Delete, Event, Manifest
 from runyard_trainer.outcome import PROGRESS_PORT
 
 from tests.cluster.conftest import Cluster as ControlPlane
@@ -124,6 +124,49 @@ def test_a_quota_that_is_used_up_is_an_error_with_the_quotas_name(control_plane:
     in_lab(story)
 
 
+def test_a_pod_that_is_made_or_goes_while_the_namespace_is_read_is_never_taken_for_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(lab: Lab) -> None:
+        run = await lab.read_run()
+
+        async def create_pod(name: str, cpu: str) -> None:
+            container = {"name": "main", "image": "none", "resources": {"requests": {"cpu": cpu}}}
+            metadata = {"name": name, "labels": {LABEL_RUN_UID: run.uid}}
+            spec = {"automountServiceAccountToken": False, "containers": [container]}
+            await lab.kube.request("POST", lab.path("pods"), body={"metadata": metadata, "spec": spec})
+
+        await wait_until_there(lab, "serviceaccounts/default")
+        quota = {"metadata": {"name": "cpus"}, "spec": {"hard": {"requests.cpu": "10"}}}
+        await lab.kube.request("POST", lab.path("resourcequotas"), body=quota)
+        await create_pod("goes", "1")
+        get, looks = lab.kube.get, itertools.count()
+
+        async def get_while_pods_change(path: str, **parameters: str) -> Manifest:
+            answer = await get(path, **parameters)
+            if path.endswith("/pods") and next(looks) == 0:
+                await create_pod("comes", "2")
+                await lab.kube.request("DELETE", lab.path("pods/goes"), body={"gracePeriodSeconds": 0})
+            return answer
+
+        monkeypatch.setattr(lab.kube, "get", get_while_pods_change)
+        seen = await lab.cluster.observe_namespace(run)
+        assert int(seen.quotas[0]["status"]["used"]["requests.cpu"]) >= 2, "what the pod that came takes is seen"
+        assert seen.pods == (), "and neither the pod that went nor the one that came is taken for one that is in it"
+
+    in_lab(story)
+
+
+async def wait_until_there(lab: Lab, name: str) -> None:
+    """A control plane's own controllers make it."""
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(ApiError):
+                await lab.kube.get(lab.path(name))
+                return
+            await asyncio.sleep(0.1)
+
+
 def test_a_delete_made_from_an_old_view_is_refused_and_one_from_the_present_view_works() -> None:
     async def story(lab: Lab) -> None:
         run = await lab.read_run()
@@ -141,6 +184,21 @@ def test_a_delete_made_from_an_old_view_is_refused_and_one_from_the_present_view
         assert not (await lab.cluster.apply(run, [present])).failed
         assert not (await lab.cluster.apply(run, [present])).failed, "deleting what is gone is no error"
         assert (await try_to(lab.kube.get(path))).status == 404
+
+    in_lab(story)
+
+
+def test_a_run_is_deleted_as_it_was_seen_and_not_one_that_was_changed_meanwhile() -> None:
+    async def story(lab: Lab) -> None:
+        seen = await lab.read_run()
+        patch = {"metadata": {"labels": {"kept": "yes"}}}
+        await lab.kube.request("PATCH", f"{lab.path('trainingruns', API_VERSION)}/cpt", body=patch,
+                               content_type=MERGE_PATCH)  # fmt: skip
+        delete = Delete("TrainingRun", "cpt", seen.uid, seen.resource_version)
+        assert (await try_to(lab.cluster.apply(seen, [delete]))).reason == "Conflict"
+        run = await lab.read_run()
+        await lab.cluster.apply(run, [Delete("TrainingRun", "cpt", run.uid, run.resource_version)])
+        assert await lab.cluster.read_run(lab.key) is None
 
     in_lab(story)
 
@@ -253,6 +311,10 @@ def unavailable() -> web.Response:
     return web.Response(status=503, text="etcd has no leader")
 
 
+def login_page() -> web.Response:
+    return web.Response(text="<html>please log in</html>", content_type="text/html")
+
+
 @asynccontextmanager
 async def through(weather: BadWeather, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kube]:
     app = web.Application()
@@ -276,7 +338,7 @@ async def through(weather: BadWeather, folder: Path, monkeypatch: pytest.MonkeyP
         await runner.cleanup()
 
 
-@pytest.mark.parametrize("trouble", [busy, unavailable, drop_connection])
+@pytest.mark.parametrize("trouble", [busy, unavailable, drop_connection, login_page])
 def test_writes_are_repeated_through_passing_trouble_and_happen_once(
     trouble: Callable[[], web.Response], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from runyard_trainer.context import World
-from runyard_trainer.contract import Training
+from runyard_trainer.contract import Recipe
 from runyard_trainer.order import Order, Sample, count_steps, permute
 
 keys = st.integers(0, 2**64 - 1)
@@ -59,7 +59,7 @@ def test_any_world_trains_on_the_same_samples_of_a_step_each_once(
     by_rank = [order.places(step, World(rank, size, 0, 1), micro_batch) for rank in range(size)]
     assert len({len(micro_steps) for micro_steps in by_rank}) == 1
     in_order = [
-        sample for micro_steps in zip(*by_rank, strict=True) for micro_step in micro_steps for sample in micro_step
+        place.sample for micro_steps in zip(*by_rank, strict=True) for micro_step in micro_steps for place in micro_step
     ]
     want = [order.sample(step, i) for i in range(order.batch)]
     assert in_order[: order.batch] == want
@@ -131,4 +131,12 @@ def test_an_order_over_nothing_is_refused(wrong: dict[str, float]) -> None:
 def test_the_number_of_steps_follows_from_what_the_recipe_asks(
     training: dict[str, float], num_train: int, want: int
 ) -> None:
-    assert count_steps(Training.model_validate(training), num_train) == want
+    recipe = Recipe.model_validate(
+        {
+            "model": {"uri": "s3://bucket/model"},
+            "data": {"train": [{"uri": "s3://bucket/text/"}]},
+            "training": training,
+            "output": {"uri": "s3://bucket/output"},
+        }
+    )
+    assert count_steps(recipe, num_train) == want

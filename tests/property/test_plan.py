@@ -1,20 +1,20 @@
 """The plan in a small world that does to a run whatever a cluster can do, in any order.
 
 Pods start, end with any code, are deleted and lost with their nodes; Jobs fail, complete, are deleted; status writes
-are lost after the actions; the user suspends and resumes; time passes. After each step the promises of `plan` are
-checked, and in the end the weather turns good and the run has to arrive.
+are lost after the actions; the nodes are full, rank 0 falls silent; the user suspends and resumes; time passes. After
+each step the promises of `plan` are checked, and in the end the weather turns good and the run has to arrive.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runyard.api import FATAL_EXIT_CODES, Phase, TrainingRunStatus
+from runyard.api import FATAL_EXIT_CODES, GpuSeconds, Phase, TrainingRunStatus
 from runyard.plan import plan
 from runyard.pods import attempt_of, is_deleting, is_live, is_over, pods_of, role_of
 from runyard.status import is_finished
@@ -22,7 +22,7 @@ from runyard.times import format_time
 from runyard.world import Create, Manifest, Observed, Plan
 from runyard_trainer.outcome import CommittedCheckpoint, Progress
 
-from tests.builders import NOW, SETTINGS, make_pod, make_progress, make_run
+from tests.builders import NOW, SETTINGS, SPEC, make_pod, make_progress, make_run, make_unscheduled_pod
 
 GRACE_S = 120
 MAX_PASSES = 6
@@ -35,11 +35,16 @@ class Cluster:
         self.now = NOW
         self.status = TrainingRunStatus()
         self.suspend = False
+        self.is_full = False
+        """No node takes another pod."""
         self.jobs: dict[str, Manifest] = {}
         self.pods: dict[str, Manifest] = {}
         self.names: set[str] = set()
         self.created: list[str] = []
+        self.held: dict[str, tuple[datetime, datetime | None]] = {}
+        """Of each train pod that ever ran: from when until when; None: it still does."""
         self.progress: Progress | None = None
+        self.silent_since: datetime | None = None
         self._num_made = 0
 
     # -------------------------------------------------------------------------------------------------- the operator
@@ -51,6 +56,7 @@ class Cluster:
             services=frozenset(self.names),
             config_maps=frozenset(self.names),
             progress=self.progress,
+            silent_since=self.silent_since,
         )
         return plan(make_run(self.status, suspend=self.suspend), observed, SETTINGS, self.now)
 
@@ -72,7 +78,7 @@ class Cluster:
         elif name not in self.jobs:
             self._num_made += 1
             manifest["metadata"] |= {"uid": f"job-{self._num_made}", "resourceVersion": "1"}
-            manifest["status"] = {"conditions": []}
+            manifest["status"] = {"conditions": [], "startTime": format_time(self.now)}
             self.jobs[name] = manifest
             self.created.append(name)
 
@@ -89,6 +95,8 @@ class Cluster:
             pod["metadata"] |= {"deletionTimestamp": deadline, "deletionGracePeriodSeconds": GRACE_S}
 
     def end_pod(self, pod: Manifest, code: int) -> None:
+        if pod["metadata"]["uid"] in self.held:
+            self.held[pod["metadata"]["uid"]] = (self.held[pod["metadata"]["uid"]][0], self.now)
         ended = {"exitCode": code, "reason": "Error", "finishedAt": format_time(self.now), "message": ""}
         pod["status"] |= {"phase": "Failed" if code else "Succeeded"}
         pod["status"]["containerStatuses"][0]["state"] = {"terminated": ended}
@@ -129,8 +137,31 @@ class Cluster:
         for index in range(job["spec"]["completions"]):
             if (role_of(job) == "prepare" and not is_busy) or str(index) not in labels:
                 self._num_made += 1
-                pod = make_pod(job, index, creationTimestamp=format_time(self.now))
+                pod = make_unscheduled_pod(job, index) if self.is_full else make_pod(job, index)
+                pod["metadata"] |= {"creationTimestamp": format_time(self.now), "uid": f"pod-{self._num_made}"}
+                if not self.is_full:
+                    self._start(pod)
                 self.pods[f"{pod['metadata']['name']}-{self._num_made}"] = pod
+
+    def schedule(self) -> None:
+        """There is room again: every pod that waits starts."""
+        self.is_full = False
+        for pod in self.pods.values():
+            if "nodeName" not in pod["spec"]:
+                pod["spec"]["nodeName"] = "node-9"
+                running = {"name": "trainer", "state": {"running": {}}}
+                pod["status"] = {"phase": "Running", "containerStatuses": [running]}
+                self._start(pod)
+
+    def _start(self, pod: Manifest) -> None:
+        pod["status"]["startTime"] = format_time(self.now)
+        if role_of(pod) == "train":
+            self.held[pod["metadata"]["uid"]] = (self.now, None)
+
+    def gpu_seconds_held(self) -> float:
+        """By all train pods that ever ran."""
+        gpus = SPEC["compute"]["gpusPerNode"]
+        return sum(gpus * ((end or self.now) - start).total_seconds() for start, end in self.held.values())
 
     def live_pods(self) -> list[Manifest]:
         return [pod for pod in self.pods.values() if not is_over(pod)]
@@ -153,7 +184,7 @@ class Story:
     # ------------------------------------------------------------------------------------------------- what can happen
 
     def end_pod(self, pick: int, code: int) -> None:
-        if pods := self.cluster.live_pods():
+        if pods := [pod for pod in self.cluster.live_pods() if "nodeName" in pod["spec"]]:
             self.cluster.end_pod(pods[pick % len(pods)], code)
 
     def delete_pod(self, pick: int) -> None:
@@ -168,11 +199,20 @@ class Story:
 
     def answer_with_progress(self, pick: int) -> None:
         checkpoint = CommittedCheckpoint(uri="u", step=pick, time="t")
+        spent = {"training_seconds": 10.0 * pick, "committed_seconds": 7.0 * pick}
         attempt = max(1, self.cluster.status.attempt)
-        self.cluster.progress = make_progress(attempt=attempt, step=pick, checkpoint=checkpoint)
+        self.cluster.silent_since = None
+        self.cluster.progress = make_progress(attempt=attempt, step=pick, checkpoint=checkpoint, **spent)
 
     def set_suspend(self, value: bool) -> None:
         self.cluster.suspend = value
+
+    def fill_nodes(self) -> None:
+        self.cluster.is_full = True
+
+    def fall_silent(self) -> None:
+        """Rank 0 does not answer any more."""
+        self.cluster.progress, self.cluster.silent_since = None, self.cluster.now
 
     def pass_time(self, seconds: int) -> None:
         self.cluster.now += timedelta(seconds=seconds)
@@ -185,6 +225,7 @@ class Story:
         before, num_created, was_finished = cluster.status, len(cluster.created), is_finished(cluster.status)
         planned = cluster.reconcile(loses_status=loses_status)
         check_counts(before, cluster.status)
+        check_ledger(before, cluster.status, cluster.gpu_seconds_held())
         created = cluster.created[num_created:]
         for name in filter(lambda name: name != "cpt-prepare", created):
             assert name == f"cpt-a{before.ended_attempt + 1}", "it does not rest on a stored end of the last attempt"
@@ -221,7 +262,8 @@ class Story:
 
     def arrive(self) -> None:
         """In good weather every run arrives."""
-        self.cluster.suspend, self.cluster.progress = False, None
+        self.cluster.suspend, self.cluster.progress, self.cluster.silent_since = False, None, None
+        self.cluster.schedule()
         for _ in range(60):
             self.settle()
             if is_finished(self.cluster.status):
@@ -241,8 +283,12 @@ EVENTS: dict[str, Callable[[Story, int], None]] = {
     "rank 0 answers": Story.answer_with_progress,
     "suspend": lambda story, _: story.set_suspend(True),
     "resume": lambda story, _: story.set_suspend(False),
+    "the nodes are full": lambda story, _: story.fill_nodes(),
+    "there is room again": lambda story, _: story.cluster.schedule(),
+    "rank 0 falls silent": lambda story, _: story.fall_silent(),
     "a second passes": lambda story, _: story.pass_time(1),
     "minutes pass": lambda story, _: story.pass_time(300),
+    "a quarter of an hour passes": lambda story, _: story.pass_time(900),
 }
 REACTIONS: dict[str, Callable[[Story], object]] = {
     "nobody notices": lambda _: None,
@@ -258,7 +304,8 @@ def check_counts(before: TrainingRunStatus, after: TrainingRunStatus) -> None:
     """An attempt that has ended early is counted, once."""
     num_ended = after.ended_attempt - before.ended_attempt
     num_counted = sum(
-        getattr(after.restarts, name) - getattr(before.restarts, name) for name in ("failures", "disruptions")
+        getattr(after.restarts, name) - getattr(before.restarts, name)
+        for name in ("failures", "disruptions", "startups")
     )
     assert 0 <= num_counted <= num_ended <= 1
     assert after.ended_attempt <= after.attempt <= after.ended_attempt + 1
@@ -266,8 +313,16 @@ def check_counts(before: TrainingRunStatus, after: TrainingRunStatus) -> None:
     assert num_counted == num_ended or was_stopped, "an end that was not counted"
 
 
+def check_ledger(before: TrainingRunStatus, after: TrainingRunStatus, held: float) -> None:
+    """What is counted only grows, and no pod's time counts twice."""
+    old, new = before.gpu_seconds or GpuSeconds(), after.gpu_seconds or GpuSeconds()
+    assert old.allocated <= new.allocated <= held
+    assert new.productive >= old.productive
+    assert new.productive + new.lost <= new.allocated
+
+
 @given(st.booleans(), st.lists(st.tuples(st.sampled_from([*EVENTS]), st.integers(0, 9), st.sampled_from([*REACTIONS]))))
-@settings(max_examples=150)
+@settings(max_examples=1000)
 def test_whatever_happens_each_end_counts_once_no_attempt_starts_twice_and_the_run_arrives(
     has_begun: bool, happenings: list[tuple[str, int, str]]
 ) -> None:

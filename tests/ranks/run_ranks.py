@@ -20,7 +20,10 @@ from runyard_trainer.context import World
 
 # what a rank would import, done once: torch._dynamo is what the first optimizer step pulls in
 _PRELOADED = [
+    "peft",
     "pytest",
+    "rouge_score.rouge_scorer",
+    "sklearn.metrics",
     "torch._dynamo",
     "torch.distributed.fsdp",
     "runyard_trainer.train",

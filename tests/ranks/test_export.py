@@ -17,6 +17,7 @@ from runyard_trainer.contract import Recipe, Storage
 from runyard_trainer.evaluate import evaluate_model
 from runyard_trainer.export import export_run
 from runyard_trainer.model import load_model
+from runyard_trainer.objectives import build_objective
 from runyard_trainer.outcome import Losses, Result
 from runyard_trainer.prepare import prepare
 from runyard_trainer.report import TrainedRun
@@ -27,7 +28,11 @@ from safetensors.torch import load_file
 from tests.ranks.run_ranks import run_ranks
 
 SEQUENCE_LENGTH = 48
-METRICS_CSV = "step,loss,learning_rate,time\n1,6.0,0.1,2026-01-01T00:00:00Z\n2,5.5,0.1,2026-01-01T00:00:01Z\n"
+METRICS_CSV = (
+    "step,tokens,loss,learning_rate,grad_norm,tokens_per_second,time\n"
+    "1,100,6.0,0.1,1.5,,2026-01-01T00:00:00Z\n"
+    "2,200,5.5,0.1,1.25,100.0,2026-01-01T00:00:01Z\n"
+)
 
 LLAMA = {
     "model_type": "llama",
@@ -111,9 +116,9 @@ def open_prepared(recipe: Recipe, folder: Path) -> Dataset:
 def measure_and_export(world: World, recipe_json: str, folder: Path, micro_batch: int = 2) -> tuple[Losses, Result]:
     recipe = Recipe.model_validate_json(recipe_json)
     context, dataset = build_context(recipe, folder, world), open_prepared(recipe, folder)
-    module = load_model(recipe, dataset.info, context, torch.device("cpu"))
+    module = load_model(recipe, build_objective(recipe, dataset.info), dataset.info, context, torch.device("cpu"))
     module.train()
-    losses = evaluate_model(module, dataset, world, SEQUENCE_LENGTH, micro_batch, torch.device("cpu"))
+    losses = evaluate_model(module, dataset, recipe, world, micro_batch, torch.device("cpu"))
     assert module.training
     trained = TrainedRun(None, losses, 2, 300, "fp32", METRICS_CSV, {"microBatch": str(micro_batch)})
     output = open_store(recipe.output.uri, recipe.storage)
@@ -123,8 +128,14 @@ def measure_and_export(world: World, recipe_json: str, folder: Path, micro_batch
 def measure(world: World, recipe_json: str, folder: Path, micro_batch: int) -> Losses:
     recipe = Recipe.model_validate_json(recipe_json)
     dataset = open_prepared(recipe, folder)
-    module = load_model(recipe, dataset.info, build_context(recipe, folder, world), torch.device("cpu"))
-    return evaluate_model(module, dataset, world, SEQUENCE_LENGTH, micro_batch, torch.device("cpu"))
+    module = load_model(
+        recipe,
+        build_objective(recipe, dataset.info),
+        dataset.info,
+        build_context(recipe, folder, world),
+        torch.device("cpu"),
+    )
+    return evaluate_model(module, dataset, recipe, world, micro_batch, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +170,7 @@ def test_a_fresh_process_without_our_package_finds_the_loss_that_eval_json_claim
     recipe, folder = build_prepared(ARCHITECTURES[architecture])
     (losses, _), *_ = run_ranks(measure_and_export, 3, recipe.to_json(), folder)
     claimed = json.loads((folder / "run/eval.json").read_text())["after"]
-    assert claimed == losses.model_dump(by_alias=True)
+    assert claimed == losses.model_dump(by_alias=True, exclude_none=True)
     assert remeasure(folder / "run") == pytest.approx(claimed, abs=1e-4)
 
 
@@ -177,9 +188,9 @@ def test_every_rank_gets_the_same_losses_and_they_are_the_same_bits_each_time(ti
 
 def test_any_number_of_ranks_and_micro_batch_measures_every_window_once(tied_run: tuple[Recipe, Path]) -> None:
     recipe, folder = tied_run
-    alone = run_ranks(measure, 1, recipe.to_json(), folder, 1)[0].model_dump()
+    alone = run_ranks(measure, 1, recipe.to_json(), folder, 1)[0].model_dump(exclude_none=True)
     for size, micro_batch in ((1, 5), (2, 1), (4, 3)):
-        together = run_ranks(measure, size, recipe.to_json(), folder, micro_batch)[0].model_dump()
+        together = run_ranks(measure, size, recipe.to_json(), folder, micro_batch)[0].model_dump(exclude_none=True)
         assert together == pytest.approx(alone, rel=1e-6), f"{size} ranks, micro-batch {micro_batch}"
 
 
@@ -220,7 +231,7 @@ def test_lineage_names_the_run_and_chains_to_the_model_it_began_from(tied_run: t
     recipe, folder = tied_run
     run_ranks(measure_and_export, 1, recipe.to_json(), folder)
     values = {
-        **build_recipe(folder, LLAMA, "next").model_dump(by_alias=True),
+        **build_recipe(folder, LLAMA, "next").model_dump(by_alias=True, exclude_none=True),
         "model": {"uri": f"file://{folder}/run/model"},
     }
     following = Recipe.model_validate({**values, "storage": Storage(secret_name="not-for-lineage")})

@@ -12,9 +12,9 @@ from typing import Any, cast
 import pytest
 import torch
 from runyard_trainer.checks import check_model
-from runyard_trainer.context import World
 from runyard_trainer.contract import Recipe
 from runyard_trainer.model import fit_to_tokenizer, initialize_model
+from runyard_trainer.objectives import build_objective
 from runyard_trainer.order import Order
 from runyard_trainer.shards import Dataset, open_dataset, read_resolved
 from runyard_trainer.storage import open_store
@@ -69,13 +69,15 @@ def train_with_transformers(recipe: Recipe, folder: Path) -> list[float]:
     dataset = open_dataset(open_store(resolved.dataset, recipe.storage), folder / "cache")
     torch.set_num_threads(1)
     trainer = InOrderTrainer(
-        model=initialize_model(fit_to_tokenizer(check_model(recipe), dataset.info), training.seed),
+        model=initialize_model(
+            fit_to_tokenizer(check_model(recipe), dataset.info), build_objective(recipe, dataset.info), training.seed
+        ),
         train_dataset=read_all_steps(recipe, dataset),
         args=TrainingArguments(
             output_dir=str(folder / "theirs"),
             use_cpu=True,
             max_steps=training.steps or 0,
-            per_device_train_batch_size=training.sequences_per_step,
+            per_device_train_batch_size=recipe.sequences_per_step,
             learning_rate=recipe.learning_rate,
             lr_scheduler_type="cosine_with_min_lr",
             lr_scheduler_kwargs={"min_lr_rate": training.schedule.min_ratio},
@@ -100,12 +102,12 @@ def read_all_steps(recipe: Recipe, dataset: Dataset) -> list[dict[str, Any]]:
         num_train=dataset.stream("train").num_sequences(LENGTH, keep_tail=False),
         num_replay=dataset.stream("replay").num_sequences(LENGTH, keep_tail=False),
         replay_fraction=recipe.data.replay.fraction if recipe.data.replay else 0.0,
-        batch=recipe.training.sequences_per_step,
+        batch=recipe.sequences_per_step,
         seed=recipe.training.seed,
     )
     steps = range(recipe.training.steps or 0)
-    samples = [sample for step in steps for places in order.places(step, World(), order.batch) for sample in places]
-    sequences = [dataset.stream(sample.stream).sequence(sample.index, LENGTH) for sample in samples if sample]
+    samples = [order.sample(step, i) for step in steps for i in range(order.batch)]
+    sequences = [dataset.stream(sample.stream).sequence(sample.index, LENGTH) for sample in samples]
     return [
         {"input_ids": sequence.input_ids, "position_ids": sequence.position_ids, "labels": sequence.labels}
         for sequence in sequences

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +20,16 @@ import torch
 from runyard_trainer.batches import Batches
 from runyard_trainer.context import World
 from runyard_trainer.contract import Recipe
+from runyard_trainer.objectives import build_objective
 from runyard_trainer.order import Order
-from runyard_trainer.outcome import Interrupted
+from runyard_trainer.outcome import ExitCode, Interrupted, PodReport
+from runyard_trainer.records import kind_of
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.storage import open_store
 from runyard_trainer.train import train
 
 from tests.ranks.prepared import (
     GPT2,
-    LENGTH,
     build_context,
     build_recipe,
     prepare_corpus,
@@ -82,6 +87,54 @@ def read_head(recipe: Recipe) -> dict[str, Any]:
     return head
 
 
+def stopped_rank(world: World, folder: Path, recipe: Recipe, attempt: int) -> str:
+    """As `train_rank`, but told to stop as soon as it has taken a step."""
+    head = Path(recipe.output.uri.removeprefix("file://")) / "head.json"
+    known = json.loads(head.read_text())["checkpoint"] if head.exists() else None
+
+    def act() -> None:
+        wait_until(lambda: head.exists() and json.loads(head.read_text())["checkpoint"] != known, 60)
+        send_sigterm()
+
+    if world.rank == 0:
+        threading.Thread(target=act, daemon=True).start()
+    return train_rank(world, folder, recipe, attempt)
+
+
+def hanging_rank(world: World, folder: Path, recipe: Recipe, restarts: bool) -> str:
+    """Rank 1 hangs for ever once a checkpoint is committed, or for a few seconds where nothing is restarted."""
+    head = Path(recipe.output.uri.removeprefix("file://")) / "head.json"
+    stacks = head.parent / "stacks" / "attempt-1"
+
+    def hang(*_: object) -> None:
+        wait_until(lambda: not restarts and len(list(stacks.glob("*.txt"))) == world.size, 120)
+
+    def act() -> None:
+        wait_until(lambda: head.exists() and json.loads(head.read_text())["checkpoint"], 60)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    signal.signal(signal.SIGUSR1, hang)
+    if world.rank == 1:
+        threading.Thread(target=act, daemon=True).start()
+    context = build_context(folder, recipe, world)
+    train(recipe, dataclasses.replace(context, stall_s=2, restarts_on_stall=restarts))
+    return "finished"
+
+
+LAUNCHER = "import os, sys; from runyard_trainer.launch import main; sys.exit(main(os.environ, sys.argv[1:]))"
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
 # ------------------------------------------------------------------------------------------ world's size
 
 
@@ -97,10 +150,10 @@ def test_losses_agree_to_1e_5_with_1_2_3_and_4_processes(folder: Path) -> None:
         assert losses[size] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_dropout_belongs_to_the_sample_and_not_to_the_rank(folder: Path) -> None:
+def test_with_micro_batches_of_one_dropout_belongs_to_the_sample_and_not_to_the_rank(folder: Path) -> None:
     losses = {}
     for size in (1, 3):
-        recipe = build_recipe(folder, f"dropout-{size}", GPT2, steps=6)
+        recipe = build_recipe(folder, f"dropout-{size}", GPT2, steps=6, microBatch=1)
         assert run_ranks(train_rank, size, folder, recipe) == ["finished"] * size
         losses[size] = read_losses(recipe)
     assert losses[3] == pytest.approx(losses[1], rel=1e-5)
@@ -110,20 +163,22 @@ def test_the_same_samples_come_in_the_same_order_with_any_number_of_processes(fo
     recipe = build_recipe(folder, "prepared")
     resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
     dataset = open_dataset(open_store(resolved.dataset, recipe.storage), folder / "cache")
+    streams = {name: kind_of(recipe, name).open_samples(dataset, name, recipe) for name in ("train", "replay")}
+    objective = build_objective(recipe, dataset.info)
     order = Order(
-        num_train=dataset.stream("train").num_sequences(LENGTH, keep_tail=False),
-        num_replay=dataset.stream("replay").num_sequences(LENGTH, keep_tail=False),
+        num_train=len(streams["train"]),
+        num_replay=len(streams["replay"]),
         replay_fraction=0.2,
         batch=10,
         seed=3,
     )
 
     def read_step(size: int, step: int) -> torch.Tensor:
-        ranks = [Batches(dataset, order, World(rank, size, rank, size), 2, LENGTH) for rank in range(size)]
+        ranks = [Batches(streams, objective, order, World(rank, size, rank, size), 2) for rank in range(size)]
         parts = [rank.step(step).micro_batches for rank in ranks]
         for rank in ranks:
             rank.close()
-        in_order = [part[micro_step].input_ids for micro_step in range(len(parts[0])) for part in parts]
+        in_order = [part[micro_step].inputs["input_ids"] for micro_step in range(len(parts[0])) for part in parts]
         return torch.cat(in_order)[: order.batch]
 
     for step in range(20):
@@ -169,3 +224,60 @@ def test_a_finished_run_is_not_trained_again(folder: Path) -> None:
     before = read_head(recipe)["result"]
     assert run_ranks(train_rank, 1, folder, recipe, 2) == ["finished"]
     assert read_head(recipe)["result"] == before
+
+
+def test_a_run_goes_on_with_another_number_of_ranks_on_the_same_samples(folder: Path) -> None:
+    undisturbed, elastic = build_recipe(folder, "rigid"), build_recipe(folder, "elastic")
+    assert run_ranks(train_rank, 1, folder, undisturbed) == ["finished"]
+    ended = run_ranks(stopped_rank, 3, folder, elastic, 1)
+    assert all(end.startswith("interrupted") for end in ended)
+    assert run_ranks(train_rank, 2, folder, elastic, 2) == ["finished"] * 2
+    assert len(read_losses(elastic)) == 20
+    assert read_losses(elastic) == pytest.approx(read_losses(undisturbed), abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ hanging
+
+
+def read_stacks(recipe: Recipe) -> list[str]:
+    folder = Path(recipe.output.uri.removeprefix("file://"), "stacks", "attempt-1")
+    return [(folder / f"rank-{rank}.txt").read_text() for rank in range(2)]
+
+
+def test_a_rank_that_hangs_ends_the_attempt_once_every_rank_has_left_its_stacks(folder: Path) -> None:
+    recipe = build_recipe(folder, "hanging", steps=60)
+    ended = end_ranks(hanging_rank, 2, folder, recipe, True)
+    assert ended[1].error == f"exit code {ExitCode.STALLED.value}"
+    assert ended[0].error is not None, "it ended likewise, or as it lost the other"
+    waiting, hanging = read_stacks(recipe)
+    assert "distributed_c10d.py" in waiting
+    assert "in hang\n" in hanging
+    assert run_ranks(train_rank, 2, folder, recipe, 2) == ["finished"] * 2
+
+
+def test_a_rank_that_hangs_for_a_while_is_only_told_where_nothing_is_restarted(folder: Path) -> None:
+    recipe = build_recipe(folder, "told", steps=60)
+    assert run_ranks(hanging_rank, 2, folder, recipe, False) == ["finished"] * 2
+    assert "in hang\n" in read_stacks(recipe)[1]
+
+
+def test_a_pod_that_still_waits_for_the_others_ends_at_once_when_it_is_told_to(folder: Path, tmp_path: Path) -> None:
+    recipe, port, message = tmp_path / "recipe.yaml", free_port(), tmp_path / "message"
+    recipe.write_text(build_recipe(folder, "alone-of-two").model_dump_json(by_alias=True, exclude_none=True))
+    env = {
+        "JOB_COMPLETION_INDEX": "0",
+        "RUNYARD_NODES": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RUNYARD_TERMINATION_LOG": str(message),
+        "TMPDIR": str(tmp_path),
+    }
+    command = [sys.executable, "-c", LAUNCHER, sys.executable, "-m", "runyard_trainer", "train", str(recipe)]
+    with subprocess.Popen(command, env={**os.environ, **env}) as launcher:
+        try:
+            wait_until(lambda: listens(port), 120)
+            launcher.send_signal(signal.SIGTERM)
+            assert launcher.wait(20) == ExitCode.INTERRUPTED, "the grace period is 120 s"
+        finally:
+            launcher.kill()
+    assert "training had not begun" in PodReport.model_validate_json(message.read_bytes()).message

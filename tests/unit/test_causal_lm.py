@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
-from runyard_trainer.objectives.causal_lm import IGNORED, CausalLM, Traits, probe, project_and_sum_cross_entropy
+from runyard_trainer.objectives import Traits
+from runyard_trainer.objectives.causal_lm import CausalLM, probe, project_cross_entropy
 from runyard_trainer.outcome import UserError
+from runyard_trainer.shards import IGNORED
 from transformers import AutoConfig, AutoModelForCausalLM
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -98,7 +100,7 @@ def test_loss_and_gradients_are_the_same_in_chunks(rows_in_a_chunk: int, has_bia
     leaves = [hidden, weight, *([bias] if bias is not None else [])]
 
     want = F.cross_entropy(F.linear(hidden, weight, bias), targets, ignore_index=IGNORED, reduction="sum")
-    got = project_and_sum_cross_entropy(hidden, weight, bias, targets, max_logits_bytes=4 * 50 * rows_in_a_chunk)
+    got = project_cross_entropy(hidden, weight, bias, targets, max_logits_bytes=4 * 50 * rows_in_a_chunk)
 
     torch.testing.assert_close(got, want)
     for got_gradient, want_gradient in zip(

@@ -41,6 +41,8 @@ def test_what_the_operator_and_the_launcher_set_is_taken(tmp_path: Path) -> None
         "WORLD_SIZE": "8",
         "LOCAL_RANK": "1",
         "LOCAL_WORLD_SIZE": "4",
+        "RUNYARD_STALL_SECONDS": "600",
+        "RUNYARD_ON_STALL": "Notify",
     }
     context = RunContext.from_environment(env, RECIPE)
     assert context == RunContext(
@@ -54,6 +56,8 @@ def test_what_the_operator_and_the_launcher_set_is_taken(tmp_path: Path) -> None
         grace_s=30,
         master_addr="run-a3-0.run-ranks",
         master_port=20123,
+        stall_s=600,
+        restarts_on_stall=False,
     )
 
 

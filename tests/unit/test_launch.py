@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from runyard_trainer.launch import find_culprit, fit_report, wait_until_resolved
+from runyard_trainer.launch import build_report, count_oom_kills, find_culprit, fit_report, wait_until_resolved
 from runyard_trainer.outcome import ExitCode, Interrupted, PodReport, Result, UserError
 from runyard_trainer.workers import Worker
 
@@ -119,6 +119,18 @@ def test_a_worker_that_a_signal_ends_gives_128_plus_its_number(tmp_path: Path) -
     code, _, report = run(tmp_path, "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)\nsys.exit(0)")
     assert (code, report.rank, report.reason) == (137, 1, "Error")
     assert report.message == "rank 1 was ended by SIGKILL: it may have run out of memory"
+
+
+@pytest.mark.parametrize("text", ["low 0\noom 3\noom_kill 2\n", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"])
+def test_the_kernels_count_of_kills_for_memory_is_read_in_both_of_its_forms(tmp_path: Path, text: str) -> None:
+    (tmp_path / "counter").write_text(text)
+    assert count_oom_kills([tmp_path / "none", tmp_path / "counter"]) == 2
+
+
+def test_a_rank_that_the_kernel_killed_for_memory_says_so(tmp_path: Path) -> None:
+    ended = [Worker(rank=1, pid=1, output=None, exit_code=137), Worker(rank=0, pid=2, output=None, exit_code=75)]
+    report = build_report(ended, tmp_path, was_stopped=False, is_out_of_memory=True)
+    assert (report.reason, report.exit_code, report.rank) == ("OOMKilled", 137, 1)
 
 
 def test_peers_of_a_failed_worker_that_do_not_notice_are_killed(tmp_path: Path) -> None:

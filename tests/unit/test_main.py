@@ -67,6 +67,7 @@ def test_a_rank_that_fails_leaves_its_report_for_the_launcher(path: Path, tmp_pa
 def test_in_a_pod_the_recipe_is_the_mounted_one() -> None:
     assert parse_arguments(["train"]) == ("train", Path(RECIPE_PATH))
     assert parse_arguments(["prepare", "a.yaml"]) == ("prepare", Path("a.yaml"))
+    assert parse_arguments(["preview", "a.yaml"]) == ("preview", Path("a.yaml"))
     assert parse_arguments(["a.yaml"]) == ("alone", Path("a.yaml"))
     with pytest.raises(UserError, match="usage"):
         parse_arguments(["--help"])

@@ -51,9 +51,27 @@ def test_progress_tells_speed_and_time_left_from_the_last_steps(clock: Clock) ->
         tokens_per_second=50.0,
         loss=1.0,
         eta_seconds=12,
+        training_seconds=8.0,
         last_heartbeat_time="1970-01-01T00:00:08.000Z",
     )
     assert monitor.progress == want
+
+
+def test_time_on_steps_is_told_apart_from_what_a_commit_has_of_it(clock: Clock) -> None:
+    monitor = Monitor(attempt=2, total_steps=100, now=clock)
+    monitor.set_checkpoint(CommittedCheckpoint(uri="u", step=10, time="t"))
+    clock.now_s += 60
+    monitor.set_stage("training")
+    make_steps(monitor, clock, range(11, 16))
+    assert (monitor.progress.training_seconds, monitor.progress.committed_seconds) == (10.0, 0.0)
+    monitor.set_checkpoint(CommittedCheckpoint(uri="u", step=13, time="t"))
+    assert monitor.progress.committed_seconds == 6.0
+    clock.now_s += 60
+    monitor.set_stage("training")
+    make_steps(monitor, clock, range(16, 17))
+    assert (monitor.progress.training_seconds, monitor.progress.committed_seconds) == (12.0, 6.0)
+    monitor.set_checkpoint(CommittedCheckpoint(uri="u", step=16, time="t"))
+    assert monitor.progress.committed_seconds == monitor.progress.training_seconds == 12.0
 
 
 def test_the_first_step_after_a_start_says_nothing_of_speed(clock: Clock) -> None:

@@ -4,82 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import transformers
-from runyard_trainer.context import RunContext
-from runyard_trainer.contract import Recipe, Storage
-from runyard_trainer.dataset_writer import is_held_out
-from runyard_trainer.outcome import ExitCode, PodReport, UserError
-from runyard_trainer.prepare import prepare
-from runyard_trainer.shards import Dataset, open_dataset, read_resolved
-from runyard_trainer.storage import Location, open_store
+from runyard_trainer.contract import Storage
+from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.screening import is_held_out
+from runyard_trainer.shards import Dataset, read_resolved
+from runyard_trainer.storage import open_store
 from transformers import AutoTokenizer
 
+from tests.places import Place
 from tests.s3server import S3Server
-
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 64,
-}
-
-
-@dataclass(frozen=True)
-class Place:
-    """A store with text in it, and a folder for scratch."""
-
-    base: Location
-    storage: Storage
-    scratch: Path
-
-    def recipe(self, **changes: object) -> Recipe:
-        """A small run from scratch on text/; a change may be a whole section of it."""
-        sections: dict[str, object] = {
-            "model": {"scratch": {"config": LLAMA, "tokenizer": {"train": {"vocabSize": 300}}}},
-            "data": {"train": [{"uri": f"{self.base}/text/"}], "validation": {"fraction": 0.2}},
-            "training": {"epochs": 2, "sequenceLength": 32, "batchSequences": 4},
-            "output": {"uri": f"{self.base}/out"},
-            "storage": self.storage.model_dump(by_alias=True),
-        }
-        return Recipe.model_validate(sections | changes)
-
-    def prepare(self, recipe: Recipe, uid: str = "uid-1") -> PodReport:
-        context = RunContext.from_environment({"TMPDIR": str(self.scratch)}, recipe)
-        return prepare(recipe, replace(context, run_uid=uid, namespace="team", run_name="mine"))
-
-    def dataset(self) -> Dataset:
-        resolved = read_resolved(self.base / "out")
-        return open_dataset(open_store(resolved.dataset, self.storage), self.scratch / "cache", resolved.sha256)
-
-    def put_text(self, folder: str = "text", count: int = 60) -> list[str]:
-        """JSONL documents that differ, and one that is empty."""
-        texts = [f"Document {i} of {folder} says that {i} times {i} is {i * i}." for i in range(count)]
-        lines = [json.dumps({"text": text}) for text in [*texts, "  "]]
-        (self.base / folder / "a.jsonl").put("\n".join(lines).encode())
-        return texts
-
-    def put_model(self, **config: object) -> None:
-        """A folder that looks like a model's: weights are not read here."""
-        (self.base / "model" / "config.json").put(json.dumps(LLAMA | {"vocab_size": 400} | config).encode())
-        (self.base / "model" / "model.safetensors").put(b"weights")
-        if not (self.base / "model" / "tokenizer.json").exists():
-            self._put_tokenizer()
-
-    def _put_tokenizer(self) -> None:
-        self.put_text("other")
-        made = replace(self, base=self.base / "made")
-        made.put_text()
-        made.prepare(made.recipe())
-        source = made.dataset().location / "tokenizer"
-        for name in source.children():
-            (self.base / "model" / name).put((source / name).get().data)
 
 
 @pytest.fixture
@@ -137,7 +75,12 @@ def test_every_document_is_trained_on_or_held_out_and_can_be_read_back(place: Pl
     for stream, want in (("validation", held_out), ("general", general)):
         lines = (dataset.location / f"{stream}.jsonl").get().data.splitlines()
         assert [json.loads(line)["text"] for line in lines] == want
-    assert dataset.info.skipped_documents == 3
+    assert {name: info.left_out for name, info in dataset.info.streams.items()} == {
+        "train": {"empty": 1},
+        "validation": {},
+        "replay": {"empty": 1},
+        "general": {"empty": 1},
+    }
 
     train = dataset.stream("train").info
     num_steps = -(-2 * (train.tokens // 32) // 4)
@@ -169,7 +112,9 @@ def test_the_same_inputs_are_prepared_once(place: Place) -> None:
 
     longer = place.recipe(training={"epochs": 1, "sequenceLength": 16}, output={"uri": f"{place.base}/out2"})
     second = place.prepare(longer, uid="uid-2")
-    assert first.data == second.data
+    assert first.data is not None
+    assert second.data is not None
+    assert (second.data.manifest, second.data.tokens) == (first.data.manifest, first.data.tokens)
     assert first == place.prepare(place.recipe())
     after = {name: info.etag for name, info in place.dataset().location.children().items()}
     assert after.pop("train-proof.bin")
@@ -201,7 +146,8 @@ def test_two_preparations_from_the_start_write_the_same_bytes(folder: Place) -> 
 def test_copies_of_a_document_stay_on_one_side_of_the_split(folder: Place) -> None:
     texts = folder.put_text()
     (folder.base / "text" / "b.jsonl").put((folder.base / "text" / "a.jsonl").get().data)
-    folder.prepare(folder.recipe())
+    data = {"train": [{"uri": f"{folder.base}/text/"}], "validation": {"fraction": 0.2}, "deduplicate": "none"}
+    folder.prepare(folder.recipe(data=data))
     trained, held_out = (decode_all(folder.dataset(), stream) for stream in ("train", "validation"))
     assert sorted(trained + held_out) == sorted(texts * 2)
     assert not set(trained) & set(held_out)
@@ -294,8 +240,8 @@ BAD_INPUT: dict[str, tuple[Callable[[Place], None], dict[str, object], ExitCode,
         put("text/a.jsonl", b'{"text": ""}\n\n'),
         {},
         DATA,
-        "data.train has 0 documents with 0 tokens: less than one sequence of training.sequenceLength 32. "
-        "Give more text, or shorter sequences",
+        "data.train has 0 documents with 0 tokens besides 1 empty: less than one sequence of training.sequenceLength "
+        "32. Give more text, or shorter sequences",
     ),
     "an empty file": (
         put("text/a.jsonl", b""),

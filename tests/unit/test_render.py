@@ -24,7 +24,7 @@ from runyard.world import Manifest, Settings
 
 from tests.builders import SETTINGS, make_run, make_spec
 
-RECIPE = resolve_recipe(make_spec(), SETTINGS)
+RECIPE = resolve_recipe(make_run(), make_spec(), SETTINGS)
 OWNER = {
     "apiVersion": "runyard.dev/v1alpha1",
     "kind": "TrainingRun",
@@ -96,7 +96,7 @@ def want_pod(
                     "readOnlyRootFilesystem": True,
                 },
                 "terminationMessagePath": "/dev/termination-log",
-                "terminationMessagePolicy": "File",
+                "terminationMessagePolicy": "FallbackToLogsOnError",
                 "volumeMounts": [
                     {"name": "recipe", "mountPath": "/etc/runyard", "readOnly": True},
                     {"name": "tmp", "mountPath": "/tmp"},
@@ -136,7 +136,7 @@ def test_the_config_map_holds_the_recipe_with_the_settings_filled_in() -> None:
 
 def test_what_a_run_says_of_its_storage_goes_before_the_settings() -> None:
     own = {"endpoint": "https://mine", "region": "eu-1", "addressing": "virtual", "secretName": "keys"}
-    recipe = resolve_recipe(make_spec(storage=own), SETTINGS)
+    recipe = resolve_recipe(make_run(), make_spec(storage=own), SETTINGS)
     assert recipe.storage.model_dump(by_alias=True) == own | {"fencing": "conditional-writes"}
 
 
@@ -193,6 +193,8 @@ def test_an_attempt_is_one_job_with_a_pod_for_each_node() -> None:
         {"name": "RUNYARD_NODES", "value": "2"},
         {"name": "RUNYARD_PROCESSES_PER_NODE", "value": "4"},
         {"name": "RUNYARD_GRACE_SECONDS", "value": "120"},
+        {"name": "RUNYARD_STALL_SECONDS", "value": "600"},
+        {"name": "RUNYARD_ON_STALL", "value": "Restart"},
         {"name": "MASTER_ADDR", "value": "cpt-a3-0.cpt-ranks"},
         {"name": "MASTER_PORT", "value": str(port)},
         {"name": "OMP_NUM_THREADS", "value": "1"},
@@ -276,7 +278,7 @@ def test_master_ports_differ_between_attempts_and_runs_and_stay_in_their_range()
 
 
 def test_another_recipe_has_another_config_map() -> None:
-    other = resolve_recipe(make_spec(), Settings(trainer_image="x", storage_endpoint="http://elsewhere"))
+    other = resolve_recipe(make_run(), make_spec(), Settings(trainer_image="x", storage_endpoint="http://elsewhere"))
     assert name_config_map(make_run(), other) != name_config_map(make_run(), RECIPE)
 
 

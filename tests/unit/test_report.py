@@ -64,6 +64,8 @@ def build_summary(before: Losses | None = BEFORE, after: Losses = AFTER) -> RunS
         processes=4,
         accelerator=None,
         num_parameters=1_385_000,
+        num_trained=1_385_000,
+        num_labels=0,
         streams={
             "train": StreamInfo(documents=412, tokens=1_800_000, bytes=6_000_000, document_tokens=lengths),
             "replay": StreamInfo(documents=5000, tokens=900_000, bytes=3_900_000, document_tokens=lengths),
@@ -187,11 +189,11 @@ def test_the_card_has_front_matter_a_table_and_how_to_load() -> None:
     ids=["both sets", "not measured before", "no change", "nothing held out"],
 )
 def test_the_verdict_says_in_words_what_the_table_shows(before: Losses | None, after: Losses, want: str) -> None:
-    assert verdict(before, after) == want
+    assert verdict("causal-lm", before, after) == want
 
 
 def test_the_comparison_has_loss_perplexity_and_bits_for_each_measured_set() -> None:
-    rows = compare(BEFORE, AFTER)
+    rows = compare("causal-lm", BEFORE, AFTER)
     assert [(row.held_out, row.measure, row.word) for row in rows] == [
         ("Domain", "loss, nats per token", "better"),
         ("Domain", "perplexity", "better"),

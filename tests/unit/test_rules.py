@@ -35,7 +35,7 @@ from tests.builders import (
     with_spec_error,
 )
 
-CONFIG_MAP = build_config_map(make_run(), resolve_recipe(make_spec(), SETTINGS))
+CONFIG_MAP = build_config_map(make_run(), resolve_recipe(make_run(), make_spec(), SETTINGS))
 EXISTING = {"config_maps": frozenset({CONFIG_MAP["metadata"]["name"]}), "services": frozenset({"cpt-ranks"})}
 
 
@@ -104,7 +104,7 @@ def test_a_finished_prepare_job_is_remembered_with_what_it_found_and_the_first_a
     assert (planned.status.phase, planned.status.attempt, holding(planned)) == (
         Phase.STARTING,
         1,
-        {"Reconciling", "Prepared"},
+        {"Reconciling", "Prepared", "Admitted"},
     )
 
 
@@ -259,14 +259,12 @@ def test_a_failed_attempt_is_settled_first_and_the_next_one_starts_only_from_the
         exit_code=1,
         reason="Error",
         message="it broke",
+        remedy="look at its log: kubectl logs cpt-a1-1-x",
         log_tail="Traceback",
         time=format_time(at(-1)),
     )
-    waiting = decide(make_run(settled.status), **observed)
-    assert (waiting.actions, waiting.status) == ((), settled.status)
-    assert waiting.requeue_at is not None
-    assert 0 < (waiting.requeue_at - NOW).total_seconds() <= 3
-    started = decide(make_run(settled.status), now=waiting.requeue_at, **observed)
+    assert settled.requeue_at == NOW
+    started = decide(make_run(settled.status), **observed)
     assert created(started) == ["cpt-a2"]
     assert started.status.restarts == settled.status.restarts
     assert (started.status.attempt, started.status.next_attempt_time) == (2, None)
@@ -302,7 +300,18 @@ def test_a_pod_out_of_memory_says_so_and_what_to_do() -> None:
     failure = planned.status.last_failure
     assert failure is not None
     assert failure.reason == "OOMKilled"
-    assert "compute.resources.memory" in failure.message
+    assert "compute.resources.memory" in failure.remedy
+    assert "compute.resources.memory" in planned.events[0].message
+
+
+def test_a_pod_without_a_report_says_how_it_ended_with_the_end_of_its_log() -> None:
+    job = make_train_job()
+    pod = make_dead_pod(job, code=127)
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = "sh: python: not found"
+    failure = decide(attempt_run(), jobs=[job], pods=[pod]).status.last_failure
+    assert failure is not None
+    assert (failure.message, failure.log_tail) == ("pod cpt-a1-0-x ended with exit code 127", "sh: python: not found")
+    assert failure.remedy == "look at its log: kubectl logs cpt-a1-0-x"
 
 
 def test_more_failures_than_the_budget_fail_the_run_and_the_message_names_the_budget() -> None:
@@ -441,19 +450,22 @@ def test_a_failed_job_is_kept_for_its_logs_and_one_that_would_go_on_is_deleted()
     assert created(half_lost) == ["cpt-a2"]
 
 
-def test_the_backoff_doubles_up_to_a_minute_and_differs_between_runs() -> None:
+def test_a_failure_is_repeated_at_once_and_one_that_comes_again_waits_longer_each_time() -> None:
     job = make_train_job()
     waits = []
-    for failures in range(9):
+    for failures in range(10):
         restarts = Restarts(failures=failures, failures_since_checkpoint=failures)
         run = make_run(prepared_status(attempt=1, restarts=restarts), recovery={"maxFailures": 100})
-        requeue_at = decide(run, jobs=[job], pods=[make_dead_pod(job, code=1)]).requeue_at
-        assert requeue_at is not None
-        waits.append((requeue_at - NOW).total_seconds())
-    for wait, floor in zip(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60], strict=True):
-        assert floor <= wait <= floor * 1.25
-    other = replace(make_run(prepared_status(attempt=1)), uid="uid-2")
-    assert decide(other, jobs=[job], pods=[make_dead_pod(job, code=1)]).requeue_at != at(waits[0])
+        settled = decide(run, jobs=[job], pods=[make_dead_pod(job, code=1)])
+        assert settled.requeue_at is not None
+        waits.append((settled.requeue_at - NOW).total_seconds())
+    assert waits[0] == 0
+    for wait, floor in zip(waits[1:], [1, 2, 4, 8, 16, 32, 60, 60, 60], strict=True):
+        assert floor <= wait <= floor * 1.25 + 1  # in whole seconds
+    waiting = decide(make_run(settled.status), jobs=[job], pods=[make_dead_pod(job, code=1)])
+    assert (waiting.actions, waiting.status, waiting.requeue_at) == ((), settled.status, settled.requeue_at)
+    others = [replace(run, uid=f"uid-{number}") for number in range(9)]
+    assert len({decide(other, jobs=[job], pods=[make_dead_pod(job, code=1)]).requeue_at for other in others}) > 1
 
 
 # ------------------------------------------------------------------------------------------------------------- suspend
@@ -511,6 +523,45 @@ def test_a_finished_run_stays_as_it_is_whatever_is_seen(kind: str, phase: Phase)
         assert (planned.status, planned.actions, planned.events) == (first.status, (), ())
 
 
+@pytest.mark.parametrize("kind", ["Succeeded", "Failed"])
+def test_a_finished_run_is_deleted_when_its_ttl_is_over_and_not_before(kind: str) -> None:
+    status = make_status(ConditionType(kind), attempt=1, ended_attempt=1)  # since a minute ago
+    waiting = decide(make_run(status, ttlSecondsAfterFinished=61))
+    assert (waiting.actions, waiting.requeue_at) == ((), at(1))
+    over = decide(make_run(status, ttlSecondsAfterFinished=60))
+    assert over.actions == (Delete("TrainingRun", "cpt", "uid-1", "7"),)
+    assert decide(make_run(status)).actions == ()
+
+
+UNFINISHED: dict[str, Run] = {
+    "new": make_run(),
+    "prepared": make_run(prepared_status()),
+    "recovering": make_run(recovering_status(next_attempt_time=format_time(at(30)))),
+    "starting": make_run(prepared_status(phase=Phase.STARTING, attempt=1)),
+    "running": make_run(make_status(ConditionType.PREPARED, ConditionType.RUNNING, attempt=1)),
+    "suspending": make_run(prepared_status(phase=Phase.SUSPENDING, attempt=1, ended_attempt=1)),
+    "suspended": make_run(make_status(ConditionType.PREPARED, ConditionType.SUSPENDED, attempt=1, ended_attempt=1)),
+}
+
+
+@pytest.mark.parametrize("phase", UNFINISHED)
+def test_a_run_that_is_not_finished_has_no_ttl(phase: str) -> None:
+    run = replace(UNFINISHED[phase], spec=make_spec(ttlSecondsAfterFinished=0))
+    planned = decide(run, now=at(9000))
+    assert [name for name in deleted(planned) if name == "cpt"] == []
+
+
+@pytest.mark.parametrize("phase", UNFINISHED)
+def test_a_run_that_is_suspended_in_any_phase_comes_to_rest_and_goes_on_when_it_is_resumed(phase: str) -> None:
+    run = UNFINISHED[phase]
+    for _ in range(2):
+        run = replace(run, spec=make_spec(suspend=True))
+        run = replace(run, status=decide(run).status)
+    assert run.status.phase is Phase.SUSPENDED
+    resumed = decide(replace(run, spec=make_spec()), now=at(30))
+    assert created(resumed) == ["cpt-prepare" if phase == "new" else f"cpt-a{run.status.attempt + 1}"]
+
+
 def test_a_finished_runs_attempt_that_would_go_on_is_stopped() -> None:
     status = make_status(ConditionType.FAILED, phase=Phase.FAILED, attempt=1, ended_attempt=1)
     job = make_train_job()
@@ -547,8 +598,8 @@ WAITS: dict[str, tuple[Callable[[Manifest], Manifest], str, list[str]]] = {
     ),
     "an image that cannot be pulled": (
         lambda job: make_waiting_pod(job, reason="ImagePullBackOff", message='Back-off pulling image "x"'),
-        "ImagePullBackOff",
-        ['Back-off pulling image "x"'],
+        "ImagePull",
+        ['Back-off pulling image "x"', "compute.image"],
     ),
     "no node with room": (
         lambda job: with_condition(
@@ -559,7 +610,7 @@ WAITS: dict[str, tuple[Callable[[Manifest], Manifest], str, list[str]]] = {
             message="0/2 nodes are available: 2 Insufficient nvidia.com/gpu.",
         ),
         "Unschedulable",
-        ["Insufficient nvidia.com/gpu"],
+        ["Insufficient nvidia.com/gpu", "compute.nodes"],
     ),
 }
 

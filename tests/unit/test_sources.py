@@ -6,20 +6,25 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
-from runyard_trainer import sources
 from runyard_trainer.contract import Columns, DataSource, Storage
 from runyard_trainer.outcome import ExitCode, UserError
-from runyard_trainer.sources import list_sources, read_documents
+from runyard_trainer.sources import Problem, Row, list_sources, read_records, rows
 
 from tests.s3server import S3Server
+
+
+def parse(row: Row) -> tuple[str, str]:
+    return row.text("text"), row.place
 
 
 def read(path: Path, text_column: str = "text") -> list[tuple[str, str]]:
     """(text, where) of every document of a file or folder."""
     source = DataSource(uri=f"file://{path}", columns=Columns(text=text_column))
-    return [(d.text, d.source) for d in read_documents(list_sources([source], Storage(), "data.train"))]
+    return list(read_records(list_sources([source], Storage(), "data.train"), parse))
 
 
 def error_of(path: Path, text_column: str = "text") -> str:
@@ -39,7 +44,6 @@ def test_a_jsonl_file_is_a_document_a_line_with_its_line_number(tmp_path: Path) 
     where = f"file://{tmp_path}/a.jsonl"
     assert read(tmp_path / "a.jsonl") == [
         ("one", f"{where}:1"),
-        ("", f"{where}:2"),
         ("zwei ü", f"{where}:3"),
         ("", f"{where}:4"),
     ]
@@ -80,7 +84,7 @@ WRONG_LINES = {
     "not an object": (b'["x"]', "expected a JSON object, found a list"),
     "no such field": (
         b'{"body": "x", "id": 1}',
-        "no field 'text', found body, id: name the text's field in columns.text",
+        "no field 'text', found body, id: name the field that holds it in columns.text",
     ),
     "not a string": (b'{"text": null}', "field 'text' is null, not a string"),
     "a number": (b'{"text": 3}', "field 'text' is a number, not a string"),
@@ -109,8 +113,8 @@ def test_wrong_lines_of_all_files_are_told_together_with_their_number(tmp_path: 
 
 def test_after_a_wrong_line_no_more_documents_are_handed_on(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\noops\n{"text": "two"}\n')
-    documents = read_documents(list_sources([DataSource(uri=f"file://{tmp_path}")], Storage(), "data.train"))
-    assert next(documents).text == "one"
+    documents = read_records(list_sources([DataSource(uri=f"file://{tmp_path}")], Storage(), "data.train"), parse)
+    assert next(documents)[0] == "one"
     with pytest.raises(UserError, match="not JSON"):
         next(documents)
 
@@ -124,7 +128,7 @@ def test_a_text_file_that_is_not_utf8_is_named_by_line(tmp_path: Path) -> None:
 
 
 def test_a_document_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_DOCUMENT_BYTES", 2 << 20)
+    monkeypatch.setattr(rows, "MAX_ROW_BYTES", 2 << 20)
     (tmp_path / "a.txt").write_bytes(b"x" * (2 << 20))
     assert len(read(tmp_path / "a.txt")) == 1
     (tmp_path / "b.txt").write_bytes(b"x" * ((2 << 20) + 1))
@@ -155,7 +159,7 @@ def test_sources_on_s3_are_objects_prefixes_and_whole_buckets(s3: S3Server) -> N
     client.put_object(Bucket=bucket, Key="corpus/", Body=b"")
 
     def texts(uri: str) -> list[str]:
-        return [d.text for d in read_documents(list_sources([DataSource(uri=uri)], s3.storage, "data.train"))]
+        return [text for text, _ in read_records(list_sources([DataSource(uri=uri)], s3.storage, "data.train"), parse)]
 
     assert texts(f"s3://{bucket}/corpus/") == ["A", "B"]
     assert texts(f"s3://{bucket}/corpus") == ["A", "B"]
@@ -168,5 +172,85 @@ def test_sources_on_s3_are_objects_prefixes_and_whole_buckets(s3: S3Server) -> N
 def test_bytes_read_are_told_as_they_come(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x" * 1000)
     told: list[int] = []
-    list(read_documents(list_sources([DataSource(uri=f"file://{tmp_path}")], Storage(), "data.train"), told.append))
+    files = list_sources([DataSource(uri=f"file://{tmp_path}")], Storage(), "data.train")
+    list(read_records(files, parse, told.append))
     assert sum(told) == 1000
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def test_a_csv_row_is_told_by_the_physical_line_that_it_begins_on(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        'id,text\r\n1,"two\r\nlines, a comma and a ""quote"""\r\n\r\n2,plain ü\r\n3,\r\n',
+        encoding="utf-8-sig",
+        newline="",
+    )
+    where = f"file://{tmp_path}/a.csv"
+    assert read(tmp_path / "a.csv") == [
+        ('two\r\nlines, a comma and a "quote"', f"{where}:2"),
+        ("plain ü", f"{where}:5"),
+        ("", f"{where}:6"),
+    ]
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_compressed_csv_is_read_whole(tmp_path: Path, ending: str) -> None:
+    compress = gzip.compress if ending == ".gz" else zstandard.ZstdCompressor().compress
+    (tmp_path / f"a.csv{ending}").write_bytes(compress(b"body\none\ntwo\n"))
+    assert [text for text, _ in read(tmp_path, "body")] == ["one", "two"]
+
+
+def test_parquet_is_read_by_batches_and_row_groups_with_row_numbers(s3: S3Server) -> None:
+    texts = [f"document {i} ü" for i in range(1000)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"id": range(1000), "text": texts}), sink, row_group_size=300, compression="zstd")
+    bucket = s3.make_bucket()
+    s3.client().put_object(Bucket=bucket, Key="a.parquet", Body=sink.getvalue().to_pybytes())
+    told: list[int] = []
+    files = list_sources([DataSource(uri=f"s3://{bucket}/a.parquet")], s3.storage, "data.train")
+    found = list(read_records(files, parse, told.append))
+    assert found == [(text, f"s3://{bucket}/a.parquet row {i}") for i, text in enumerate(texts, 1)]
+    assert 0 < sum(told) <= 2 * files[0].size_bytes
+
+
+def test_a_format_that_is_named_goes_before_the_files_ending(tmp_path: Path) -> None:
+    (tmp_path / "table").write_text("text\none\n")
+    source = DataSource(uri=f"file://{tmp_path}/table", format="csv")
+    assert [text for text, _ in read_records(list_sources([source], Storage(), "data.train"), parse)] == ["one"]
+
+
+# ----------------------------------------------------------------------------------------------------------- wrong rows
+
+
+def test_wrong_rows_can_be_left_out_and_are_told(tmp_path: Path) -> None:
+    lines = [f'{{"text": "{i}"}}' for i in range(99)]
+    lines.insert(40, "oops")
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    dropped: list[Problem] = []
+    files = list_sources([DataSource(uri=f"file://{tmp_path}")], Storage(), "data.train")
+    found = list(read_records(files, parse, on_dropped=dropped.append))
+    assert [text for text, _ in found] == [str(i) for i in range(99)]
+    assert [problem.text for problem in dropped] == [
+        f"file://{tmp_path}/a.jsonl:41: not JSON: Expecting value at column 1"
+    ]
+
+
+def test_more_wrong_rows_than_an_accident_leaves_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' * 18 + "oops\n" * 2)
+    files = list_sources([DataSource(uri=f"file://{tmp_path}")], Storage(), "data.train")
+    with pytest.raises(UserError) as caught:
+        list(read_records(files, parse, on_dropped=lambda _: None))
+    assert str(caught.value).splitlines() == [
+        "data.invalidRows: Drop leaves out at most 5% of the rows, and 2 of 20 are wrong: mend them, or keep these "
+        "files out of the sources",
+        f"file://{tmp_path}/a.jsonl:19: not JSON: Expecting value at column 1",
+        f"file://{tmp_path}/a.jsonl:20: not JSON: Expecting value at column 1",
+    ]
+
+
+def test_a_file_that_ends_early_is_never_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\n" + "fine\n" * 99 + '"open\n')
+    files = list_sources([DataSource(uri=f"file://{tmp_path}")], Storage(), "data.train")
+    with pytest.raises(UserError, match=r'a\.csv:101: not CSV: a quote " that is opened here is never closed'):
+        list(read_records(files, parse, on_dropped=lambda _: None))

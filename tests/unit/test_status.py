@@ -26,7 +26,8 @@ def conditions(status: TrainingRunStatus) -> dict[str, Condition]:
 
 
 KSTATUS = {
-    "a run in progress is reconciling": (RUNNING, ("False", "True", "False")),
+    "a run that is on its way is reconciling": (Decision(Phase.STARTING, "Starting", ""), ("False", "True", "False")),
+    "a run that trains is ready": (RUNNING, ("True", "False", "False")),
     "a succeeded run is ready": (Decision(Phase.SUCCEEDED, "Completed", ""), ("True", "False", "False")),
     "a failed run is stalled": (Decision(Phase.FAILED, "DataError", ""), ("False", "False", "True")),
     "a suspended run is at rest": (Decision(Phase.SUSPENDED, "Suspended", ""), ("False", "False", "False")),
@@ -51,7 +52,7 @@ def test_a_conditions_time_moves_only_when_its_status_flips() -> None:
     assert conditions(exporting)["Running"].reason == "Exporting"
     done = show(Decision(Phase.SUCCEEDED, "Completed", "the model is there"), exporting, second=90)
     moved = {kind for kind, shown in conditions(done).items() if shown.last_transition_time == format_time(at(90))}
-    assert moved == {"Ready", "Reconciling", "Running", "Succeeded"}
+    assert moved == {"Admitted", "Running", "Succeeded"}
 
 
 def test_every_condition_tells_the_generation_that_it_is_about() -> None:
@@ -99,7 +100,7 @@ def test_an_attempts_end_is_told_with_where_how_and_what(restarts: Restarts, rea
     after = show(Decision(Phase.RECOVERING, "AttemptFailed", "again", changes))
     told = build_events(show(RUNNING), after)
     message = "attempt 3, rank 5 on gpu-7 ended with OOMKilled, exit code 137: more memory"
-    assert told == (Event("Warning", reason, message),)
+    assert told == (Event("Warning", reason, message), Event("Normal", "Recovering", "again"))
 
 
 def test_a_failed_run_is_told_as_a_warning() -> None:

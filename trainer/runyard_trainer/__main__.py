@@ -4,6 +4,7 @@
     torchrun -m runyard_trainer recipe.yaml        the same on several ranks
     python -m runyard_trainer prepare [recipe]     prepare only
     python -m runyard_trainer train [recipe]       one rank of an attempt
+    python -m runyard_trainer preview recipe.yaml  what it will train on, as JSON on stdout; writes nothing
 
 In a pod the recipe is a mounted file. The exit code says how it ended (`outcome.ExitCode`); what a person can mend is
 told on stderr without a traceback.
@@ -25,8 +26,11 @@ from pydantic import ValidationError
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import RECIPE_PATH, Recipe
 from runyard_trainer.outcome import TERMINATION_LOG_PATH, ExitCode, Interrupted, PodReport, UserError
+from runyard_trainer.storage.base import StorageUnavailable
 
-USAGE = "usage: python -m runyard_trainer recipe.yaml | prepare [recipe.yaml] | train [recipe.yaml]"
+USAGE = (
+    "usage: python -m runyard_trainer recipe.yaml | prepare [recipe.yaml] | train [recipe.yaml] | preview recipe.yaml"
+)
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
@@ -54,6 +58,8 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[str, Path]:
             return command, Path(RECIPE_PATH)
         case ["prepare" | "train" as command, path]:
             return command, Path(path)
+        case ["preview" as command, path]:
+            return command, Path(path)
         case [path] if not path.startswith("-"):
             return "alone", Path(path)
     raise UserError(USAGE)
@@ -70,11 +76,17 @@ def run_reported(work: Callable[[], PodReport]) -> PodReport:
         _say(f"interrupted: {error}")
         code = ExitCode.INTERRUPTED
         return PodReport(reason=code.reason, message=str(error), exit_code=code)
+    except StorageUnavailable as error:
+        _say(f"error: {error}")
+        return PodReport(reason="StorageUnavailable", message=str(error)[:1000], exit_code=ExitCode.FAILED)
     except Exception as error:  # noqa: BLE001 - the last one to see it: it becomes traceback, report and exit code
         traceback.print_exc()
         message = f"{type(error).__name__}: {error}"
+        is_out_of_memory = (
+            type(error).__name__ == "OutOfMemoryError"
+        )  # torch's; importing torch here would take seconds
         return PodReport(
-            reason=ExitCode.FAILED.reason,
+            reason="GpuOutOfMemory" if is_out_of_memory else ExitCode.FAILED.reason,
             message=message[:1000],
             exit_code=ExitCode.FAILED,
             log_tail=traceback.format_exc(),
@@ -103,7 +115,11 @@ def train_command(path: Path, env: Mapping[str, str]) -> PodReport:
 
     from runyard_trainer.train import train  # deferred, as above
 
-    return PodReport(reason="Completed", result=train(recipe, context))
+    def end_process(report: PodReport) -> None:
+        write_report(report, report_path("train", env))
+        _end_process(report.exit_code)
+
+    return PodReport(reason="Completed", result=train(recipe, context, end_process))
 
 
 def alone_command(path: Path, env: Mapping[str, str]) -> PodReport:
@@ -116,7 +132,16 @@ def alone_command(path: Path, env: Mapping[str, str]) -> PodReport:
     return report
 
 
-COMMANDS = {"alone": alone_command, "prepare": prepare_command, "train": train_command}
+def preview_command(path: Path, _: Mapping[str, str]) -> PodReport:
+    """Print what a run will train on; nobody watches it, so the log is left out."""
+    logging.getLogger().setLevel(logging.WARNING)
+    from runyard_trainer.preview import preview_run  # deferred, as above
+
+    print(preview_run(read_recipe(path)).to_json())  # noqa: T201 - the result
+    return PodReport(reason="Completed")
+
+
+COMMANDS = {"alone": alone_command, "preview": preview_command, "prepare": prepare_command, "train": train_command}
 
 
 # --------------------------------------------------------------------------------------------------------------- recipe

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from runyard_trainer.context import World
-from runyard_trainer.order import Order, Sample
-from runyard_trainer.shards import IGNORED, Dataset, PackedSequence, pack
+from runyard_trainer.objectives import MicroBatch, Objective
+from runyard_trainer.order import Order, Place
+from runyard_trainer.records import Samples
 
 _STEPS_AHEAD = 2
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """What one forward pass reads: int64 tensors of shape [micro_batch, length], on the CPU."""
-
-    input_ids: Tensor
-    position_ids: Tensor
-    labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -31,29 +21,38 @@ class StepBatches:
     """One rank's part of a step. Every rank has as many micro-batches; some may train on nothing."""
 
     micro_batches: list[MicroBatch]
-    trained_tokens: int
-    """Tokens that this rank's part predicts: what the sum of the loss over all ranks is divided by, summed likewise."""
+
+    @property
+    def counts(self) -> list[int]:
+        """Of this rank's part: what the terms of the loss, summed over all ranks, are divided by, summed likewise."""
+        return [sum(counts) for counts in zip(*(batch.counts for batch in self.micro_batches), strict=True)]
+
+    @property
+    def tokens(self) -> int:
+        """Of this rank's part."""
+        return sum(batch.tokens for batch in self.micro_batches)
 
 
 class Batches:
     """The steps of a run, in any order; asked for one after the other, they are ready before they are needed."""
 
-    def __init__(self, dataset: Dataset, order: Order, world: World, micro_batch: int, length: int) -> None:
+    def __init__(
+        self, streams: Mapping[str, Samples], objective: Objective, order: Order, world: World, micro_batch: int
+    ) -> None:
         """What to read, as `order` says it.
 
         Args:
-            dataset: with the streams `train` and `replay`.
-            order: which sequences a step holds.
+            streams: the samples of `train` and `replay`.
+            objective: how they become tensors.
+            order: which sample is where.
             world: which rank this is.
-            micro_batch: sequences in a micro-batch.
-            length: tokens in a sequence.
+            micro_batch: samples in a micro-batch.
         """
-        self._dataset = dataset
+        self._streams = streams
+        self._objective = objective
         self._order = order
         self._world = world
         self._micro_batch = micro_batch
-        self._length = length
-        self._filler = _build_filler(length, dataset.info.eos_token_id)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: dict[int, Future[StepBatches]] = {}
 
@@ -80,30 +79,22 @@ class Batches:
         self.close()
 
     def _read(self, step: int) -> StepBatches:
-        places = self._order.places(step, self._world, self._micro_batch)
-        micro_batches = [_collate([self._read_sequence(sample) for sample in samples]) for samples in places]
-        return StepBatches(micro_batches, sum(count_trained_tokens(batch.labels) for batch in micro_batches))
+        return StepBatches(
+            [self._collate(step, places) for places in self._order.places(step, self._world, self._micro_batch)]
+        )
 
-    def _read_sequence(self, sample: Sample | None) -> PackedSequence:
-        if sample is None:
-            return self._filler
-        return self._dataset.stream(sample.stream).sequence(sample.index, self._length)
-
-
-def count_trained_tokens(labels: Tensor) -> int:
-    """How many tokens labels of shape [micro_batch, length] have the model predict, shifted as the loss does."""
-    return int((labels[:, 1:] != IGNORED).sum())
-
-
-def _build_filler(length: int, eos_token_id: int) -> PackedSequence:
-    """A sequence of padding: it goes through the model and weighs nothing."""
-    nothing = np.empty(0, dtype=np.int64)
-    return pack(nothing, nothing, length, eos_token_id)
+    def _collate(self, step: int, places: list[Place]) -> MicroBatch:
+        samples = [
+            self._streams["train"].filler
+            if place.sample is None
+            else self._streams[place.sample.stream][place.sample.index]
+            for place in places
+        ]
+        seeds = [seed_of(self._order.seed, step, place.number) for place in places]
+        return self._objective.collate(samples, seeds, 0)
 
 
-def _collate(sequences: list[PackedSequence]) -> MicroBatch:
-    return MicroBatch(
-        input_ids=torch.from_numpy(np.stack([sequence.input_ids for sequence in sequences])),
-        position_ids=torch.from_numpy(np.stack([sequence.position_ids for sequence in sequences])),
-        labels=torch.from_numpy(np.stack([sequence.labels for sequence in sequences])),
-    )
+def seed_of(seed: int, step: int, place: int) -> int:
+    """Of what chance does to the sample at a place of a step: neither the rank nor its neighbours matter."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{place}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)

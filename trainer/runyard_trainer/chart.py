@@ -15,6 +15,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from runyard_trainer.held_out import HeldOut
+
 _CSS_COLOURS = {
     "#010101": "var(--ink)",
     "#020202": "var(--quiet)",
@@ -24,6 +26,8 @@ _CSS_COLOURS = {
 }
 """matplotlib draws in these stand-ins; the page says what they look like."""
 _INK, _QUIET, _ACCENT, _FAINT, _SECOND = _CSS_COLOURS
+
+_NOTHING_HELD_OUT = HeldOut()
 
 PAUSE_STEPS = 50
 """What takes as long as this many steps is no step but the time between two attempts."""
@@ -94,15 +98,23 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
     return averages
 
 
-def draw_curve(curve: Curve) -> str:
-    """Loss over steps, as measured and smoothed, above the learning rate; empty text where there are not two points."""
+def draw_curve(curve: Curve, held_out: HeldOut = _NOTHING_HELD_OUT, unit: str = "nats per token") -> str:
+    """Loss over steps, as measured and smoothed, above the learning rate; empty text where there are not two points.
+
+    Args:
+        curve: the training loss.
+        held_out: losses on held-out data beside it.
+        unit: of the loss.
+    """
     if len(curve.steps) < 2:
         return ""
     heights = [3, 1] if curve.learning_rates else [1]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 4.6 if curve.learning_rates else 3.4), layout="constrained")
         panels: Any = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-        _draw_loss(panels[0], curve)
+        _draw_loss(panels[0], curve, unit)
+        _draw_held_out(panels[0], held_out)
+        panels[0].legend(loc="upper right")
         if curve.learning_rates:
             _draw_learning_rate(panels[1], curve)
         panels[-1].set_xlabel("step")
@@ -111,14 +123,25 @@ def draw_curve(curve: Curve) -> str:
     return _for_page(buffer.getvalue())
 
 
-def _draw_loss(panel: Any, curve: Curve) -> None:
+def _draw_loss(panel: Any, curve: Curve, unit: str) -> None:
     window = max(1, len(curve.losses) // 25) | 1
     panel.plot(curve.steps, curve.losses, color=_ACCENT, alpha=0.3, linewidth=1, label="each step")
     panel.plot(
         curve.steps, smooth(curve.losses, window), color=_ACCENT, linewidth=2.2, label=f"average of {window} steps"
     )
-    panel.set_ylabel("training loss, nats per token")
-    panel.legend(loc="upper right")
+    panel.set_ylabel(f"loss, {unit}")
+
+
+def _draw_held_out(panel: Any, held_out: HeldOut) -> None:
+    """Dots, and lines where they tell of the course between; the model that was exported is ringed."""
+    for name, colour, points in (("domain", _INK, held_out.domain), ("general", _SECOND, held_out.general)):
+        if not points:
+            continue
+        steps, losses = zip(*points, strict=True)
+        panel.plot(steps, losses, color=colour, marker="o", markersize=4, linewidth=1.2, label=f"held-out {name}")
+        exported = [(step, loss) for step, loss in points if step == held_out.exported_step]
+        if len(points) > 2 and exported:
+            panel.plot(*exported[0], marker="o", markersize=10, fillstyle="none", color=colour)
 
 
 def _draw_learning_rate(panel: Any, curve: Curve) -> None:

@@ -22,11 +22,9 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay, wait_random_exponential
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
@@ -52,13 +50,10 @@ from runyard_trainer.checkpoint_files import (
 from runyard_trainer.context import World
 from runyard_trainer.head import CheckpointEntry, Head
 from runyard_trainer.outcome import CommittedCheckpoint, ExitCode, Interrupted, UserError
-from runyard_trainer.storage import Location, StorageUnavailable
+from runyard_trainer.storage import Location, StorageUnavailable, be_patient
 
 PEER_TIMEOUT_S = 1800.0
 """How long a rank waits for the slowest one's upload. One that is dead is noticed at once."""
-
-STORE_TIMEOUT_S = 900.0
-"""How long a store that does not answer delays a save before it fails."""
 
 T = TypeVar("T")
 State = dict[str, Any]
@@ -71,13 +66,13 @@ _log = logging.getLogger(__name__)
 
 
 def select_retained(
-    entries: tuple[CheckpointEntry, ...], keep_last: int, keep_every_steps: int | None
+    entries: tuple[CheckpointEntry, ...], keep_last: int, keep_every_steps: int | None, best_step: int | None = None
 ) -> tuple[CheckpointEntry, ...]:
-    """Of checkpoints, newest first, those to keep: the first `keep_last` and each whose step is a multiple."""
+    """Of checkpoints, newest first, those to keep: the first `keep_last`, each whose step is a multiple, the best."""
     return tuple(
         entry
         for place, entry in enumerate(entries)
-        if place < keep_last or (keep_every_steps and entry.step % keep_every_steps == 0)
+        if place < keep_last or (keep_every_steps and entry.step % keep_every_steps == 0) or entry.step == best_step
     )
 
 
@@ -86,7 +81,7 @@ class Checkpointer:
 
     Args:
         output: the run's output.
-        head: rank 0's claimed head; None on the others.
+        head: rank 0's claimed head, of a store that is waited for; None on the others.
         world: this rank.
         scratch_dir: on the node's disk, shared by its ranks; room for this node's part of a checkpoint.
         keep_last: newest checkpoints to keep, at least 1.
@@ -104,7 +99,7 @@ class Checkpointer:
         keep_every_steps: int | None = None,
     ) -> None:
         assert (head is not None) == (world.rank == 0)
-        self._output = output
+        self._output = be_patient(output)
         self._head = head
         self._world = world
         self._scratch_dir = scratch_dir
@@ -113,6 +108,7 @@ class Checkpointer:
         self._agreement = Agreement(PEER_TIMEOUT_S)
         self._stager = DefaultStager(StagingOptions(False, False, False, False))
         self._epoch, self._entries = self._agreement.from_rank_0(self._read_head)
+        self._best_step: int | None = None
         self._pending: Future[CheckpointEntry] | None = None
         self._staging_dir = scratch_dir / f"staging-{world.rank}"
         shutil.rmtree(self._staging_dir, ignore_errors=True)
@@ -136,12 +132,13 @@ class Checkpointer:
 
     # ------------------------------------------------------------------------------------------------------------- save
 
-    def save(self, step: int, state: State, tokens: int) -> None:
+    def save(self, step: int, state: State, tokens: int, best_step: int | None = None) -> None:
         """Begin to save; returns once the state is copied. Waits for the former save first, and raises what it raised.
 
-        A step that is committed already is not saved again.
+        A step that is committed already is not saved again. The checkpoint of `best_step` is kept.
         """
         self.wait()
+        self._best_step = best_step
         if self._entries and self._entries[0].step == step:
             return
         staged = self._stager.stage(_to_state_dicts(state))
@@ -205,26 +202,25 @@ class Checkpointer:
             )
 
     def _upload_staged(self, remote: Location) -> list[FileEntry]:
-        return [_retrying(partial(upload_file, path, remote)) for path in sorted(self._staging_dir.iterdir())]
+        return [upload_file(path, remote) for path in sorted(self._staging_dir.iterdir())]
 
     def _commit(self, manifest: Manifest, remote: Location) -> CheckpointEntry:
         assert self._head is not None
         data = manifest.to_json().encode()
         location = remote / MANIFEST_NAME
-        _retrying(lambda: location.put(data))
+        location.put(data)
         entry = CheckpointEntry(
             step=manifest.step,
             manifest=f"{CHECKPOINTS_NAME}/{remote.name}/{MANIFEST_NAME}",
             sha256=hashlib.sha256(data).hexdigest(),
             time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         )
-        head = self._head
-        _retrying(lambda: head.commit(entry, self._retained(entry)[1:]))
+        self._head.commit(entry, self._retained(entry)[1:])
         self._delete_unreferenced()
         return entry
 
     def _retained(self, newest: CheckpointEntry) -> tuple[CheckpointEntry, ...]:
-        return select_retained((newest, *self._entries), self._keep_last, self._keep_every_steps)
+        return select_retained((newest, *self._entries), self._keep_last, self._keep_every_steps, self._best_step)
 
     def _delete_unreferenced(self) -> None:
         """Delete what no commit points to: checkpoints not to be kept, and what older attempts left half uploaded.
@@ -272,8 +268,29 @@ class Checkpointer:
             )
         return None
 
+    def restore_step(self, step: int, state: State) -> None:
+        """Load what `state` asks for of the checkpoint of one step, in place.
+
+        Raises:
+            UserError: DATA_ERROR: it is not there, or not whole.
+        """
+        try:
+            self._load(self._entry_of(step), state)
+        except Corrupt as reason:
+            raise UserError(
+                f"the checkpoint of step {step} at {self._output}, which was to be exported, is not whole: {reason}. "
+                "Restore its files, or start over with another output",
+                ExitCode.DATA_ERROR,
+            ) from reason
+
+    def _entry_of(self, step: int) -> CheckpointEntry:
+        for entry in self._entries:
+            if entry.step == step:
+                return entry
+        raise Corrupt("head.json does not name it")
+
     def _load(self, entry: CheckpointEntry, state: State) -> None:
-        manifest = self._agreement.from_rank_0(lambda: _retrying(lambda: read_manifest(self._output, entry)))
+        manifest = self._agreement.from_rank_0(lambda: read_manifest(self._output, entry))
         remote = (self._output / entry.manifest).parent
         folder = CheckpointFolder(remote, manifest, self._scratch_dir / "restore" / remote.name)
         reader = VerifiedReader(folder)
@@ -310,16 +327,6 @@ def _start(work: Callable[[], T], name: str) -> Future[T]:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future
-
-
-def _retrying(work: Callable[[], T]) -> T:
-    return Retrying(
-        retry=retry_if_exception_type(StorageUnavailable),
-        wait=wait_random_exponential(multiplier=1, max=30),
-        stop=stop_after_delay(STORE_TIMEOUT_S),
-        before_sleep=before_sleep_log(_log, logging.WARNING),
-        reraise=True,
-    )(work)
 
 
 @contextmanager

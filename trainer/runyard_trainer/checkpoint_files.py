@@ -33,6 +33,9 @@ CHECKPOINTS_NAME = "checkpoints"
 MANIFEST_NAME = "manifest.json"
 DCP_METADATA_NAME = ".metadata"
 
+_READS = 2
+"""Of a file before it counts as damaged: it may have been damaged on its way, and the next commit would delete it."""
+
 
 class Corrupt(Exception):  # noqa: N818 - what is found of a checkpoint, not an error of this program
     """A checkpoint is not whole: a file is missing, or is not what the manifest says."""
@@ -117,11 +120,13 @@ class CheckpointFolder:
 
         Raises:
             Corrupt: the file is missing, or is not what the manifest says.
+            UserError: the disk is full.
         """
         path = self.local / name
         with locked(self.local / f"{name}.lock"):
             if not path.exists():
-                self._download(name, path)
+                with told_when_full("read a checkpoint", self.local):
+                    self._download(name, path)
         return path
 
     def remove_local(self) -> None:
@@ -133,18 +138,20 @@ class CheckpointFolder:
         if expected is None:
             raise Corrupt(f"the manifest of {self._remote} has no {name}")
         partial = path.with_name(f"{name}.partial")
-        try:
-            (self._remote / name).download_file(partial)
-        except NotFound as error:
-            raise Corrupt(f"{self._remote / name} is missing") from error
-        found = describe_file(partial)
-        if (found.bytes, found.sha256) != (expected.bytes, expected.sha256):
+        for _ in range(_READS):
+            try:
+                (self._remote / name).download_file(partial)
+            except NotFound as error:
+                raise Corrupt(f"{self._remote / name} is missing") from error
+            found = describe_file(partial)
+            if (found.bytes, found.sha256) == (expected.bytes, expected.sha256):
+                partial.rename(path)
+                return
             partial.unlink()
-            raise Corrupt(
-                f"{self._remote / name} is damaged: {found.bytes} bytes with sha256 {found.sha256[:12]}…, "
-                f"the manifest says {expected.bytes} and {expected.sha256[:12]}…"
-            )
-        partial.rename(path)
+        raise Corrupt(
+            f"{self._remote / name} is damaged: {found.bytes} bytes with sha256 {found.sha256[:12]}…, "
+            f"the manifest says {expected.bytes} and {expected.sha256[:12]}…"
+        )
 
 
 class StagingWriter(FileSystemWriter):
@@ -152,27 +159,30 @@ class StagingWriter(FileSystemWriter):
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> torch.futures.Future[list[WriteResult]]:
         """The values. Raises UserError where the disk is full."""
-        with _told_when_full(self.path):
+        with told_when_full("stage a checkpoint", self.path):
             return super().write_data(plan, planner)
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """The index, on rank 0. Raises as `write_data`."""
-        with _told_when_full(self.path):
+        with told_when_full("stage a checkpoint", self.path):
             super().finish(metadata, results)
 
 
 @contextmanager
-def _told_when_full(path: object) -> Iterator[None]:
-    """A full disk is `unexpected pos` to torch; what the system said is further down the chain."""
+def told_when_full(what: str, path: object) -> Iterator[None]:
+    """Say in words that the disk is too full to do `what` in `path`.
+
+    What the system said is somewhere down the chain: to torch it is `unexpected pos`, to safetensors a text.
+    """
     try:
         yield
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+            if getattr(cause, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(cause):
                 raise UserError(
-                    f"the node's disk is too full to stage a checkpoint in {path}: give the pods more ephemeral "
-                    "storage, or train on more nodes",
+                    f"the node's disk is too full to {what} in {path}: give the pods more ephemeral storage, or train "
+                    "on more nodes",
                     ExitCode.FAILED,
                 ) from error
             cause = cause.__context__

@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import transformers
 from transformers import CONFIG_MAPPING, PretrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES,
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+)
 
-from runyard_trainer.contract import Recipe, ScratchModel
+from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe, ScratchModel
+from runyard_trainer.four_bits import check_packable
+from runyard_trainer.model_folder import find_checkpoint
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.storage import Location, NotFound, open_store
 
@@ -22,6 +32,23 @@ _PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
 _OLDER_FIELDS = {"rope_theta", "rope_scaling", "torch_dtype"}
 """Fields that transformers still reads and no longer lists."""
 _MAX_POSITIONS = "max_position_embeddings"
+_POSITIONS_AFTER_PADDING = {
+    *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm"),
+    *("xlm-roberta", "xlm-roberta-xl", "xmod"),
+}
+"""Architectures whose first position is the one after pad_token_id: they take fewer tokens than they have positions."""
+
+_ARCHITECTURES: dict[str, tuple[Mapping[str, Any], str]] = {
+    "causal-lm": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot predict the next token"),
+    "sft": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot predict the next token"),
+    "masked-lm": (MODEL_FOR_MASKED_LM_MAPPING_NAMES, "cannot find masked tokens"),
+    "masked-lm-nsp": (MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES, "cannot tell whether a text goes on"),
+    "preference": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot write answers"),
+    "classification": (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "has no head that classifies texts"),
+    "token-classification": (MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, "has no head that tags words"),
+    "question-answering": (MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES, "has no head that finds answers"),
+}
+"""By objective: which architectures can be trained so, and what the others cannot do."""
 
 
 def check_model(recipe: Recipe) -> PretrainedConfig:
@@ -30,23 +57,38 @@ def check_model(recipe: Recipe) -> PretrainedConfig:
     Raises:
         UserError: SPEC_ERROR for what the recipe asks wrongly, DATA_ERROR for what the model's folder lacks.
     """
+    if recipe.method.type == "qlora":
+        check_packable()
     if recipe.model.scratch is not None:
-        config = _build_scratch_config(recipe.model.scratch)
+        config = _build_scratch_config(recipe.model.scratch, recipe.objective)
         field = "model.scratch.config."
     else:
-        assert recipe.model.uri is not None, "the contract holds exactly one of uri and scratch"
-        config = _read_config(open_store(recipe.model.uri, recipe.storage, "model.uri"))
+        if recipe.model.uri is None:
+            raise UserError("model.run is known in a cluster only: name model.uri, the folder that the run has left")
+        if recipe.model.step is not None:
+            find_checkpoint(recipe)
+        config = _read_config(open_store(recipe.model.uri, recipe.storage, "model.uri"), recipe.objective)
         field = f"model.uri: {recipe.model.uri}/config.json says "
+    if recipe.objective in MASKED_OBJECTIVES and config.is_encoder_decoder:
+        raise UserError(
+            f"{field}model_type {config.model_type}: an encoder with a decoder is not trained by objective "
+            f"{recipe.objective}: use an encoder (bert, roberta, modernbert, ...)"
+        )
     _check_sequence_length(config, recipe.training.sequence_length, field)
     return config
 
 
-def _build_scratch_config(scratch: ScratchModel) -> PretrainedConfig:
+def has_token_types(config: PretrainedConfig) -> bool:
+    """Whether the model tells the two texts of a pair apart by token types."""
+    return (getattr(config, "type_vocab_size", None) or 0) > 1
+
+
+def _build_scratch_config(scratch: ScratchModel, objective: str) -> PretrainedConfig:
     given = dict(scratch.config)
     model_type = given.pop("model_type", None)
     if model_type is None:
         raise UserError("model.scratch.config has no model_type: name the architecture, for example llama")
-    _check_model_type(model_type, "model.scratch.config.model_type")
+    _check_model_type(model_type, objective, "model.scratch.config.model_type")
     config_class = CONFIG_MAPPING[model_type]
     known = _known_fields(config_class)
     for name in given:
@@ -65,22 +107,25 @@ def _known_fields(config_class: type[PretrainedConfig]) -> set[str]:
     return declared | set(config_class().to_dict()) | set(config_class.attribute_map) | _OLDER_FIELDS
 
 
-def _check_model_type(model_type: Any, field: str) -> None:
+def _check_model_type(model_type: Any, objective: str, field: str) -> None:
+    able, lacks = _ARCHITECTURES[objective]
     if model_type not in CONFIG_MAPPING:
-        near = difflib.get_close_matches(str(model_type), list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), n=1)
+        near = difflib.get_close_matches(str(model_type), list(able), n=1)
         hint = f"did you mean {near[0]}?" if near else "name another, for example llama"
         raise UserError(f"{field}: transformers {transformers.__version__} knows no {model_type!r}: {hint}")
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise UserError(f"{field}: {model_type!r} cannot predict the next token, which objective causal-lm trains")
+    if model_type not in able:
+        raise UserError(f"{field}: {model_type!r} {lacks}, which objective {objective} trains")
 
 
-def _read_config(folder: Location) -> PretrainedConfig:
+def _read_config(folder: Location, objective: str) -> PretrainedConfig:
     try:
         text = (folder / "config.json").get().data
     except NotFound as error:
-        raise UserError(
-            f"model.uri: {folder} has no config.json: it is no Hugging Face model folder", ExitCode.DATA_ERROR
-        ) from error
+        is_adapter = "adapter_config.json" in folder.children()
+        what = (
+            "is an adapter without its model: name a merged model" if is_adapter else "is no Hugging Face model folder"
+        )
+        raise UserError(f"model.uri: {folder} has no config.json: it {what}", ExitCode.DATA_ERROR) from error
     _check_weights(folder)
     try:
         given = json.loads(text)
@@ -89,7 +134,7 @@ def _read_config(folder: Location) -> PretrainedConfig:
         raise UserError(
             f"model.uri: {folder}/config.json is not a configuration with a model_type: {error}", ExitCode.DATA_ERROR
         ) from error
-    _check_model_type(model_type, f"model.uri: {folder}/config.json: model_type")
+    _check_model_type(model_type, objective, f"model.uri: {folder}/config.json: model_type")
     try:
         return CONFIG_MAPPING[model_type].from_dict(given)
     except Exception as error:  # as above
@@ -115,14 +160,23 @@ def _check_weights(folder: Location) -> None:
             )
 
 
+def count_positions(config: PretrainedConfig) -> int | None:
+    """Tokens that a decoder takes at most; None where its configuration does not say."""
+    positions: int | None = getattr(config.get_text_config(), _MAX_POSITIONS, None)
+    return positions
+
+
 def _check_sequence_length(config: PretrainedConfig, sequence_length: int, field: str) -> None:
     text_config = config.get_text_config()
-    longest = getattr(text_config, _MAX_POSITIONS, None)
-    if longest is not None and sequence_length > longest:
+    positions = getattr(text_config, _MAX_POSITIONS, None)
+    is_offset = text_config.model_type in _POSITIONS_AFTER_PADDING
+    unused = (text_config.pad_token_id or 0) + 1 if is_offset else 0
+    if positions is not None and sequence_length > positions - unused:
         name = text_config.attribute_map.get(_MAX_POSITIONS, _MAX_POSITIONS)
+        note = f", of which {unused} up to pad_token_id are unused" if unused else ""
         raise UserError(
-            f"training.sequenceLength is {sequence_length}, but the model takes at most {longest} tokens "
-            f"({field}{name} {longest}): shorten training.sequenceLength"
+            f"training.sequenceLength is {sequence_length}, but the model takes at most {positions - unused} tokens "
+            f"({field}{name} {positions}{note}): shorten training.sequenceLength"
         )
 
 
@@ -137,6 +191,11 @@ def check_vocabulary(config: PretrainedConfig, vocab_size: int, recipe: Recipe) 
             f"{rows}: put the tokenizer there that the model was trained with",
             ExitCode.DATA_ERROR,
         )
+
+
+def classes_of(config: PretrainedConfig) -> list[str]:
+    """What the head of a model tells apart, in the order of its outputs."""
+    return [str(name) for _, name in sorted((config.id2label or {}).items())]
 
 
 def _last_line(error: Exception) -> str:

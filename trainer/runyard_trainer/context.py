@@ -50,6 +50,10 @@ class RunContext:
     """Where rank 0's rendezvous listens."""
     master_port: int
     """Its port; 0 where none was given: a world of one needs none."""
+    stall_s: float = 0.0
+    """After how long a step that does not end counts as hanging; 0: never."""
+    restarts_on_stall: bool = True
+    """Whether the attempt ends then; otherwise it is only told."""
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str], recipe: Recipe) -> RunContext:
@@ -74,6 +78,8 @@ class RunContext:
             grace_s=_read_int(env, "RUNYARD_GRACE_SECONDS", 120),
             master_addr=env.get("MASTER_ADDR") or "127.0.0.1",
             master_port=_read_int(env, "MASTER_PORT", 0),
+            stall_s=_read_int(env, "RUNYARD_STALL_SECONDS", 0),
+            restarts_on_stall=env.get("RUNYARD_ON_STALL", "Restart") == "Restart",
         )
 
 

@@ -1,58 +1,114 @@
-"""Write the streams of a dataset: documents become token ids, and those become shards; dataset.json is written last."""
+"""Write the streams of a dataset: records become examples, and those become shards; dataset.json is written last."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.checks import check_model, has_token_types
+from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe
+from runyard_trainer.encoder_tokenizers import train_encoder_tokenizer
+from runyard_trainer.examples import ExampleWriter
 from runyard_trainer.progress_log import ProgressLog
-from runyard_trainer.shards import DatasetInfo, ShardWriter, StreamInfo, token_dtype
-from runyard_trainer.sources import Document, SourceFile, read_documents
+from runyard_trainer.records import HELD_OUT_STREAMS, Encoder, RecordKind, kind_of
+from runyard_trainer.screening import HeldOut, Reason, Screen, is_held_out
+from runyard_trainer.shard_files import StreamInfo
+from runyard_trainer.shards import DatasetInfo, ShardWriter, token_dtype
+from runyard_trainer.sources import Problem, SourceFile, list_sources, read_records
 from runyard_trainer.storage import Location, PreconditionFailed, open_store
 from runyard_trainer.tokenizer import DocumentTokenizer, load_tokenizer, train_tokenizer
 
 _ENCODED_BYTES = 1 << 20
 """Text that is tokenized at once."""
 
+_LOGGED_ROWS = 10
+"""Of those that are left out, for somebody to see what they are like."""
+
 log = logging.getLogger(__name__)
 
 Files = dict[str, list[SourceFile]]
-"""What to read: `train`, `replay` and `general`. The stream `validation` is a part of the first."""
+"""What to read: `train`, `replay`, `general`, and `validation` where it is not a part of the first."""
+
+
+def list_files(recipe: Recipe) -> Files:
+    """Every file to read, by stream."""
+    files = {"train": list_sources(recipe.data.train, recipe.storage, "data.train")}
+    if recipe.data.replay is not None and recipe.data.replay.sources is not None:
+        files["replay"] = list_sources(recipe.data.replay.sources, recipe.storage, "data.replay.sources")
+    if recipe.data.validation.sources is not None:
+        listed = list_sources(recipe.data.validation.sources, recipe.storage, "data.validation.sources")
+        files["validation"] = listed
+    if recipe.evaluation.general:
+        files["general"] = list_sources(recipe.evaluation.general, recipe.storage, "evaluation.general")
+    return files
 
 
 def write_dataset(location: Location, recipe: Recipe, files: Files, scratch_dir: Path) -> bytes:
     """Tokenize everything; returns dataset.json as it now lies there."""
-    tokenizer = make_tokenizer(recipe, files["train"], scratch_dir)
-    for path in sorted(tokenizer.folder.iterdir()):
-        (location / "tokenizer" / path.name).upload_file(path)
+    held_out = gather_held_out(recipe, files)
+    tokenizer = make_tokenizer(recipe, files["train"], held_out, scratch_dir)
+    encoders = {stream: kind_of(recipe, stream).build_encoder(tokenizer, recipe) for stream in ("train", "general")}
+    screen = Screen(recipe.data, held_out)
     streams: dict[str, StreamInfo] = {}
-    num_skipped = 0
     for stream, listed in files.items():
-        writers = {stream: StreamWriter(location, stream, tokenizer, scratch_dir, keep_text=stream == "general")}
-        held_out_fraction = recipe.data.validation.fraction if stream == "train" else 0
+        kind, encoder = kind_of(recipe, stream), encoders["general" if stream == "general" else "train"]
+
+        def open_writer(name: str, kind: RecordKind = kind, encoder: Encoder = encoder) -> StreamWriter:
+            return StreamWriter(location, name, kind, encoder, token_dtype(tokenizer.vocab_size), scratch_dir)
+
+        writers = {stream: open_writer(stream)}
+        held_out_fraction = recipe.data.validation.held_out_fraction if stream == "train" else 0
         if held_out_fraction > 0:
-            writers["validation"] = StreamWriter(location, "validation", tokenizer, scratch_dir, keep_text=True)
-        for document in _read_logged(listed, f"tokenizing {stream}"):
-            if document.is_empty:
-                num_skipped += 1
+            writers["validation"] = open_writer("validation")
+        count_invalid = partial(writers[stream].leave_out, "invalid")
+        for record in read_stream(listed, kind, recipe, f"tokenizing {stream}", count_invalid):
+            identity = kind.identity(record)
+            writer = writers["validation" if is_held_out(identity, held_out_fraction) else stream]
+            if reason := screen.reason(writer.stream, identity, kind.to_json(record)):
+                writer.leave_out(reason)
             else:
-                writers["validation" if is_held_out(document.text, held_out_fraction) else stream].add(document)
+                writer.add(record)
         streams |= {name: writer.finish() for name, writer in writers.items()}
+    for path in sorted(tokenizer.folder.iterdir()):  # only now: an encoder may have given it a chat template
+        (location / "tokenizer" / path.name).upload_file(path)
     info = DatasetInfo(
         dtype=token_dtype(tokenizer.vocab_size),
         vocab_size=tokenizer.vocab_size,
         eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         streams=streams,
-        skipped_documents=num_skipped,
+        **encoders["train"].describe(),
     )
     return _commit(location / "dataset.json", info, recipe.storage.fencing == "conditional-writes")
 
 
-def make_tokenizer(recipe: Recipe, train_files: Sequence[SourceFile], scratch_dir: Path) -> DocumentTokenizer:
+def gather_held_out(recipe: Recipe, files: Files) -> HeldOut:
+    """Read what is held out, before anything else and as far as it takes that to keep it out of what is trained on."""
+    data, held_out = recipe.data, HeldOut(recipe.data)
+    kind, what = kind_of(recipe, "validation"), "looking at held-out data"
+    if "validation" in files:
+        for record in read_stream(files["validation"], kind, recipe, what):
+            held_out.add_validation(kind.identity(record))
+    fraction = data.validation.held_out_fraction
+    if fraction > 0 and (data.decontaminate is not None or data.deduplicate == "near"):
+        for record in read_stream(files["train"], kind, recipe, what):
+            if is_held_out(identity := kind.identity(record), fraction):
+                held_out.add_validation(identity)
+    if "general" in files and data.decontaminate is not None:
+        kind = kind_of(recipe, "general")
+        for record in read_stream(files["general"], kind, recipe, what):
+            held_out.add_general(kind.identity(record))
+    return held_out
+
+
+def make_tokenizer(
+    recipe: Recipe, train_files: Sequence[SourceFile], held_out: HeldOut, scratch_dir: Path
+) -> DocumentTokenizer:
     """Train one on what is trained on (nothing held out), or read the one that is there."""
     folder = scratch_dir / "tokenizer"
     folder.mkdir()
@@ -60,10 +116,19 @@ def make_tokenizer(recipe: Recipe, train_files: Sequence[SourceFile], scratch_di
     if training is None:
         source, field = tokenizer_source(recipe)
         return load_tokenizer(source, folder, field)
-    documents = _read_logged(train_files, "training the tokenizer")
-    fraction = recipe.data.validation.fraction
-    texts = (document.text for document in documents if not is_held_out(document.text, fraction))
+    texts = _texts_to_learn(recipe, train_files, held_out)
+    if recipe.objective in MASKED_OBJECTIVES:
+        return train_encoder_tokenizer(texts, training, has_token_types(check_model(recipe)), folder)
     return train_tokenizer(texts, training.vocab_size, folder)
+
+
+def _texts_to_learn(recipe: Recipe, train_files: Sequence[SourceFile], held_out: HeldOut) -> Iterator[str]:
+    kind, fraction = kind_of(recipe, "train"), recipe.data.validation.held_out_fraction
+    screen = Screen(recipe.data, held_out)
+    for record in read_stream(train_files, kind, recipe, "training the tokenizer"):
+        identity = kind.identity(record)
+        if not is_held_out(identity, fraction) and not screen.reason("train", identity, kind.to_json(record)):
+            yield kind.tokenizer_text(record) if kind.tokenizer_text is not None else identity
 
 
 def tokenizer_source(recipe: Recipe) -> tuple[Location, str]:
@@ -76,59 +141,95 @@ def tokenizer_source(recipe: Recipe) -> tuple[Location, str]:
     return open_store(uri, recipe.storage, field), field
 
 
-def is_held_out(text: str, fraction: float) -> bool:
-    """Whether a document is for validation: a function of its text, so that copies of it stay on one side."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") < fraction * 2**64
-
-
 def total_bytes(files: Sequence[SourceFile]) -> int:
     """As they lie in storage."""
     return sum(file.size_bytes for file in files)
 
 
 class StreamWriter:
-    """Tokenizes the documents of one stream in batches, and keeps their text where a person may want to read it."""
+    """Encodes the records of one stream in batches, and keeps those held out where a person may want to read them."""
 
     def __init__(
-        self, location: Location, stream: str, tokenizer: DocumentTokenizer, scratch_dir: Path, keep_text: bool
+        self, location: Location, stream: str, kind: RecordKind, encoder: Encoder, dtype: str, scratch_dir: Path
     ) -> None:
-        self._tokenizer = tokenizer
-        self._shards = ShardWriter(location, stream, token_dtype(tokenizer.vocab_size))
-        self._text_location = location / f"{stream}.jsonl"
-        self._text_path = scratch_dir / f"{stream}.jsonl" if keep_text else None
-        self._texts: list[str] = []
+        self.stream = stream
+        self._kind = kind
+        self._encoder = encoder
+        self._shards = (
+            ShardWriter(location, stream, dtype)
+            if encoder.schema is None
+            else ExampleWriter(location, stream, encoder.schema)
+        )
+        self._record_location = location / f"{stream}.jsonl"
+        self._record_path = scratch_dir / f"{stream}.jsonl" if stream in HELD_OUT_STREAMS else None
+        self._records: list[Any] = []
         self._waiting_bytes = 0
+        self._num_truncated = 0
+        self._num_dropped = 0
+        self._left_out: Counter[Reason] = Counter()
+        self._text_bytes = 0
 
-    def add(self, document: Document) -> None:
-        """Append a document with text."""
-        self._texts.append(document.text)
-        self._waiting_bytes += len(document.text)
+    def add(self, record: Any) -> None:
+        """Append a record with text."""
+        self._records.append(record)
+        self._waiting_bytes += len(self._kind.identity(record))
         if self._waiting_bytes >= _ENCODED_BYTES:
             self._flush()
+
+    def leave_out(self, reason: Reason) -> None:
+        """Count a record, or a row that is none, that is not to be in the stream."""
+        self._left_out[reason] += 1
 
     def finish(self) -> StreamInfo:
         """Upload what is left."""
         self._flush()
-        if self._text_path is not None:
-            self._text_location.upload_file(self._text_path)
-        return self._shards.finish()
+        if self._record_path is not None:
+            self._record_location.upload_file(self._record_path)
+        counts = {
+            "bytes": self._text_bytes,
+            "truncated": self._num_truncated,
+            "dropped": self._num_dropped,
+            "left_out": dict(sorted(self._left_out.items())),
+        }
+        return self._shards.finish().model_copy(update=counts)
 
     def _flush(self) -> None:
-        for text, token_ids in zip(self._texts, self._tokenizer.encode(self._texts), strict=True):
-            self._shards.add(token_ids, len(text.encode()))
-        if self._text_path is not None:
-            with self._text_path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in self._texts)
-        self._texts = []
-        self._waiting_bytes = 0
+        for examples in self._encoder.encode(self._records):
+            self._num_dropped += not examples
+            for example in examples:
+                self._shards.add(example.columns)
+                self._num_truncated += example.is_truncated
+                self._text_bytes += example.text_bytes
+        if self._record_path is not None:
+            with self._record_path.open("a", encoding="utf-8") as file:
+                file.writelines(
+                    json.dumps(self._kind.to_json(record), ensure_ascii=False) + "\n" for record in self._records
+                )
+        self._records, self._waiting_bytes = [], 0
 
 
-def _read_logged(files: Sequence[SourceFile], what: str) -> Iterator[Document]:
+def read_stream(
+    files: Sequence[SourceFile],
+    kind: RecordKind,
+    recipe: Recipe,
+    what: str,
+    on_invalid: Callable[[], object] = lambda: None,
+) -> Iterator[Any]:
+    """The records of a stream's files; `on_invalid` is told of each row that is left out, as the recipe allows."""
+    num_dropped = 0
+
+    def drop(problem: Problem) -> None:
+        nonlocal num_dropped
+        num_dropped += 1
+        if num_dropped <= _LOGGED_ROWS:
+            log.warning("left out: %s", problem.text)
+        on_invalid()
+
+    on_dropped = drop if recipe.data.invalid_rows == "Drop" else None
     with ProgressLog(log, what, total_bytes(files)) as progress:
-        for document in read_documents(files, progress.advance):
+        for record in read_records(files, kind.parse, progress.advance, on_dropped):
             progress.count_document()
-            yield document
+            yield record
 
 
 def _commit(manifest: Location, info: DatasetInfo, is_fenced: bool) -> bytes:

@@ -122,6 +122,16 @@ def sum_over_ranks(values: Sequence[float], world: World) -> list[float]:
     return [float(value) for value in sums]
 
 
+def gather_in_order(parts: dict[int, T], world: World) -> list[T]:
+    """What all ranks have, in the order of its places."""
+    everyones: list[dict[int, T]] = [parts]
+    if world.size > 1:
+        everyones = [{} for _ in range(world.size)]
+        dist.all_gather_object(everyones, parts)
+    together = {place: value for each in everyones for place, value in each.items()}
+    return [together[place] for place in sorted(together)]
+
+
 def min_over_ranks(value: float, world: World) -> float:
     """The least of all ranks' values."""
     if world.size == 1:

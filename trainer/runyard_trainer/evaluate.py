@@ -1,16 +1,17 @@
-"""Measure a model on held-out text: the domain's (stream `validation`) and the general kind (stream `general`).
+"""Measure a model on held-out data: the domain's (stream `validation`) and the general kind (stream `general`).
 
-Each stream is cut into windows of the training's sequence length, packed as for training, and every window is read
-once. The windows are dealt to the ranks; each rank sums losses and counts in float64, and the sums are added over the
-ranks. All ranks take the same number of forward passes, because a sharded model gathers its weights in each: where the
-windows do not divide, places past the end repeat a window without weight.
+Every sample of a stream is read once, in its order; packed text is cut into windows of the training's sequence length.
+The samples are dealt to the ranks; each rank sums losses and counts in float64, and the sums are added over the ranks.
+All ranks take the same number of forward passes, because a sharded model gathers its weights in each: where the samples
+do not divide, places past the end are filled with what weighs nothing.
 
-    loss           = sum of -ln p(token) over all predicted tokens / their number            nats per token
+    loss           = sum over the loss's terms of (sum of the term / its count)      of text: nats per token
     bits per byte  = loss x tokens of the stream / (ln 2 x UTF-8 bytes of its text)
 
 A document's first token is predicted from nothing, and so is the first of a window: they have no loss, and bits per
 byte counts them at the mean. The end-of-document token is one of the tokens. The set and its order never change within
-a run, so the same weights in the same world give the same bits.
+a run, so the same weights in the same world give the same bits. Objectives with metrics of their own say what is to be
+known of each sample (`judge`) and what all of that amounts to (`score`); what a model writes itself is in `answers`.
 """
 
 from __future__ import annotations
@@ -19,71 +20,98 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
+from runyard_trainer.answers import measure_answers
+from runyard_trainer.batches import seed_of
 from runyard_trainer.context import World
-from runyard_trainer.distributed import sum_over_ranks
+from runyard_trainer.contract import Recipe
+from runyard_trainer.distributed import gather_in_order, sum_over_ranks
+from runyard_trainer.objectives import Fact, MicroBatch, Objective, ObjectiveModule, build_objective
 from runyard_trainer.order import rank_starts
 from runyard_trainer.outcome import Losses
-from runyard_trainer.shards import IGNORED, Dataset, Stream
+from runyard_trainer.records import Sample, Samples, kind_of
+from runyard_trainer.shards import Dataset
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The mean loss over a stream."""
+    """What a model does on a stream."""
 
     loss: float
-    """Nats per predicted token."""
-    bits_per_byte: float
-    num_predicted: int
-    """How many predictions the mean is over."""
+    """The sum of its terms, each a mean: nats per predicted token, or per text."""
+    metrics: dict[str, float] | None = None
+    """The objective's own, by name."""
 
 
 def evaluate_model(
-    module: nn.Module, dataset: Dataset, world: World, length: int, micro_batch: int, device: torch.device
+    module: ObjectiveModule, dataset: Dataset, recipe: Recipe, world: World, micro_batch: int, device: torch.device
 ) -> Losses:
     """Measure `module` on both held-out streams; all ranks call this together and get the same answer.
 
     Args:
-        module: the objective: (input_ids, position_ids, labels), int64 [micro_batch, length], to the loss sum in nats.
-        dataset: the prepared data; a stream without documents leaves its losses unset.
+        module: the objective around its model.
+        dataset: the prepared data; a stream without samples leaves its losses unset.
+        recipe: what the model is trained to do.
         world: which rank this is.
-        length: tokens in a window.
-        micro_batch: windows in a forward pass of one rank.
+        micro_batch: samples in a forward pass of one rank.
         device: where the module computes.
     """
+    measured: dict[str, Measured | None] = {}
+    bits: dict[str, float | None] = {}
     was_training = module.training
     module.eval()
     try:
-        domain = measure(module, dataset.stream("validation"), world, length, micro_batch, device)
-        general = measure(module, dataset.stream("general"), world, length, micro_batch, device)
+        for stream in ("validation", "general"):
+            objective = build_objective(recipe, dataset.info, stream)
+            samples = kind_of(recipe, stream).open_samples(dataset, stream, recipe)
+            measured[stream] = found = measure(module, objective, samples, world, micro_batch, device)
+            info = dataset.stream(stream).info
+            is_told = found is not None and objective.measures_language
+            bits[stream] = bits_per_byte(found.loss, info.tokens, info.bytes) if found and is_told else None
+        is_asked = build_objective(recipe, dataset.info).writes_answers
+        answers = measure_answers(module, dataset, recipe, world, device) if is_asked else {}
     finally:
         module.train(was_training)
+    domain, general = measured["validation"], measured["general"]
     return Losses(
         domain_loss=domain and domain.loss,
-        domain_bits_per_byte=domain and domain.bits_per_byte,
+        domain_bits_per_byte=bits["validation"],
         general_loss=general and general.loss,
-        general_bits_per_byte=general and general.bits_per_byte,
+        general_bits_per_byte=bits["general"],
+        metrics={**(domain.metrics or {}), **answers} or None if domain else None,
     )
 
 
 @torch.no_grad()
 def measure(
-    module: nn.Module, stream: Stream, world: World, length: int, micro_batch: int, device: torch.device
+    module: ObjectiveModule,
+    objective: Objective,
+    samples: Samples,
+    world: World,
+    micro_batch: int,
+    device: torch.device,
 ) -> Measured | None:
-    """The mean loss over all windows of one stream; None where it holds nothing to predict."""
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
-    for input_ids, position_ids, labels in _batches(stream, world, length, micro_batch):
-        labels = labels.to(device)
-        loss_sum = module(input_ids.to(device), position_ids.to(device), labels)
-        sums += torch.stack([loss_sum.double(), (labels != IGNORED).sum().double()])
-    loss_sum_nats, num_predicted = sum_over_ranks(sums.tolist(), world)
-    if not num_predicted:
+    """The loss and metrics over all samples of one stream; None where it holds nothing to predict."""
+    sums = torch.zeros(objective.num_terms, dtype=torch.float64, device=device)
+    counts = [0] * objective.num_terms
+    facts: dict[int, Fact] = {}
+    for batch in _batches(objective, samples, world, micro_batch):
+        inputs = {name: tensor.to(device) for name, tensor in batch.tensors.inputs.items()}
+        terms, predicted = (module(**inputs), None) if objective.judge is None else module.predict(**inputs)
+        sums += terms
+        counts = [count + more for count, more in zip(counts, batch.tensors.counts, strict=True)]
+        if objective.judge is not None and predicted is not None:
+            rows = zip(batch.samples.items(), predicted.cpu(), strict=False)  # fillers stand last, and are not judged
+            facts |= {index: objective.judge(sample, row) for (index, sample), row in rows}
+    totals = sum_over_ranks([*sums.tolist(), *counts], world)
+    total_sums, total_counts = totals[: objective.num_terms], totals[objective.num_terms :]
+    if not total_counts[0]:
         return None
-    loss = loss_sum_nats / num_predicted
-    return Measured(loss, bits_per_byte(loss, stream.info.tokens, stream.info.bytes), int(num_predicted))
+    loss = sum(term / max(count, 1.0) for term, count in zip(total_sums, total_counts, strict=True))
+    if objective.score is None:
+        return Measured(loss)
+    return Measured(loss, objective.score(gather_in_order(facts, world)))
 
 
 def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:
@@ -91,15 +119,17 @@ def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:
     return loss * tokens / (math.log(2) * text_bytes)
 
 
-def _batches(stream: Stream, world: World, length: int, micro_batch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    num_windows = stream.num_sequences(length, keep_tail=True)
-    for start in rank_starts(num_windows, world, micro_batch):
+@dataclass(frozen=True)
+class _Batch:
+    tensors: MicroBatch
+    samples: dict[int, Sample]
+    """Those of weight, by their place in the stream, in their order in the tensors, where they come first."""
+
+
+def _batches(objective: Objective, samples: Samples, world: World, micro_batch: int) -> Iterator[_Batch]:
+    for start in rank_starts(len(samples), world, micro_batch):
         places = range(start, start + micro_batch)
-        windows = [stream.sequence(min(place, num_windows - 1), length) for place in places]
-        labels = torch.from_numpy(np.stack([window.labels for window in windows]))
-        labels[[place >= num_windows for place in places]] = IGNORED
-        yield (
-            torch.from_numpy(np.stack([window.input_ids for window in windows])),
-            torch.from_numpy(np.stack([window.position_ids for window in windows])),
-            labels,
-        )
+        held = {place: samples[place] for place in places if place < len(samples)}
+        fillers = [samples.filler] * (micro_batch - len(held))
+        seeds = [seed_of(0, -1, place) for place in places]  # whatever is drawn is the same each time
+        yield _Batch(objective.collate([*held.values(), *fillers], seeds, 0), held)

@@ -1,12 +1,15 @@
-"""Leave the finished run on storage: the model folder, eval.json, lineage.json, metrics.csv and report.html.
+"""Leave the finished run on storage: the model folder, eval.json, lineage.json, metrics.csv, report.html and
+TensorBoard's events.
 
-    all ranks   gather the full weights ─> rank 0   model/ in scratch ─> samples ─> upload
+    all ranks   gather the full weights ─> rank 0   model/ (, adapter/) in scratch ─> samples ─> upload
                                                     eval.json, lineage.json, metrics.csv, report.html ─> upload
     all ranks   wait, and get the same Result
 
 The weights are written as they were evaluated, in fp32, so that the loss which eval.json claims is the loss of the
-files. Every file is put whole and under its own name: an export that was killed midway is made again over what it left.
-The run is finished only when the caller swaps the Result into head.json.
+files. Of an adapter, adapter/ is always left, and model/ with its sum unless the recipe says not to merge: then
+adapter/ is the result, and what was frozen is not even gathered. Every file is put whole and under its own name: an
+export that was killed midway is made again over what it left. The run is finished only when the caller swaps the
+Result into head.json.
 """
 
 from __future__ import annotations
@@ -23,25 +26,27 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import PreTrainedModel
 
+from runyard_trainer.adapter import load_whole, merge
+from runyard_trainer.checkpoint_files import told_when_full
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe
 from runyard_trainer.distributed import run_on_rank_0
+from runyard_trainer.four_bits import packed_layers
 from runyard_trainer.lineage import build_lineage, read_source_lineage
-from runyard_trainer.outcome import Result
+from runyard_trainer.model import build_empty_model
+from runyard_trainer.model_folder import digest_of, files_of
+from runyard_trainer.objectives import build_objective
+from runyard_trainer.outcome import Losses, Result
 from runyard_trainer.report import RunSummary, TrainedRun, render_card, render_report
 from runyard_trainer.samples import choose_prompts, write_samples
+from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset
 from runyard_trainer.storage import Location
+from runyard_trainer.tensorboard_events import build_events
+from runyard_trainer.words import WORDS
 
 MAX_SHARD_SIZE = "5GB"
-
-EVAL_DEFINITION = (
-    "Each document of `text` is tokenized without adding special tokens and gets one end-of-document token; the "
-    "documents are laid one after the other and cut every sequenceLength tokens, the last window padded. Position ids "
-    "restart at the start of each document and window (no attention mask, no cache), so that no token attends to or is "
-    "predicted from another document. A loss is the mean of -ln p over the predicted tokens, in nats; bits per byte "
-    "are loss x tokens / (ln 2 x bytes)."
-)
+EVENTS_FILE = "tensorboard/events.out.tfevents.runyard"
 
 
 def export_run(
@@ -62,38 +67,69 @@ def export_run(
         dataset: the prepared data it trained on.
         output: where `output.uri` lies.
     """
-    weights = gather_weights(model)
+    weights = gather_weights(model, trained_only=recipe.method.is_adapter and not recipe.method.is_merged)
+    num_packed = sum(layer.shape.numel() for layer in packed_layers(model).values())
+    num_parameters = num_packed + sum(parameter.numel() for parameter in model.parameters())
+    num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
     def write() -> Result:
-        with TemporaryDirectory(prefix="runyard-export-", dir=context.scratch_dir) as scratch:
-            folder = Path(scratch)
-            num_parameters = sum(tensor.numel() for tensor in weights.values())  # before they are written, and dropped
-            model.save_pretrained(folder, state_dict=weights, max_shard_size=MAX_SHARD_SIZE)
-            return _leave(folder, num_parameters, trained, recipe, context, dataset, output)
+        scratch_dir = context.scratch_dir
+        with (
+            told_when_full("write the model", scratch_dir),
+            TemporaryDirectory(prefix="runyard-export-", dir=scratch_dir) as scratch,
+        ):
+            folders = write_folders(model, weights, Path(scratch), recipe, dataset)
+            return _leave(folders, (num_parameters, num_trained), trained, recipe, context, dataset, output)
 
     return run_on_rank_0(write, context.world)
 
 
-def gather_weights(model: PreTrainedModel) -> dict[str, Any]:
+def gather_weights(model: PreTrainedModel, trained_only: bool = False) -> dict[str, Any]:
     """The full weights on CPU by the names that transformers gives them, tied ones once; empty but on rank 0."""
-    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained_only)
+    weights = get_model_state_dict(model, options=options)
     for tied in model.all_tied_weights_keys:
         weights.pop(tied, None)
+    if weights and not trained_only:
+        weights |= {name: layer.unpack() for name, layer in packed_layers(model).items()}
     return weights
 
 
+def write_folders(
+    model: PreTrainedModel, weights: dict[str, Any], scratch_dir: Path, recipe: Recipe, dataset: Dataset
+) -> dict[str, Path]:
+    """Write the gathered weights as the folders of an export, by name, the result first."""
+    if not recipe.method.is_adapter:
+        model.save_pretrained(scratch_dir / "model", state_dict=weights, max_shard_size=MAX_SHARD_SIZE)
+        return {"model": scratch_dir / "model"}
+    _, adapted = build_empty_model(model.config, build_objective(recipe, dataset.info), recipe)
+    assert adapted is not None
+    folders = {"adapter": scratch_dir / "adapter"}
+    prefixed = {f"base_model.model.{name}": weight for name, weight in weights.items()}
+    adapted.save_pretrained(str(folders["adapter"]), state_dict=prefixed, save_embedding_layers=False)
+    if not recipe.method.is_merged:
+        return folders
+    load_whole(adapted, weights)
+    merge(adapted).save_pretrained(scratch_dir / "model", max_shard_size=MAX_SHARD_SIZE)
+    return {"model": scratch_dir / "model", **folders}
+
+
 def _leave(
-    folder: Path,
-    num_parameters: int,
+    folders: dict[str, Path],
+    num_parameters: tuple[int, int],
     trained: TrainedRun,
     recipe: Recipe,
     context: RunContext,
     dataset: Dataset,
     output: Location,
 ) -> Result:
-    """Complete the model folder, upload it and what goes beside it."""
-    _copy_tokenizer(dataset, folder)
-    lineage = build_lineage(recipe, context, _describe_dataset(dataset), read_source_lineage(recipe), datetime.now(UTC))
+    """Complete the folders, upload them and what goes beside them."""
+    name, folder = next(iter(folders.items()))
+    for path in folders.values():
+        _copy_tokenizer(dataset, path)
+    lineage = build_lineage(
+        recipe, context, _describe_dataset(dataset, trained), read_source_lineage(recipe), datetime.now(UTC)
+    )
     summary = RunSummary(
         name=context.run_name,
         recipe=recipe,
@@ -101,28 +137,43 @@ def _leave(
         attempts=context.attempt,
         processes=context.world.size,
         accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        num_parameters=num_parameters,
+        num_parameters=num_parameters[0],
+        num_trained=num_parameters[1],
+        num_labels=len(dataset.info.labels),
         streams=dataset.info.streams,
-        samples=write_samples(folder, choose_prompts(_held_out_texts(dataset))),
+        samples=write_samples(folder, choose_prompts(_held_out_texts(dataset))) if _writes(recipe) else [],
         lineage=lineage,
-        model_uri=(output / "model").uri,
+        model_uri=(output / name).uri,
     )
-    (folder / "README.md").write_text(render_card(summary), encoding="utf-8")
-    _upload_folder(folder, output / "model")
-    for name, text in {
+    for kind, path in folders.items():
+        card = render_card(summary, is_adapter=kind == "adapter")
+        (path / "README.md").write_text(card, encoding="utf-8")
+        _upload_folder(path, output / kind)
+    for file, text in {
         "eval.json": _to_json(describe_evaluation(trained, recipe, dataset)),
         "lineage.json": _to_json(lineage),
         "metrics.csv": trained.metrics_csv,
         "report.html": render_report(summary),
     }.items():
-        (output / name).put(text.encode())
+        (output / file).put(text.encode())
+    (output / EVENTS_FILE).put(build_events(trained.metrics_csv, trained.before, trained.candidates))
     return Result(
-        uri=(output / "model").uri,
+        uri=summary.model_uri,
         report=(output / "report.html").uri,
         digest=digest_of(folder),
-        before=trained.before,
-        after=trained.after,
+        step=trained.exported_step,
+        warning=trained.warning,
+        before=trained.before and _quote(trained.before, trained),
+        after=_quote(trained.after, trained),
     )
+
+
+def _quote(losses: Losses, trained: TrainedRun) -> Losses:
+    """With the one metric of each task that is quoted: a Result travels in a termination message."""
+    if losses.tasks is None:
+        return losses
+    quoted = {task.name: {task.metric: losses.tasks[task.name][task.metric]} for task in trained.tasks.tasks}
+    return losses.model_copy(update={"tasks": quoted})
 
 
 def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
@@ -130,9 +181,14 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
     return {
         "before": trained.before and trained.before.model_dump(by_alias=True, exclude_none=True),
         "after": trained.after.model_dump(by_alias=True, exclude_none=True),
+        "measured": [
+            {"step": each.step, **each.losses.model_dump(by_alias=True, exclude_none=True)}
+            for each in trained.candidates
+        ],
+        "exportedStep": trained.exported_step,
         "precision": trained.precision,
         "sequenceLength": recipe.training.sequence_length,
-        "definition": EVAL_DEFINITION,
+        "definition": WORDS[recipe.objective].definition,
         "sets": {
             name: {
                 "text": (dataset.location / f"{stream}.jsonl").uri,
@@ -141,23 +197,20 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
                 "bytes": info.bytes,
             }
             for name, stream in (("domain", "validation"), ("general", "general"))
-            if (info := dataset.stream(stream).info).documents
+            if (info := dataset.info.streams.get(stream, StreamInfo())).documents
+        },
+        "tasks": {
+            task.name: {
+                "type": task.type,
+                "metric": task.metric,
+                "questions": len(task.items),
+                "tooLong": task.too_long,
+                "droppedShots": task.dropped_shots,
+                "file": (dataset.location / f"tasks-{trained.tasks_sha256}.json").uri,
+            }
+            for task in trained.tasks.tasks
         },
     }
-
-
-def digest_of(folder: Path) -> str:
-    """sha256 over a line `<name> <sha256>` for each file, in order of name.
-
-    The model card is left out: it tells of the run, and the same weights have the same digest.
-    """
-    lines = []
-    for path in _files_of(folder):
-        if path.name == "README.md":
-            continue
-        with path.open("rb") as file:
-            lines.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n")
-    return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 
 
 def _copy_tokenizer(dataset: Dataset, folder: Path) -> None:
@@ -167,31 +220,34 @@ def _copy_tokenizer(dataset: Dataset, folder: Path) -> None:
         (source / name).download_file(folder / name)
 
 
+def _writes(recipe: Recipe) -> bool:
+    """Whether the exported model goes on from a text; an adapter alone does nothing."""
+    return recipe.objective == "causal-lm" and (recipe.method.is_merged or not recipe.method.is_adapter)
+
+
 def _held_out_texts(dataset: Dataset) -> Iterator[str]:
-    if dataset.stream("validation").info.documents:
+    if dataset.info.streams.get("validation", StreamInfo()).documents:
         with (dataset.location / "validation.jsonl").open() as lines:
             for line in lines:
-                yield json.loads(line)["text"]
+                if text := json.loads(line).get("text"):  # what came as token ids has none
+                    yield text
 
 
-def _describe_dataset(dataset: Dataset) -> dict[str, str]:
+def _describe_dataset(dataset: Dataset, trained: TrainedRun) -> dict[str, str]:
     manifest = dataset.location / "dataset.json"
-    return {"uri": manifest.uri, "sha256": hashlib.sha256(manifest.get().data).hexdigest()}
+    tasks = {"tasks": trained.tasks_sha256} if trained.tasks_sha256 is not None else {}
+    return {"uri": manifest.uri, "sha256": hashlib.sha256(manifest.get().data).hexdigest(), **tasks}
 
 
 def _upload_folder(folder: Path, target: Location) -> None:
     """Upload each file, and delete what another world's export, killed midway, may have left besides."""
-    names = {path.name for path in _files_of(folder)}
+    names = {path.name for path in files_of(folder)}
     for name in sorted(names):
         (target / name).upload_file(folder / name)
     for info in list(target.list()):
         name = info.key.rpartition("/")[2]
         if name not in names:
             (target / name).delete()
-
-
-def _files_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def _to_json(value: dict[str, Any]) -> str:

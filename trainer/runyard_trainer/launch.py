@@ -35,6 +35,10 @@ RESOLVE_TIMEOUT_S = 120.0
 
 _RESOLVE_INTERVAL_S = 0.5
 _ENDED_BY_SIGTERM = 128 + signal.SIGTERM
+_ENDED_BY_SIGKILL = 128 + signal.SIGKILL
+
+OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
+"""Of this container, in cgroup v2 and v1: a line `oom_kill <n>` in both."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,15 @@ def _run(
         node = Node.from_environment(env)
         if node.nodes > 1:
             wait_until_resolved(node.master_addr, RESOLVE_TIMEOUT_S, signals.wait_for_stop)
+        oom_kills = count_oom_kills()
         with Workers(signals, peers_grace_s=peers_grace_s, stop_grace_s=node.stop_grace_s) as workers:
             for rank in node.ranks:
                 workers.start(rank, command, node.worker_environment(env, rank, report_dir))
             workers.wait()
-            return build_report(workers.ended, report_dir, was_stopped=workers.stop is not None)
+            is_out_of_memory = count_oom_kills() > oom_kills
+            return build_report(
+                workers.ended, report_dir, was_stopped=workers.stop is not None, is_out_of_memory=is_out_of_memory
+            )
     except UserError as error:
         return PodReport(reason=error.code.reason, message=str(error), exit_code=error.code)
     except Interrupted as error:
@@ -146,17 +154,34 @@ def _is_resolved(host: str) -> bool:
     return True
 
 
-def build_report(ended: Sequence[Worker], report_dir: Path, *, was_stopped: bool) -> PodReport:
+def count_oom_kills(files: Sequence[Path] = OOM_COUNTERS) -> int:
+    """How many processes of this container the kernel has killed for want of memory, as far as it can be known.
+
+    Kubernetes says OOMKilled only where PID 1 is among them.
+    """
+    for path in files:
+        try:
+            fields = dict(line.split() for line in path.read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        return int(fields.get("oom_kill", 0))
+    return 0
+
+
+def build_report(
+    ended: Sequence[Worker], report_dir: Path, *, was_stopped: bool, is_out_of_memory: bool = False
+) -> PodReport:
     """What the end of the workers means for the pod.
 
     Args:
         ended: all workers, in the order in which they ended.
         report_dir: where they have left their own reports.
         was_stopped: whether they were told to stop.
+        is_out_of_memory: whether the kernel has killed a process of the pod meanwhile.
     """
     culprit = find_culprit(ended)
     if culprit is not None and not (was_stopped and culprit.exit_code == _ENDED_BY_SIGTERM):
-        return _report_failure(culprit, report_dir)
+        return _report_failure(culprit, report_dir, is_out_of_memory)
     if culprit is not None or any(worker.was_killed for worker in ended):
         message = "told to stop, and workers ended without a save: " + (
             "training had not begun" if culprit else "the grace period was over"
@@ -173,11 +198,14 @@ def find_culprit(ended: Sequence[Worker]) -> Worker | None:
     return next(iter(causes or failed), None)
 
 
-def _report_failure(worker: Worker, report_dir: Path) -> PodReport:
+def _report_failure(worker: Worker, report_dir: Path, is_out_of_memory: bool) -> PodReport:
     assert worker.exit_code is not None
-    own = _read_report(report_dir, worker.rank) or PodReport(
-        reason=_reason(worker.exit_code), message=_describe_end(worker.rank, worker.exit_code)
-    )
+    if is_out_of_memory and worker.exit_code == _ENDED_BY_SIGKILL:
+        own = PodReport(reason="OOMKilled", message=f"rank {worker.rank} was killed as the pod ran out of memory")
+    else:
+        own = _read_report(report_dir, worker.rank) or PodReport(
+            reason=_reason(worker.exit_code), message=_describe_end(worker.rank, worker.exit_code)
+        )
     tail = own.log_tail or "\n".join(worker.tail)
     # validated anew, unlike by model_copy: the tail is cut to its length
     fields = {**own.model_dump(), "exit_code": worker.exit_code, "rank": worker.rank, "log_tail": tail}

@@ -7,13 +7,14 @@ out would leave the other ranks waiting for the one where it did. On a CPU memor
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
-from runyard_trainer.batches import MicroBatch, StepBatches
+from runyard_trainer.batches import StepBatches
 from runyard_trainer.distributed import min_over_ranks
 from runyard_trainer.order import rank_starts
-from runyard_trainer.shards import IGNORED
+from runyard_trainer.records import Sample
 from runyard_trainer.step import Learner, accumulate_gradients
 
 CPU_MICRO_BATCH = 8
@@ -25,21 +26,16 @@ ADAM_BYTES_PER_WEIGHT_BYTE = 2
 """Two moments, which the first step allocates."""
 
 
-def choose_micro_batch(learner: Learner) -> int:
-    """Sequences in a forward pass of one rank, the same on all.
-
-    With dropout it is one, so that masks belong to sequences and not to how these are grouped.
-    """
-    share = math.ceil(learner.training.sequences_per_step / learner.world.size)
-    if learner.module.traits.stochastic:
-        return 1
+def choose_micro_batch(learner: Learner, filler: Sample) -> int:
+    """Samples in a forward pass of one rank, the same on all; `filler` is a sample of no weight."""
+    share = math.ceil(learner.batch / learner.world.size)
     if learner.training.micro_batch is not None:
         return min(learner.training.micro_batch, share)
     if learner.device.type == "cpu":
         return min(CPU_MICRO_BATCH, share)
     if share == 1:
         return 1
-    peaks = measure_peak_bytes(learner, 1), measure_peak_bytes(learner, 2)
+    peaks = measure_peak_bytes(learner, filler, 1), measure_peak_bytes(learner, filler, 2)
     fits = fit_micro_batch(*peaks, available_bytes(learner))
     return int(min_over_ranks(min(fits, share), learner.world))
 
@@ -54,22 +50,20 @@ def fit_micro_batch(peak_bytes_of_1: int, peak_bytes_of_2: int, available_bytes:
 def available_bytes(learner: Learner) -> int:
     """What a pass may take at its peak, weights and gradients included, beside the optimizer's moments."""
     weights = sum(
-        shard.to_local().nbytes if hasattr(shard, "to_local") else shard.nbytes for shard in learner.module.parameters()
+        shard.to_local().nbytes if hasattr(shard, "to_local") else shard.nbytes
+        for shard in learner.module.parameters()
+        if shard.requires_grad
     )
     total_bytes = torch.cuda.get_device_properties(learner.device).total_memory
     return int(MEMORY_SHARE * total_bytes) - ADAM_BYTES_PER_WEIGHT_BYTE * weights
 
 
-def measure_peak_bytes(learner: Learner, micro_batch: int) -> int:
+def measure_peak_bytes(learner: Learner, filler: Sample, micro_batch: int) -> int:
     """Of two micro-batches, so that the gradients that wait for the last one are there; leaves no gradient behind."""
-    length = learner.training.sequence_length
-    input_ids = torch.zeros(micro_batch, length, dtype=torch.int64)
-    labels = torch.full_like(input_ids, IGNORED)
-    labels[:, 1:] = 0
-    positions = torch.arange(length).expand(micro_batch, length)
-    num_passes = min(2, len(rank_starts(learner.training.sequences_per_step, learner.world, micro_batch)))
+    num_passes = min(2, len(rank_starts(learner.batch, learner.world, micro_batch)))
     torch.cuda.reset_peak_memory_stats(learner.device)
-    passes = [MicroBatch(input_ids, positions, labels) for _ in range(num_passes)]
-    accumulate_gradients(learner, StepBatches(passes, labels.numel()), labels.numel(), step=0)
+    full = learner.objective.collate([filler] * micro_batch, [0] * micro_batch, learner.training.sequence_length)
+    passes = StepBatches([replace(full) for _ in range(num_passes)])
+    accumulate_gradients(learner, passes, [1.0] * learner.objective.num_terms, step=0)
     learner.optimizer.zero_grad()
     return torch.cuda.max_memory_allocated(learner.device)

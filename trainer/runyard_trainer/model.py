@@ -5,60 +5,105 @@
       v
     all ranks: the same model without weights ── fully_shard ── each weight scattered from rank 0, one at a time
 
-So a run starts from the same weights whatever its world's size, and no rank but 0 ever holds more than its shard.
+So a run starts from the same weights whatever its world's size, and no rank but 0 ever holds more than its shard. An
+adapter is put into the full model and into those without weights alike; what it leaves as it is, is sharded too.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]  # it ships no types
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from runyard_trainer.checks import check_model, check_vocabulary
+from runyard_trainer.adapter import add_adapter, has_dropout
+from runyard_trainer.checks import check_model, check_vocabulary, classes_of
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe, Training
 from runyard_trainer.distributed import run_on_rank_0
-from runyard_trainer.objectives.causal_lm import CausalLM, Traits, probe
+from runyard_trainer.four_bits import check_packable, pack_weights, prepare_packing
+from runyard_trainer.model_folder import download_model
+from runyard_trainer.objectives import Objective, ObjectiveModule, Traits
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.shards import DatasetInfo
-from runyard_trainer.storage import open_store
+from runyard_trainer.source_checkpoint import load_checkpoint_weights
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 Precision = Literal["bf16", "fp32"]
 
-
-class ShardedCausalLM(CausalLM, FSDPModule):
-    """What `fully_shard` makes of a CausalLM; for type checkers, never instantiated."""
+log = logging.getLogger(__name__)
 
 
-def load_model(recipe: Recipe, data: DatasetInfo, context: RunContext, device: torch.device) -> ShardedCausalLM:
+class ShardedModule(ObjectiveModule, FSDPModule):
+    """What `fully_shard` makes of an objective's module; for type checkers, never instantiated."""
+
+
+def load_model(
+    recipe: Recipe, objective: Objective, data: DatasetInfo, context: RunContext, device: torch.device
+) -> ShardedModule:
     """The objective around its model, sharded over all ranks, with its first weights. All ranks call it together.
 
     Raises:
         UserError: the configuration or the folder cannot be trained as the recipe says.
     """
     full: list[PreTrainedModel] = []
+    is_packed = recipe.method.type == "qlora"
+    if is_packed:
+        check_packable(device)
 
     def load_on_rank_0() -> tuple[dict[str, Any], Traits]:
-        model = _build_full_model(recipe, data, context)
+        model = _build_full_model(recipe, objective, data, context)
+        if recipe.method.is_adapter:
+            add_adapter(model, recipe, objective.new_weights, objective.auto_class.__name__)
         full.append(model)
-        return model.config.to_dict(), probe(model)
+        traits = objective.probe(model)
+        is_stochastic = traits.stochastic or (recipe.method.is_adapter and has_dropout(model))
+        return model.config.to_dict(), replace(traits, stochastic=is_stochastic)
 
     config, traits = run_on_rank_0(load_on_rank_0, context.world)
+    model = build_empty_model(AutoConfig.for_model(**config), objective, recipe)[0]
+    if is_packed:
+        prepare_packing(model)
+    module = objective.module(model, traits)
+    if objective.needs_reference and not recipe.method.is_adapter:
+        module.reference = build_empty_model(model.config, objective, recipe)[0].requires_grad_(False)
+    shard_model(module, recipe.training, device, resolve_precision(recipe.training, device))
+    weights = full[0].state_dict() if full else None
+    for part in filter(None, (model, module.reference)):
+        scatter_weights(part, weights, device)
+    pack_weights(model, weights, device)
+    return cast(ShardedModule, module)
+
+
+def build_empty_model(
+    config: PreTrainedConfig, objective: Objective, recipe: Recipe
+) -> tuple[PreTrainedModel, PeftModel | None]:
+    """The model that is trained, on the meta device; and peft's wrapper around it, where it has an adapter."""
     with init_empty_weights():
-        model = _build_model(AutoConfig.for_model(**config))
+        model = _build_model(config, objective)
+        adapted = None
+        if recipe.method.is_adapter:
+            adapted = add_adapter(model, recipe, objective.new_weights, objective.auto_class.__name__)
     model.tie_weights()
-    module = shard_model(CausalLM(model, traits), recipe.training, device, resolve_precision(recipe.training, device))
-    scatter_weights(model, full[0].state_dict() if full else None, device)
-    return module
+    return model, adapted
 
 
 def resolve_precision(training: Training, device: torch.device) -> Precision:
@@ -71,73 +116,89 @@ def resolve_precision(training: Training, device: torch.device) -> Precision:
 # ----------------------------------------------------------------------------------------------------- the full model
 
 
-def _build_full_model(recipe: Recipe, data: DatasetInfo, context: RunContext) -> PreTrainedModel:
+def _build_full_model(recipe: Recipe, objective: Objective, data: DatasetInfo, context: RunContext) -> PreTrainedModel:
     config = check_model(recipe)
     check_vocabulary(config, data.vocab_size, recipe)
     if recipe.model.scratch is not None:
-        return initialize_model(fit_to_tokenizer(config, data), recipe.training.seed)
+        return initialize_model(fit_to_tokenizer(config, data), objective, recipe.training.seed)
+    objective.configure(config)
     folder = context.scratch_dir / "source-model"
     try:
-        return _read_folder(_download_model(recipe, folder), recipe)
+        download_model(recipe, folder)
+        model = read_model(folder, config, objective, recipe)
+        if recipe.model.step is not None:
+            load_checkpoint_weights(model, recipe, folder)
+        return model
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def fit_to_tokenizer(config: PreTrainedConfig, data: DatasetInfo) -> PreTrainedConfig:
-    """The configuration with the tokenizer's vocabulary and end-of-document token.
+    """The configuration with the tokenizer's vocabulary and special tokens.
 
-    No padding token is set: it would be the end-of-document token, and a padding token's embedding is never trained.
+    A model that goes on from a text gets no padding token: it would be the end-of-document token, and a padding token's
+    embedding is never trained.
     """
     config.vocab_size = data.vocab_size
-    config.bos_token_id = config.eos_token_id = data.eos_token_id
-    config.pad_token_id = None
+    if data.mask_token_id is None:
+        config.bos_token_id = config.eos_token_id = data.eos_token_id
+        config.pad_token_id = None
+        return config
+    config.pad_token_id = data.pad_token_id
+    config.bos_token_id, config.eos_token_id = data.cls_token_id, data.sep_token_id
+    for name in ("cls_token_id", "sep_token_id", "mask_token_id"):
+        if hasattr(config, name):
+            setattr(config, name, getattr(data, name))
     return config
 
 
-def initialize_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+def initialize_model(config: PreTrainedConfig, objective: Objective, seed: int) -> PreTrainedModel:
     """Random weights, fp32: a function of the seed."""
+    objective.configure(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _build_model(config)
+        return _build_model(config, objective)
 
 
-def _build_model(config: PreTrainedConfig) -> PreTrainedModel:
-    return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+def _build_model(config: PreTrainedConfig, objective: Objective) -> PreTrainedModel:
+    return cast(PreTrainedModel, objective.auto_class.from_config(config, dtype=torch.float32))
 
 
-def _download_model(recipe: Recipe, folder: Path) -> Path:
-    assert recipe.model.uri is not None, "the contract holds exactly one of uri and scratch"
-    source = open_store(recipe.model.uri, recipe.storage, "model.uri")
-    folder.mkdir(parents=True, exist_ok=True)
-    for entry in source.list():
-        name = entry.key.removeprefix(source.prefix).lstrip("/")
-        if name.endswith((".safetensors", ".json")) and "/" not in name:
-            (source / name).download_file(folder / name)
-    return folder
-
-
-def _read_folder(folder: Path, recipe: Recipe) -> PreTrainedModel:
-    """Read safetensors and nothing that could run.
+def read_model(folder: Path, config: PreTrainedConfig, objective: Objective, recipe: Recipe) -> PreTrainedModel:
+    """Read safetensors and nothing that could run; what the objective brings itself is drawn from the seed.
 
     Raises:
         UserError: DATA_ERROR where that is not a whole model.
     """
     try:
-        read: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.training.seed)
+            model, report = objective.auto_class.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=bool(objective.new_weights),
+                key_mapping=_map_names(config, objective),
+            )
+            renew_head(model, folder, set(report["missing_keys"]), objective)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).replace(str(folder), "the folder")
         raise UserError(
-            f"model.uri: {recipe.model.uri} is no causal language model: {reason}", ExitCode.DATA_ERROR
+            f"model.uri: {recipe.model.uri} cannot be opened for objective {recipe.objective}: {reason}",
+            ExitCode.DATA_ERROR,
         ) from error
-    model, report = read
-    missing = sorted(report["missing_keys"])
+    misfits = sorted(name for name, *_ in report["mismatched_keys"] if not _is_new(name, objective))
+    if misfits:
+        raise UserError(
+            f"model.uri: {len(misfits)} weights of {recipe.model.uri} have other sizes than its config.json says, "
+            f"{misfits[0]} first: upload the whole model",
+            ExitCode.DATA_ERROR,
+        )
+    missing = sorted(name for name in report["missing_keys"] if not _is_new(name, objective))
     if missing:
         raise UserError(
             f"model.uri: the safetensors files of {recipe.model.uri} lack {len(missing)} weights, {missing[0]} first: "
@@ -147,10 +208,54 @@ def _read_folder(folder: Path, recipe: Recipe) -> PreTrainedModel:
     return cast(PreTrainedModel, model)
 
 
+def _is_new(name: str, objective: Objective) -> bool:
+    """Whether a weight belongs to a part that the objective brings, at the top of the model or of its body."""
+    return any(part in objective.new_weights for part in name.split(".")[:2])
+
+
+def _map_names(config: PreTrainedConfig, objective: Objective) -> dict[str, str] | None:
+    """How the weights of a model's body are called in this class, where its family calls them otherwise.
+
+    Llama and its kin have `model.`, but `transformer.` in their classes for question answering.
+    """
+    model_class = objective.auto_class._model_mapping[type(config)]
+    family = next(base for base in model_class.__mro__[1:] if issubclass(base, PreTrainedModel))
+    theirs, ours = family.base_model_prefix, model_class.base_model_prefix
+    return None if theirs == ours else {rf"^{theirs}\.": f"{ours}."}
+
+
+def renew_head(model: PreTrainedModel, folder: Path, missing: set[str], objective: Objective) -> None:
+    """Draw the head's last weights anew where those of the folder tell other classes apart."""
+    known = classes_of(AutoConfig.from_pretrained(folder, local_files_only=True))
+    wanted = classes_of(model.config)
+    heads = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == len(wanted)
+        and _is_new(name, objective)
+        and f"{name}.weight" not in missing
+    ]
+    if known == wanted or not heads:
+        return
+    log.info("the model's head is for %s: for %s it is drawn anew", _enumerate(known), _enumerate(wanted))
+    with torch.no_grad():
+        for head in heads:
+            head.weight.normal_(std=getattr(model.config, "initializer_range", 0.02))
+            if head.bias is not None:
+                head.bias.zero_()
+
+
+def _enumerate(classes: list[str]) -> str:
+    return ", ".join(classes[:8]) + (f" and {len(classes) - 8} more" if len(classes) > 8 else "")
+
+
 # ---------------------------------------------------------------------------------------------------------- sharding
 
 
-def shard_model(module: CausalLM, training: Training, device: torch.device, precision: Precision) -> ShardedCausalLM:
+def shard_model(
+    module: ObjectiveModule, training: Training, device: torch.device, precision: Precision
+) -> ShardedModule:
     """Shard parameters, gradients and optimizer state over all ranks, layer by layer; in place.
 
     Weights stay fp32; with bf16 the layers compute in bf16 and gradients are summed in fp32.
@@ -161,15 +266,25 @@ def shard_model(module: CausalLM, training: Training, device: torch.device, prec
     policy = MixedPrecisionPolicy()
     if precision == "bf16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    for layer in decoder_layers(module.model):
+    layers = [layer for model in filter(None, (module.model, module.reference)) for layer in split_layers(model)]
+    for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=mesh.size() > 1)
-    return cast(ShardedCausalLM, fully_shard(module, mesh=mesh, mp_policy=policy))
+    sharded = cast(ShardedModule, fully_shard(module, mesh=mesh, mp_policy=policy))
+    for method in ("predict", "predict_next", "sample", "write"):
+        register_fsdp_forward_method(sharded, method)
+    return sharded
 
 
-def decoder_layers(model: PreTrainedModel) -> Iterator[nn.Module]:
-    """The blocks that the architecture says belong on one device."""
+def split_layers(model: PreTrainedModel) -> Iterator[nn.Module]:
+    """The blocks that the architecture says belong on one device, but for those that share a weight with another part.
+
+    Embeddings are among them in some architectures; where they are the output's too, they stay with the whole.
+    """
     names = set(model._no_split_modules or ())
-    return (module for module in model.modules() if type(module).__name__ in names)
+    owners = Counter(weight for module in model.modules() for weight in module.parameters(recurse=False))
+    for module in model.modules():
+        if type(module).__name__ in names and all(owners[weight] == 1 for weight in module.parameters()):
+            yield module
 
 
 def scatter_weights(model: PreTrainedModel, weights: dict[str, torch.Tensor] | None, device: torch.device) -> None:

@@ -17,19 +17,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
-from runyard_trainer.outcome import PROGRESS_PORT, CommittedCheckpoint, Progress
+from runyard_trainer.outcome import PROGRESS_PORT, CommittedCheckpoint, Progress, Stage
 
 METRICS_COLUMNS = ("step", "tokens", "loss", "learning_rate", "grad_norm", "tokens_per_second", "time")
 """Of metrics.csv."""
 
 SPEED_WINDOW_STEPS = 50
 LOG_INTERVAL_S = 10.0
-
-Stage = Literal["starting", "evaluating", "training", "exporting", "finished"]
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +76,8 @@ class Monitor:
         self._rows: list[str] = []
         self._recent: deque[tuple[float, int]] = deque(maxlen=SPEED_WINDOW_STEPS + 1)
         self._logged_at = float("-inf")
+        self._step_began = now()
+        self._trained_s: dict[int, float] = {}
         self._server: ThreadingHTTPServer | None = None
         self._gauges = _Gauges()
         self._progress = Progress(
@@ -93,6 +93,7 @@ class Monitor:
     def set_stage(self, stage: Stage) -> None:
         """Say what the run is doing now."""
         self._recent.clear()
+        self._step_began = self._now()
         self._update(stage=stage)
         if self._is_rank_0:
             _log.info("stage: %s", stage)
@@ -103,7 +104,17 @@ class Monitor:
 
     def set_checkpoint(self, checkpoint: CommittedCheckpoint | None) -> None:
         """Say which commit is the newest."""
-        self._update(checkpoint=checkpoint)
+        committed_s = self._trained_s.get(checkpoint.step) if checkpoint else None
+        if checkpoint is None or committed_s is None:  # of an earlier attempt
+            self._update(checkpoint=checkpoint)
+            return
+        self._update(checkpoint=checkpoint, committed_seconds=committed_s)
+        self._trained_s = {step: seconds for step, seconds in self._trained_s.items() if step >= checkpoint.step}
+
+    def set_stalled(self, since: str | None) -> None:
+        """Say since when nothing goes on; None: it does. The heartbeat stays where it is."""
+        with self._lock:
+            self._progress = self._progress.model_copy(update={"stalled_since": since})
 
     def step_done(self, step: int, loss: float, tokens: int, learning_rate: float, grad_norm: float) -> None:
         """Record a step.
@@ -117,6 +128,8 @@ class Monitor:
         """
         now = self._now()
         speed, eta_s = self._measure(step, tokens, now)
+        trained_s = self._progress.training_seconds + now - self._step_began
+        self._step_began, self._trained_s[step] = now, trained_s
         self._rows.append(_to_row(step, tokens, loss, learning_rate, grad_norm, speed, now))
         self._update(
             step=step,
@@ -124,6 +137,7 @@ class Monitor:
             loss=loss,
             tokens_per_second=speed,
             eta_seconds=None if eta_s is None else round(eta_s),
+            training_seconds=trained_s,
         )
         if self._is_rank_0 and (now - self._logged_at >= LOG_INTERVAL_S or step == self._progress.total_steps):
             self._logged_at = now

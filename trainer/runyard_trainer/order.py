@@ -11,12 +11,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from math import ceil
 from typing import Literal
 
 from runyard_trainer.context import World
-from runyard_trainer.contract import Training
+from runyard_trainer.contract import Recipe
 
 _FEISTEL_ROUNDS = 6
 _MASK_64 = 2**64 - 1
@@ -24,10 +23,20 @@ _MASK_64 = 2**64 - 1
 
 @dataclass(frozen=True)
 class Sample:
-    """One packed sequence of a stream."""
+    """One sample of a stream: a packed sequence, or a record."""
 
     stream: Literal["train", "replay"]
     index: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place of a step."""
+
+    number: int
+    """Among the places of the step, of all ranks."""
+    sample: Sample | None
+    """What is trained on there; None past the end of the batch."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +44,13 @@ class Order:
     """The samples of every step: a pure function of these numbers."""
 
     num_train: int
-    """Sequences of the stream `train`."""
+    """Samples of the stream `train`."""
     num_replay: int
-    """Sequences of the stream `replay`; 0 without replay."""
+    """Samples of the stream `replay`; 0 without replay."""
     replay_fraction: float
     """Share of the places of a run that are replayed."""
     batch: int
-    """Sequences in a step, over all ranks."""
+    """Samples in a step, over all ranks."""
     seed: int
 
     def __post_init__(self) -> None:
@@ -53,28 +62,20 @@ class Order:
     def sample(self, step: int, i: int) -> Sample:
         """The sequence at place `i` (below `batch`) of a step (from 0). O(1)."""
         place = step * self.batch + i
-        num_replayed = self._num_replayed(place)
-        if self._num_replayed(place + 1) > num_replayed:
+        num_replayed = count_replayed(self.replay_fraction, place)
+        if count_replayed(self.replay_fraction, place + 1) > num_replayed:
             return Sample("replay", self._shuffled("replay", num_replayed, self.num_replay))
         return Sample("train", self._shuffled("train", place - num_replayed, self.num_train))
 
-    def places(self, step: int, world: World, micro_batch: int) -> list[list[Sample | None]]:
-        """This rank's micro-steps of a step, each of `micro_batch` places; None past the end of the batch.
+    def places(self, step: int, world: World, micro_batch: int) -> list[list[Place]]:
+        """This rank's micro-steps of a step, each of `micro_batch` places.
 
         Micro-step j of rank r of W holds places [j*W*m + r*m, j*W*m + (r+1)*m).
         """
         return [
-            [self.sample(step, i) if i < self.batch else None for i in range(start, start + micro_batch)]
+            [Place(i, self.sample(step, i) if i < self.batch else None) for i in range(start, start + micro_batch)]
             for start in rank_starts(self.batch, world, micro_batch)
         ]
-
-    def _num_replayed(self, places: int) -> int:
-        """How many of the first `places` of the run are replayed: exact, as the decimal fraction that was written."""
-        return int(places * self._exact_replay_fraction)
-
-    @cached_property
-    def _exact_replay_fraction(self) -> Fraction:
-        return Fraction(repr(self.replay_fraction))
 
     def _shuffled(self, stream: str, nth: int, num_sequences: int) -> int:
         epoch, index = divmod(nth, num_sequences)
@@ -89,18 +90,23 @@ def rank_starts(count: int, world: World, micro_batch: int) -> range:
     return range(first, first + num_micro_steps * stride, stride)
 
 
-def count_steps(training: Training, num_train: int) -> int:
-    """Optimizer steps of the whole run, at least 1; `num_train` is the sequences of the stream `train`.
+def count_steps(recipe: Recipe, num_train: int) -> int:
+    """Optimizer steps of the whole run, at least 1; `num_train` is the samples of the stream `train`.
 
     Replay replaces: it takes places of these steps and adds none.
     """
-    batch = training.sequences_per_step
+    training, batch = recipe.training, recipe.sequences_per_step
     if training.steps is not None:
         return training.steps
     if training.tokens is not None:
         return ceil(Fraction(training.tokens, batch * training.sequence_length))
     assert training.epochs is not None, "the contract holds exactly one of epochs, tokens and steps"
     return max(1, ceil(Fraction(repr(training.epochs)) * num_train / batch))
+
+
+def count_replayed(replay_fraction: float, places: int) -> int:
+    """How many of the first `places` of a run are replayed: exact, as the decimal fraction that was written."""
+    return int(places * Fraction(repr(replay_fraction)))
 
 
 def permute(index: int, n: int, key: int) -> int:

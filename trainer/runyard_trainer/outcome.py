@@ -37,15 +37,19 @@ class ExitCode(IntEnum):
     """Storage refuses for good: no such bucket, wrong credentials, no right to write, no conditional writes."""
     OUTPUT_TAKEN = 67
     """Another run owns the output."""
+    FORGETTING = 69
+    """The model forgot more than the recipe allows."""
     NON_FINITE = 70
     """The loss or gradient was not finite too many times in a row."""
     INTERRUPTED = 75
     """Asked to stop, or lost a peer or the lease on the output; run the next attempt."""
+    STALLED = 79
+    """No step ended for too long; the stacks of every rank are on the store. Worth a retry."""
 
     @property
     def is_fatal(self) -> bool:
         """True where another attempt would end the same way."""
-        return self in _REASONS and self is not ExitCode.INTERRUPTED
+        return self in _REASONS and self not in (ExitCode.INTERRUPTED, ExitCode.STALLED)
 
     @property
     def reason(self) -> str:
@@ -58,8 +62,10 @@ _REASONS = {
     ExitCode.DATA_ERROR: "DataError",
     ExitCode.STORAGE_ERROR: "StorageError",
     ExitCode.OUTPUT_TAKEN: "OutputTaken",
+    ExitCode.FORGETTING: "GeneralLossExceeded",
     ExitCode.NON_FINITE: "NonFinite",
     ExitCode.INTERRUPTED: "Interrupted",
+    ExitCode.STALLED: "Stalled",
 }
 
 
@@ -101,16 +107,32 @@ class Report(BaseModel):
 
 
 class Losses(Report):
-    """Losses on the two held-out sets."""
+    """What a model does on the two held-out sets."""
 
     domain_loss: float | None = None
-    """Nats per token on the held-out part of `data.train`."""
+    """On the held-out part of `data.train`: nats per token, or per labelled text."""
     domain_bits_per_byte: float | None = None
     """The same per byte of text: comparable across tokenizers."""
     general_loss: float | None = None
     """Nats per token on `evaluation.general`."""
     general_bits_per_byte: float | None = None
     """The same per byte of text."""
+    metrics: dict[str, float] | None = None
+    """The objective's own on the held-out part of `data.train`: accuracy, macroF1 and the like."""
+    tasks: dict[str, dict[str, float]] | None = None
+    """The metrics of each of `evaluation.tasks`; in a `Result` just the one that is quoted."""
+
+
+class Estimate(Report):
+    """What the run will take, replay included."""
+
+    steps: int
+    """Optimizer steps."""
+    tokens: int
+    """That go through the model."""
+    flops: str | None = None
+    """Floating-point operations of all forward and backward passes, such as `1.2e+18`; absent where the model is no
+    plain transformer."""
 
 
 class DataSummary(Report):
@@ -124,6 +146,13 @@ class DataSummary(Report):
     """Tokens in them, end-of-document tokens included."""
     validation_documents: int = 0
     """Held-out documents."""
+    dropped: int = 0
+    """Records of `data.train` that are not trained on: duplicates, empty or wrong ones, those held out by
+    `data.validation.sources` or with nothing to train on. dataset.json says which."""
+    truncated: int = 0
+    """Examples that the sequence length cuts."""
+    estimate: Estimate | None = None
+    """What training on it will take."""
 
 
 class Result(Report):
@@ -135,10 +164,29 @@ class Result(Report):
     """The report page."""
     digest: str
     """sha256 of the model's file list, `sha256:...`."""
+    step: int | None = None
+    """The step that the model is of: the last, or the best that was measured."""
+    warning: str | None = None
+    """What is not as the recipe asks."""
     before: Losses | None = None
     """Before the first step."""
     after: Losses | None = None
     """After the last."""
+
+
+class ModelFolder(Report):
+    """What another run has left, as this one starts from it."""
+
+    run: str
+    """The run's name."""
+    uid: str
+    """Its UID."""
+    uri: str
+    """The model folder."""
+    digest: str | None = None
+    """Of the folder, where its own weights are taken."""
+    step: int | None = None
+    """Of the checkpoint beside it whose weights are taken instead."""
 
 
 class CommittedCheckpoint(Report):
@@ -152,10 +200,14 @@ class CommittedCheckpoint(Report):
     """When it was committed, RFC 3339 UTC."""
 
 
+Stage = Literal["starting", "writing", "evaluating", "training", "exporting", "finished"]
+"""`writing`: text to replay."""
+
+
 class Progress(Report):
     """What rank 0 serves as JSON on /progress."""
 
-    stage: Literal["starting", "evaluating", "training", "exporting", "finished"]
+    stage: Stage
     """What the run is doing."""
     attempt: int
     """Which attempt this is."""
@@ -173,6 +225,12 @@ class Progress(Report):
     """Until the last step."""
     last_heartbeat_time: str
     """When the last step ended, RFC 3339 UTC."""
+    training_seconds: float = 0.0
+    """Time that this attempt has spent on steps."""
+    committed_seconds: float = 0.0
+    """Of that, on steps that the newest commit has."""
+    stalled_since: str | None = None
+    """Since when nothing goes on, RFC 3339 UTC, once that is longer than the watchdog's limit."""
     checkpoint: CommittedCheckpoint | None = None
     """The newest commit."""
     resolved: dict[str, str] = {}

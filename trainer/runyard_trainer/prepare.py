@@ -15,18 +15,26 @@ import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from runyard_trainer.checks import check_model, check_vocabulary
-from runyard_trainer.context import RunContext
-from runyard_trainer.contract import Recipe
-from runyard_trainer.dataset_writer import Files, tokenizer_source, total_bytes, write_dataset
-from runyard_trainer.order import count_steps
-from runyard_trainer.outcome import DataSummary, ExitCode, PodReport, UserError
-from runyard_trainer.shards import DatasetInfo, Resolved, StreamInfo
-from runyard_trainer.sources import list_sources
-from runyard_trainer.storage import FolderStore, Location, NotFound, PreconditionFailed, open_store, probe
-from runyard_trainer.tokenizer import list_tokenizer_files
+from transformers import PretrainedConfig
 
-_FORMAT = 1
+from runyard_trainer.checks import check_model, check_vocabulary, classes_of, count_positions, has_token_types
+from runyard_trainer.context import RunContext
+from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe
+from runyard_trainer.dataset_writer import Files, list_files, tokenizer_source, total_bytes, write_dataset
+from runyard_trainer.estimate import estimate_run
+from runyard_trainer.order import count_steps
+from runyard_trainer.outcome import DataSummary, Estimate, ExitCode, PodReport, UserError
+from runyard_trainer.preview import Preview, show_rows
+from runyard_trainer.records import kind_of
+from runyard_trainer.row_samples import read_samples
+from runyard_trainer.screening import REASON_WORDS
+from runyard_trainer.shard_files import StreamInfo
+from runyard_trainer.shards import Dataset, DatasetInfo, Resolved, open_dataset
+from runyard_trainer.storage import FolderStore, Location, NotFound, PreconditionFailed, open_store, probe
+from runyard_trainer.tasks import build_tasks
+from runyard_trainer.tokenizer import list_tokenizer_files, load_tokenizer
+
+_FORMAT = 3
 """Of what lies under a key: raised when the same text would give other shards."""
 
 log = logging.getLogger(__name__)
@@ -47,23 +55,36 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
     files = list_files(recipe)
     log.info("found %d files, %.1f MB", sum(map(len, files.values())), sum(map(total_bytes, files.values())) / 1e6)
 
-    dataset = dataset_location(output, context.namespace, compute_key(recipe, files))
+    location = dataset_location(output, context.namespace, compute_key(recipe, files))
     try:
-        manifest = (dataset / "dataset.json").get().data
-        log.info("already prepared: %s", dataset)
+        manifest = (location / "dataset.json").get().data
+        log.info("already prepared: %s", location)
     except NotFound:
         with TemporaryDirectory(dir=context.scratch_dir, prefix="prepare-") as scratch:
-            manifest = write_dataset(dataset, recipe, files, Path(scratch))
-    info = DatasetInfo.model_validate_json(manifest)
-    check_vocabulary(config, info.vocab_size, recipe)
-    check_enough_text(info, recipe)
-
-    resolved = resolve(info, recipe)
+            manifest = write_dataset(location, recipe, files, Path(scratch))
+    digest = hashlib.sha256(manifest).hexdigest()
+    with TemporaryDirectory(dir=context.scratch_dir, prefix="prepared-") as cache:
+        prepared = open_dataset(location / "dataset.json", Path(cache), digest)
+        check_vocabulary(config, prepared.info.vocab_size, recipe)
+        check_enough_data(prepared, recipe)
+        resolved = resolve(prepared, recipe)
+        estimate = estimate_prepared(prepared, recipe, config)
+        tasks = freeze_tasks(location, recipe, config, Path(cache))
+        shown = Preview(
+            objective=recipe.objective,
+            mode=recipe.mode,
+            is_sample=False,
+            streams={name: info.model_copy(update={"shards": []}) for name, info in prepared.info.streams.items()},
+            rows=show_rows(recipe, read_samples(recipe, files), prepared, Path(cache)),
+            estimate=estimate,
+        )
+    (output / "preview.json").put(shown.to_json().encode())
+    labels = order_labels(prepared.info.labels, config)
     record = Resolved(
-        dataset=(dataset / "dataset.json").uri, sha256=hashlib.sha256(manifest).hexdigest(), resolved=resolved
+        dataset=(location / "dataset.json").uri, sha256=digest, resolved=resolved, labels=labels, tasks=tasks
     )
     (output / "resolved.json").put(record.to_json().encode())
-    return build_report(record, info)
+    return build_report(record, prepared.info, estimate)
 
 
 # --------------------------------------------------------------------------------------------------------------- output
@@ -74,8 +95,16 @@ def check_apart(recipe: Recipe) -> None:
     output = recipe.output.uri.rstrip("/") + "/"
     inputs = {f"data.train[{i}].uri": source.uri for i, source in enumerate(recipe.data.train)}
     if recipe.data.replay is not None:
-        inputs |= {f"data.replay.sources[{i}].uri": source.uri for i, source in enumerate(recipe.data.replay.sources)}
+        replayed = recipe.data.replay.sources or []
+        inputs |= {f"data.replay.sources[{i}].uri": source.uri for i, source in enumerate(replayed)}
+    if recipe.data.validation.sources is not None:
+        held_out = recipe.data.validation.sources
+        inputs |= {f"data.validation.sources[{i}].uri": source.uri for i, source in enumerate(held_out)}
     inputs |= {f"evaluation.general[{i}].uri": source.uri for i, source in enumerate(recipe.evaluation.general)}
+    for i, task in enumerate(recipe.evaluation.tasks):
+        inputs[f"evaluation.tasks[{i}].test.uri"] = task.test.uri
+        if task.shots is not None:
+            inputs[f"evaluation.tasks[{i}].shots.uri"] = task.shots.uri
     for field, uri in inputs.items():
         if output.startswith(uri.rstrip("/") + "/"):
             raise UserError(f"output.uri {recipe.output.uri} lies within {field} {uri}: write elsewhere")
@@ -124,25 +153,28 @@ def _owner_of(data: bytes) -> dict[str, str]:
 # ----------------------------------------------------------------------------------------------------------------- key
 
 
-def list_files(recipe: Recipe) -> Files:
-    """Every file to read, by stream."""
-    files = {"train": list_sources(recipe.data.train, recipe.storage, "data.train")}
-    if recipe.data.replay is not None:
-        files["replay"] = list_sources(recipe.data.replay.sources, recipe.storage, "data.replay.sources")
-    if recipe.evaluation.general:
-        files["general"] = list_sources(recipe.evaluation.general, recipe.storage, "evaluation.general")
-    return files
-
-
 def compute_key(recipe: Recipe, files: Files) -> str:
     """Names everything that the tokens depend on: the same key, the same shards."""
     inputs = {
         "format": _FORMAT,
         "files": {
-            stream: [[file.location.uri, file.etag, file.size_bytes, file.format, file.text_column] for file in listed]
+            stream: [
+                [
+                    file.location.uri,
+                    file.etag,
+                    file.size_bytes,
+                    file.format,
+                    file.record_format,
+                    file.columns.model_dump(),
+                ]
+                for file in listed
+            ]
             for stream, listed in files.items()
         },
-        "validation": recipe.data.validation.fraction,
+        "objective": recipe.objective,
+        "records": kind_of(recipe, "train").depends_on(recipe),
+        "validation": recipe.data.validation.held_out_fraction,
+        "screening": recipe.data.model_dump(mode="json", include={"deduplicate", "decontaminate", "invalid_rows"}),
         "tokenizer": _describe_tokenizer(recipe),
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
@@ -151,7 +183,10 @@ def compute_key(recipe: Recipe, files: Files) -> str:
 def _describe_tokenizer(recipe: Recipe) -> object:
     scratch = recipe.model.scratch
     if scratch is not None and scratch.tokenizer.train is not None:
-        return scratch.tokenizer.train.model_dump(mode="json")
+        training = scratch.tokenizer.train.model_dump(mode="json")
+        if recipe.objective in MASKED_OBJECTIVES:
+            training["hasTypes"] = has_token_types(check_model(recipe))
+        return training
     return {name: info.etag for name, info in list_tokenizer_files(tokenizer_source(recipe)[0]).items()}
 
 
@@ -164,40 +199,104 @@ def dataset_location(output: Location, namespace: str, key: str) -> Location:
 # ------------------------------------------------------------------------------------------------------------- outcome
 
 
-def check_enough_text(info: DatasetInfo, recipe: Recipe) -> None:
-    """Refuse what does not fill one sequence."""
-    length = recipe.training.sequence_length
+def check_enough_data(dataset: Dataset, recipe: Recipe) -> None:
+    """Refuse what leaves nothing to train on, or to replay."""
     for name, field in (("train", "data.train"), ("replay", "data.replay.sources")):
-        stream = info.streams.get(name)
-        if stream is not None and stream.tokens < length:
-            held_out = info.streams["validation"].documents if name == "train" and "validation" in info.streams else 0
-            aside = f" besides {held_out} held out by data.validation.fraction" if held_out else ""
-            raise UserError(
-                f"{field} has {stream.documents} documents with {stream.tokens} tokens{aside}: less than one sequence "
-                f"of training.sequenceLength {length}. Give more text, or shorter sequences",
-                ExitCode.DATA_ERROR,
-            )
+        if name == "replay" and (recipe.data.replay is None or recipe.data.replay.sources is None):
+            continue
+        if len(kind_of(recipe, name).open_samples(dataset, name, recipe)):
+            continue
+        stream = dataset.info.streams[name]
+        aside = tell_left_out(stream)
+        held_out = dataset.info.streams.get("validation", StreamInfo()).documents
+        if name == "train" and recipe.data.validation.sources is None and held_out:
+            aside = [f"{held_out} held out by data.validation.fraction", *aside]
+        besides = f" besides {', '.join(aside)}" if aside else ""
+        raise UserError(
+            f"{field} has {stream.documents} documents with {stream.tokens} tokens{besides}: less than one sequence "
+            f"of training.sequenceLength {recipe.training.sequence_length}. Give more text, or shorter sequences",
+            ExitCode.DATA_ERROR,
+        )
 
 
-def resolve(info: DatasetInfo, recipe: Recipe) -> dict[str, str]:
+def tell_left_out(info: StreamInfo) -> list[str]:
+    """What of a stream's sources is not in it, and what of it is cut, such as `3 empty`."""
+    counts = {REASON_WORDS[reason]: count for reason, count in info.left_out.items()}
+    counts |= {"with nothing to train on": info.dropped, "truncated": info.truncated}
+    return [f"{count:,} {words}" for words, count in counts.items() if count]
+
+
+def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
     """Each value that was automatic, as text."""
     training = recipe.training
-    num_train = info.streams["train"].tokens // training.sequence_length
+    num_train = len(kind_of(recipe, "train").open_samples(dataset, "train", recipe))
+    validation = recipe.data.validation
+    is_split_default = validation.fraction is None and validation.sources is None
     return {
+        **({"validationFraction": f"{validation.held_out_fraction:g}"} if is_split_default else {}),
         "learningRate": f"{recipe.learning_rate:g}",
-        "batchSequences": str(training.sequences_per_step),
-        "batchTokens": str(training.sequences_per_step * training.sequence_length),
-        "totalSteps": str(count_steps(training, num_train)),
-        "vocabSize": str(info.vocab_size),
+        "batchSequences": str(recipe.sequences_per_step),
+        "batchTokens": str(recipe.sequences_per_step * training.sequence_length),
+        "totalSteps": str(count_steps(recipe, num_train)),
+        "vocabSize": str(dataset.info.vocab_size),
+        **resolve_method(recipe),
     }
 
 
-def build_report(record: Resolved, info: DatasetInfo) -> PodReport:
+def order_labels(labels: list[str], config: PretrainedConfig) -> list[str]:
+    """The data's classes, in the order of the model's own where it is trained on the same ones already."""
+    known = classes_of(config)
+    if sorted(known) != sorted(labels):
+        return labels
+    log.info("the model tells the same %d classes apart: it goes on with its head", len(labels))
+    return known
+
+
+def resolve_method(recipe: Recipe) -> dict[str, str]:
+    """Likewise, of the adapter and of preference."""
+    resolved = {}
+    if recipe.method.is_adapter:
+        resolved = {
+            "rank": str(recipe.method.resolved_rank),
+            "alpha": f"{recipe.method.resolved_alpha:g}",
+            "dropout": f"{recipe.adapter_dropout:g}",
+        }
+    return resolved | ({"beta": f"{recipe.beta:g}"} if recipe.objective == "preference" else {})
+
+
+def freeze_tasks(location: Location, recipe: Recipe, config: PretrainedConfig, scratch_dir: Path) -> str | None:
+    """Leave the tasks beside the prepared data, under the sha256 of what they are; None where there are none."""
+    if not recipe.evaluation.tasks:
+        return None
+    folder = scratch_dir / "tokenizer"
+    folder.mkdir()
+    tokenizer = load_tokenizer(location / "tokenizer", folder, "the prepared tokenizer")
+    tasks = build_tasks(recipe, tokenizer, count_positions(config) or recipe.training.sequence_length)
+    for task in tasks.tasks:
+        log.info(
+            "task %s: %d questions, %d more do not fit the model; %d shots dropped for room",
+            *(task.name, len(task.items), task.too_long, task.dropped_shots),
+        )
+    data = tasks.to_json().encode()
+    digest = hashlib.sha256(data).hexdigest()
+    (location / f"tasks-{digest}.json").put(data)
+    return digest
+
+
+def estimate_prepared(dataset: Dataset, recipe: Recipe, config: PretrainedConfig) -> Estimate:
+    """What training on the prepared data will take."""
+    num_train = len(kind_of(recipe, "train").open_samples(dataset, "train", recipe))
+    tokens_per_sample = min(float(recipe.training.sequence_length), dataset.info.streams["train"].tokens / num_train)
+    return estimate_run(recipe, config, dataset.info.vocab_size, count_steps(recipe, num_train), tokens_per_sample)
+
+
+def build_report(record: Resolved, info: DatasetInfo, estimate: Estimate) -> PodReport:
     """The pod's last words."""
     train, validation = info.streams["train"], info.streams.get("validation", StreamInfo())
+    aside = "".join(f", {words}" for words in tell_left_out(train))
     message = (
-        f"{train.documents:,} documents with {train.tokens:,} tokens to train on, {validation.documents:,} held out, "
-        f"{info.skipped_documents:,} empty ones skipped; {record.resolved['totalSteps']} steps"
+        f"{train.documents:,} documents with {train.tokens:,} tokens to train on, {validation.documents:,} held out"
+        f"{aside}; {record.resolved['totalSteps']} steps"
     )
     log.info("%s", message)
     return PodReport(
@@ -209,5 +308,8 @@ def build_report(record: Resolved, info: DatasetInfo) -> PodReport:
             documents=train.documents,
             tokens=train.tokens,
             validation_documents=validation.documents,
+            dropped=train.dropped + sum(train.left_out.values()),
+            truncated=train.truncated,
+            estimate=estimate,
         ),
     )

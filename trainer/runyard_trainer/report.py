@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract import LANGUAGE_OBJECTIVES, Mode, Recipe
+from runyard_trainer.held_out import HeldOut
 from runyard_trainer.outcome import Losses
 from runyard_trainer.samples import Sample
-from runyard_trainer.shards import StreamInfo
+from runyard_trainer.selection import Candidate
+from runyard_trainer.shard_files import StreamInfo
+from runyard_trainer.tasks import FrozenTasks
+from runyard_trainer.words import WORDS, words_of_metric
+
+_MODES: dict[Mode, str] = {
+    "PreTraining": "Pre-training",
+    "ContinuedPreTraining": "Continued pre-training",
+    "FineTuning": "Fine-tuning",
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,16 @@ class TrainedRun:
     """The whole run's rows, header first; step, loss, learning_rate and time are among the columns."""
     resolved: Mapping[str, str]
     """Each value that was automatic."""
+    exported_step: int | None = None
+    """The step that the exported model is of."""
+    candidates: Sequence[Candidate] = ()
+    """All that was measured, in order of step."""
+    warning: str | None = None
+    """What is not as the recipe asks."""
+    tasks: FrozenTasks = field(default_factory=FrozenTasks)
+    """What the model was asked."""
+    tasks_sha256: str | None = None
+    """Of the file that holds them."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +71,10 @@ class RunSummary:
     accelerator: str | None
     """What the GPUs are called; None on CPU."""
     num_parameters: int
+    num_trained: int
+    """Of the parameters."""
+    num_labels: int
+    """Classes that the model names; 0 where it names none."""
     streams: Mapping[str, StreamInfo]
     samples: list[Sample]
     lineage: dict[str, Any]
@@ -59,7 +83,7 @@ class RunSummary:
     @property
     def mode(self) -> str:
         """What this run is called, as words."""
-        return "Pre-training" if self.recipe.mode == "PreTraining" else "Continued pre-training"
+        return _MODES[self.recipe.mode]
 
     def gpu_hours(self, training_s: float | None) -> float | None:
         """GPUs times the time in training; None on CPU or where the time is not known."""
@@ -68,13 +92,14 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row of the before/after table. Lower is better in all of them."""
+    """A row of the before/after table."""
 
     held_out: str
     """Which text: Domain or General."""
     measure: str
     before: float | None
     after: float
+    is_better_higher: bool = False
 
     @property
     def change(self) -> float | None:
@@ -86,46 +111,99 @@ class Comparison:
         """What the change means, so that colour is not all that tells it."""
         if self.change is None or f"{abs(self.change):.4f}" == "0.0000":
             return "same"
-        return "better" if self.change < 0 else "worse"
+        return "better" if (self.change > 0) == self.is_better_higher else "worse"
 
 
-def compare(before: Losses | None, after: Losses) -> list[Comparison]:
-    """The before/after table: loss, perplexity and bits per byte on each set that was measured."""
-    return [row for name in ("domain", "general") for row in _compare_set(name, before or Losses(), after)]
+def compare(objective: str, before: Losses | None, after: Losses) -> list[Comparison]:
+    """The before/after table: the objective's own metrics, and the losses on each set that was measured."""
+    was = before or Losses()
+    metrics = [
+        Comparison(
+            "Domain",
+            (words := words_of_metric(name)).title,
+            (was.metrics or {}).get(name),
+            value,
+            words.is_better_higher,
+        )
+        for name, value in (after.metrics or {}).items()
+    ]
+    unit = WORDS[objective].loss_unit
+    domain = _compare_losses(
+        "Domain", unit, (was.domain_loss, was.domain_bits_per_byte), (after.domain_loss, after.domain_bits_per_byte)
+    )
+    general = _compare_losses(
+        "General",
+        _general_unit(objective),
+        (was.general_loss, was.general_bits_per_byte),
+        (after.general_loss, after.general_bits_per_byte),
+    )
+    tasks = [
+        Comparison(
+            f"Task {task}",
+            (words := words_of_metric(name)).title,
+            (was.tasks or {}).get(task, {}).get(name),
+            value,
+            words.is_better_higher,
+        )
+        for task, values in (after.tasks or {}).items()
+        for name, value in values.items()
+    ]
+    return [*metrics, *tasks, *domain, *general]
 
 
-def _compare_set(name: str, before: Losses, after: Losses) -> Iterator[Comparison]:
-    loss, bits = f"{name}_loss", f"{name}_bits_per_byte"
-    if getattr(after, loss) is None:
+def _general_unit(objective: str) -> str:
+    """General text is measured as a language objective has it, or else by the next token."""
+    return WORDS[objective if objective in LANGUAGE_OBJECTIVES else "causal-lm"].loss_unit
+
+
+Measures = tuple[float | None, float | None]
+"""Loss, and bits per byte where it is that of a text."""
+
+
+def _compare_losses(held_out: str, unit: str, before: Measures, after: Measures) -> Iterator[Comparison]:
+    loss, bits = after
+    if loss is None:
         return
-    title = name.capitalize()
-    yield Comparison(title, "loss, nats per token", getattr(before, loss), getattr(after, loss))
-    yield Comparison(title, "perplexity", _perplexity(getattr(before, loss)), _perplexity(getattr(after, loss)) or 0.0)
-    yield Comparison(title, "bits per byte", getattr(before, bits), getattr(after, bits))
+    yield Comparison(held_out, f"loss, {unit}", before[0], loss)
+    if bits is not None:
+        yield Comparison(held_out, "perplexity", _perplexity(before[0]), _perplexity(loss) or 0.0)
+        yield Comparison(held_out, "bits per byte", before[1], bits)
 
 
 def _perplexity(loss: float | None) -> float | None:
     return None if loss is None else math.exp(min(loss, 700.0))
 
 
-def verdict(before: Losses | None, after: Losses) -> str:
+def verdict(objective: str, before: Losses | None, after: Losses) -> str:
     """The run in one sentence."""
-    was = before or Losses()
-    sets = (("domain", was.domain_loss, after.domain_loss), ("general", was.general_loss, after.general_loss))
-    told = [_tell(name, then, now) for name, then, now in sets if now is not None]
+    was, unit = before or Losses(), WORDS[objective].loss_unit
+    sets = (
+        ("domain", unit, was.domain_loss, after.domain_loss),
+        ("general", _general_unit(objective), was.general_loss, after.general_loss),
+    )
+    told = [_tell(name, unit, then, now) for name, unit, then, now in sets if now is not None]
     if not told:
         return "Nothing was held out, so nothing was measured."
     sentence = ", and ".join(told)
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def _tell(name: str, before: float | None, after: float) -> str:
+def _tell(name: str, unit: str, before: float | None, after: float) -> str:
     if before is None:
-        return f"the {name} loss is {after:.2f} nats per token"
+        return f"the {name} loss is {after:.2f} {unit}"
     if f"{abs(after - before):.2f}" == "0.00":
-        return f"the {name} loss stayed at {after:.2f} nats per token"
+        return f"the {name} loss stayed at {after:.2f} {unit}"
     verb = "fell" if after < before else "rose"
-    return f"the {name} loss {verb} by {abs(after - before):.2f} to {after:.2f} nats per token"
+    return f"the {name} loss {verb} by {abs(after - before):.2f} to {after:.2f} {unit}"
+
+
+def read_held_out(trained: TrainedRun) -> HeldOut:
+    """The losses on held-out data, from before the first step on."""
+    points = [(0, trained.before)] if trained.before else []
+    points += [(candidate.step, candidate.losses) for candidate in trained.candidates]
+    domain = [(step, losses.domain_loss) for step, losses in points if losses.domain_loss is not None]
+    general = [(step, losses.general_loss) for step, losses in points if losses.general_loss is not None]
+    return HeldOut(domain, general, trained.exported_step)
 
 
 # --------------------------------------------------------------------------------------------------------------- pages
@@ -140,15 +218,15 @@ def render_report(summary: RunSummary) -> str:
     return _render(
         "report.html.j2",
         summary,
-        chart=Markup(draw_curve(curve)),  # noqa: S704 drawn by us from numbers alone
+        chart=Markup(draw_curve(curve, read_held_out(summary.trained), WORDS[summary.recipe.objective].loss_unit)),  # noqa: S704 drawn by us from numbers alone
         training_s=curve.training_s,
         gpu_hours=summary.gpu_hours(curve.training_s),
     )
 
 
-def render_card(summary: RunSummary) -> str:
-    """The model card, as Markdown with YAML front matter."""
-    return _render("README.md.j2", summary)
+def render_card(summary: RunSummary, is_adapter: bool = False) -> str:
+    """The card of the model folder, or of the adapter's, as Markdown with YAML front matter."""
+    return _render("README.md.j2", summary, is_adapter=is_adapter)
 
 
 def _render(template: str, summary: RunSummary, **values: object) -> str:
@@ -166,8 +244,9 @@ def _render(template: str, summary: RunSummary, **values: object) -> str:
         run=summary,
         trained=trained,
         recipe=summary.recipe,
-        comparisons=compare(trained.before, trained.after),
-        verdict=verdict(trained.before, trained.after),
+        words=WORDS[summary.recipe.objective],
+        comparisons=compare(summary.recipe.objective, trained.before, trained.after),
+        verdict=verdict(summary.recipe.objective, trained.before, trained.after),
         streams={name: info for name, info in summary.streams.items() if info.documents},
         **values,
     )

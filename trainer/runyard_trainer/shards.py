@@ -14,47 +14,25 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from runyard_trainer.file_lock import locked
-from runyard_trainer.outcome import ExitCode, Report, UserError
+from runyard_trainer.examples import Examples
+from runyard_trainer.outcome import Report
+from runyard_trainer.shard_files import ShardInfo, StreamInfo, check_sha256, fetch, summarize
 from runyard_trainer.storage import Location
 
 IGNORED = -100
 """A label that is not trained on: what transformers and torch skip."""
 
 _SHARD_BYTES = 64 << 20
-
-
-class ShardInfo(Report):
-    """One shard: two objects of this name, ending in .bin and .idx."""
-
-    name: str
-    sha256: str
-    """Of the tokens (.bin)."""
-    index_sha256: str
-    """Of the document ends (.idx)."""
-    tokens: int
-    documents: int
-
-
-class StreamInfo(Report):
-    """One stream of a dataset."""
-
-    documents: int = 0
-    tokens: int = 0
-    """End-of-document tokens included."""
-    bytes: int = 0
-    """UTF-8 bytes of the text: what bits per byte divide by."""
-    document_tokens: dict[str, int] = Field(default_factory=dict)
-    """Percentiles of the documents' lengths in tokens: p50, p90, p99, max."""
-    shards: list[ShardInfo] = Field(default_factory=list)
 
 
 class DatasetInfo(Report):
@@ -64,10 +42,24 @@ class DatasetInfo(Report):
     """Of the token ids: uint16 or uint32."""
     vocab_size: int
     eos_token_id: int
-    """Ends each document, and pads."""
+    """Ends each document, and pads packed text."""
+    pad_token_id: int | None = None
+    """Pads examples."""
+    cls_token_id: int | None = None
+    """Begins an example for the masked objectives, as the three below are for them alone."""
+    sep_token_id: int | None = None
+    """Ends each text of such an example."""
+    mask_token_id: int | None = None
+    """Stands for what is to be found."""
+    special_token_ids: list[int] = Field(default_factory=list)
+    """Those that are no text: never masked, and never put in place of text."""
     streams: dict[str, StreamInfo]
-    skipped_documents: int = 0
-    """Documents without any text."""
+    labels: list[str] = Field(default_factory=list)
+    """The classes, in the order of their numbers; empty where there are none."""
+    is_multi_label: bool = False
+    """Whether a text may have any number of them."""
+    stop_token_ids: list[int] = Field(default_factory=list)
+    """What answers end with; empty where there are none."""
 
 
 class Resolved(Report):
@@ -79,6 +71,11 @@ class Resolved(Report):
     """Of its bytes."""
     resolved: dict[str, str]
     """Each value that was automatic, as text."""
+    labels: list[str] = Field(default_factory=list)
+    """The dataset's classes in the order of the model's head, which may know them already; empty where there are
+    none."""
+    tasks: str | None = None
+    """sha256 of the frozen tasks, `tasks-<sha256>.json` beside dataset.json."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +119,13 @@ class ShardWriter:
         self._ends: list[int] = []
         self._shards: list[ShardInfo] = []
         self._lengths: Counter[int] = Counter()
-        self._text_bytes = 0
 
-    def add(self, token_ids: list[int], text_bytes: int) -> None:
-        """Append a document: its tokens with the end-of-document token, and how many UTF-8 bytes its text had."""
+    def add(self, columns: dict[str, Any]) -> None:
+        """Append a document: its `input_ids`, the end-of-document token among them."""
+        token_ids = columns["input_ids"]
         self._tokens += np.asarray(token_ids, dtype=self._dtype).tobytes()
         self._ends.append(len(self._tokens) // self._dtype.itemsize)
         self._lengths[len(token_ids)] += 1
-        self._text_bytes += text_bytes
         if len(self._tokens) >= self._shard_bytes:
             self._upload_shard()
 
@@ -140,8 +136,7 @@ class ShardWriter:
         return StreamInfo(
             documents=self._lengths.total(),
             tokens=sum(shard.tokens for shard in self._shards),
-            bytes=self._text_bytes,
-            document_tokens=_summarize(self._lengths),
+            document_tokens=summarize(self._lengths),
             shards=self._shards,
         )
 
@@ -163,29 +158,28 @@ class ShardWriter:
         self._ends = []
 
 
-def _summarize(lengths: Counter[int]) -> dict[str, int]:
-    if not lengths:
-        return {}
-    values = np.array(sorted(lengths))
-    ends = np.cumsum([lengths[value] for value in values.tolist()])
-    ranks = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-    return {name: int(values[np.searchsorted(ends, share * ends[-1])]) for name, share in ranks.items()}
-
-
 # -------------------------------------------------------------------------------------------------------------- reading
 
 
-def open_dataset(manifest: Location, cache_dir: Path, sha256: str | None = None) -> Dataset:
+def open_dataset(manifest: Location, cache_dir: Path, sha256: str | None = None, labels: Sequence[str] = ()) -> Dataset:
     """The dataset that a dataset.json describes; shards are kept in `cache_dir`, which the ranks of a node share.
+
+    Args:
+        manifest: dataset.json.
+        cache_dir: where shards are kept.
+        sha256: of dataset.json, where it is known.
+        labels: its classes in another order.
 
     Raises:
         NotFound: there is no such dataset.json.
         UserError: DATA_ERROR where its bytes have not the given sha256.
     """
     data = manifest.get().data
-    _check_sha256(manifest, hashlib.sha256(data).hexdigest(), sha256)
+    check_sha256(manifest, hashlib.sha256(data).hexdigest(), sha256)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    return Dataset(manifest.parent, DatasetInfo.model_validate_json(data), cache_dir)
+    info = DatasetInfo.model_validate_json(data)
+    assert not labels or set(labels) == set(info.labels), (labels, info.labels)
+    return Dataset(manifest.parent, info.model_copy(update={"labels": list(labels) or info.labels}), cache_dir)
 
 
 class Dataset:
@@ -196,6 +190,10 @@ class Dataset:
         self.info = info
         self._cache_dir = cache_dir
         self._streams: dict[str, Stream] = {}
+
+    def examples(self, name: str) -> Examples:
+        """The rows of a stream that was written as such; one that was not prepared is empty."""
+        return Examples(self.location, self.info.streams.get(name, StreamInfo()), self._cache_dir)
 
     def stream(self, name: str) -> Stream:
         """`train`, `replay`, `validation` or `general`; one that was not prepared is empty."""
@@ -276,6 +274,7 @@ class _Shard:
 
     @cached_property
     def _ends(self) -> NDArray[np.unsignedinteger]:
+        assert self.info.index_sha256 is not None, "a shard of tokens has an index"
         return self._map(f"{self.info.name}.idx", self.info.index_sha256, np.dtype("<u8"))
 
     def document_starts(self, first: int, last: int) -> NDArray[np.int64]:
@@ -285,26 +284,4 @@ class _Shard:
         return np.concatenate([[0], starts]) if first == 0 else starts
 
     def _map(self, name: str, sha256: str, dtype: np.dtype[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
-        path = self._cache_dir / name
-        with locked(path.with_suffix(path.suffix + ".lock")):
-            if not path.exists():
-                _download(self._location / name, path, sha256)
-        return np.memmap(path, dtype=dtype, mode="r")
-
-
-def _download(source: Location, path: Path, sha256: str) -> None:
-    """A file that is there is whole and right: it gets its name when it has been checked."""
-    part = path.with_suffix(path.suffix + ".part")
-    source.download_file(part)
-    with part.open("rb") as file:
-        _check_sha256(source, hashlib.file_digest(file, "sha256").hexdigest(), sha256)
-    part.replace(path)
-
-
-def _check_sha256(location: Location, found: str, wanted: str | None) -> None:
-    if wanted is not None and found != wanted:
-        raise UserError(
-            f"{location} is damaged or was changed: its sha256 is {found}, expected {wanted}. "
-            f"Delete {location.parent}/ and prepare again",
-            ExitCode.DATA_ERROR,
-        )
+        return np.memmap(fetch(self._location / name, self._cache_dir, sha256), dtype=dtype, mode="r")

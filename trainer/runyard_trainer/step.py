@@ -1,22 +1,22 @@
 """One optimizer step: forward and backward of this rank's micro-batches, clip, AdamW.
 
-The loss of a step is the sum over all trained tokens of all ranks and micro-batches, divided by their number; that is
-known before the first backward pass, so gradients come out in their final scale.
+Each term of a step's loss is a sum over all ranks and micro-batches, divided by a count that is known before the first
+backward pass, so gradients come out in their final scale.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 
 import torch
 
-from runyard_trainer.batches import StepBatches
+from runyard_trainer.batches import StepBatches, seed_of
 from runyard_trainer.context import World
 from runyard_trainer.contract import Training
 from runyard_trainer.distributed import sum_over_ranks
-from runyard_trainer.model import ShardedCausalLM
+from runyard_trainer.model import ShardedModule
+from runyard_trainer.objectives import Objective
 from runyard_trainer.optimizer import clip_gradients
 
 
@@ -24,9 +24,12 @@ from runyard_trainer.optimizer import clip_gradients
 class Learner:
     """What a rank trains, and where."""
 
-    module: ShardedCausalLM
+    module: ShardedModule
+    objective: Objective
     optimizer: torch.optim.Optimizer
     training: Training
+    batch: int
+    """Samples in a step, over all ranks."""
     world: World
     device: torch.device
 
@@ -36,9 +39,9 @@ class StepResult:
     """What a step was like, the same on every rank."""
 
     loss: float
-    """Nats per token."""
+    """The sum of its terms, each a mean: nats per token, or per text."""
     tokens: int
-    """Predicted."""
+    """That went through the model; of language, those predicted."""
     grad_norm: float
     """Before clipping."""
     is_stop_requested: bool
@@ -59,38 +62,35 @@ def take_step(learner: Learner, batches: StepBatches, step: int, is_stop_request
         step: from 0.
         is_stop_requested: on this rank; it reaches all by the sum of the loss.
     """
-    (num_tokens,) = sum_over_ranks([batches.trained_tokens], learner.world)
-    loss_sum = accumulate_gradients(learner, batches, max(num_tokens, 1), step)
+    *counts, num_tokens = sum_over_ranks([*batches.counts, batches.tokens], learner.world)
+    divisors = [max(count, 1.0) for count in counts]
+    sums = accumulate_gradients(learner, batches, divisors, step)
     grad_norm = clip_gradients(learner.module, learner.training.optimizer.max_grad_norm)
-    loss_sum, num_stops = sum_over_ranks([loss_sum, is_stop_requested], learner.world)
-    result = StepResult(loss_sum / max(num_tokens, 1), int(num_tokens), grad_norm, num_stops > 0)
+    *sums, num_stops = sum_over_ranks([*sums, is_stop_requested], learner.world)
+    loss = sum(term / divisor for term, divisor in zip(sums, divisors, strict=True))
+    result = StepResult(loss, int(num_tokens), grad_norm, num_stops > 0)
     if result.is_finite:
         learner.optimizer.step()
     learner.optimizer.zero_grad()
     return result
 
 
-def accumulate_gradients(learner: Learner, batches: StepBatches, num_tokens: float, step: int) -> float:
-    """Forward and backward of this rank's micro-batches; returns the sum of their losses in nats.
+def accumulate_gradients(learner: Learner, batches: StepBatches, divisors: list[float], step: int) -> list[float]:
+    """Forward and backward of this rank's micro-batches; returns each term of their losses, summed.
 
-    Ranks add up their gradients in the last one only. FSDP divides that sum by the number of ranks: undone here.
+    Ranks add up their gradients in the last one only. FSDP divides that sum by the number of ranks: undone here. What
+    dropout drops follows from the first sample's place: with micro-batches of one, from each sample's.
     """
-    module, training, device = learner.module, learner.training, learner.device
-    scale = learner.world.size / num_tokens
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    module, device, world = learner.module, learner.device, learner.world
+    scales = torch.tensor([world.size / divisor for divisor in divisors], device=device)
+    sums = torch.zeros(len(divisors), dtype=torch.float64, device=device)
     last = batches.micro_batches[-1]
     for number, batch in enumerate(batches.micro_batches):
-        if module.traits.stochastic:  # then a micro-batch is one sequence
-            torch.manual_seed(seed_of(training.seed, step, number * learner.world.size + learner.world.rank))
+        if module.traits.stochastic:
+            torch.manual_seed(seed_of(learner.training.seed, step, number * world.size + world.rank))
         module.set_requires_gradient_sync(batch is last)
-        module.set_reshard_after_backward(batch is last or learner.world.size > 1)
-        loss = module(batch.input_ids.to(device), batch.position_ids.to(device), batch.labels.to(device))
-        (loss * scale).backward()
-        loss_sum += loss.detach()
-    return float(loss_sum)
-
-
-def seed_of(seed: int, step: int, place: int) -> int:
-    """Of the dropout of one sequence: its place in the step says which, not the rank that computes it."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{place}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
+        module.set_reshard_after_backward(batch is last or world.size > 1)
+        terms = module(**{name: tensor.to(device) for name, tensor in batch.inputs.items()})
+        (terms * scales).sum().backward()
+        sums += terms.detach()
+    return [float(value) for value in sums.cpu()]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from runyard_trainer.outcome import ExitCode, UserError
@@ -43,11 +43,58 @@ class DocumentTokenizer:
     vocab_size: int
     """One more than the largest token id."""
     eos_token_id: int
+    """Ends a document: eos, or sep where there is none, as BERT's tokenizers have it."""
+    pad_token_id: int
+    """Fills what is padded: pad, or else the end of a document."""
+    has_types: bool = False
+    """Whether a user who calls it gets token_type_ids, which tell the texts of a pair apart."""
+    cls_token_id: int | None = None
+    """Begins a text for an encoder."""
+    sep_token_id: int | None = None
+    """Ends one."""
+    mask_token_id: int | None = None
+    """Stands for a token that is to be found."""
+    special_token_ids: frozenset[int] = frozenset()
+    """Every token that is no text."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text and the end-of-document token; no other special tokens."""
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [[*encoding.ids, self.eos_token_id] for encoding in encodings]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens left out."""
+        text: str = self.backend.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def encode_inputs(self, inputs: Sequence[str | tuple[str, str]], length: int) -> list[Encoding]:
+        """Texts, or pairs of them, as the tokenizer lays them out for its model: special tokens and all.
+
+        Of what is longer than `length` tokens the end is cut, of a pair that of the longer text; `overflowing` of the
+        encoding has the rest.
+        """
+        self.backend.enable_truncation(length)
+        try:
+            return self.encode_whole(inputs)
+        finally:
+            self.backend.no_truncation()
+
+    def encode_whole(self, inputs: Sequence[str | tuple[str, str]]) -> list[Encoding]:
+        """The same without a limit."""
+        return self.backend.encode_batch(list(inputs))
+
+    def type_ids(self, encoding: Encoding) -> list[int]:
+        """An encoding's token_type_ids; zeros, as models take them to be, where a user gets none."""
+        return encoding.type_ids if self.has_types else [0] * len(encoding.ids)
+
+    def encode_without_special(self, texts: Iterable[str]) -> list[Encoding]:
+        """Each text alone, with what is in the text and nothing else."""
+        encodings: list[Encoding] = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        return encodings
+
+    def encode_windows(self, texts: Sequence[str], length: int) -> list[list[Encoding]]:
+        """Each text whole, as inputs of at most `length` tokens, special tokens and all, one behind the other."""
+        return [[encoding, *encoding.overflowing] for encoding in self.encode_inputs(texts, length)]
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> DocumentTokenizer:
@@ -72,7 +119,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> Docu
         tokenizer_object=backend, eos_token=END_OF_TEXT, bos_token=END_OF_TEXT, pad_token=END_OF_TEXT
     )
     fast.save_pretrained(str(folder))
-    return _open(folder, "the tokenizer trained here")
+    return open_tokenizer(folder, "the tokenizer trained here")
 
 
 def load_tokenizer(source: Location, folder: Path, field: str) -> DocumentTokenizer:
@@ -94,7 +141,7 @@ def load_tokenizer(source: Location, folder: Path, field: str) -> DocumentTokeni
         )
     for name in names:
         (source / name).download_file(folder / name)
-    return _open(folder, f"{field}: {source}")
+    return open_tokenizer(folder, f"{field}: {source}")
 
 
 def list_tokenizer_files(source: Location) -> dict[str, ObjectInfo]:
@@ -102,8 +149,8 @@ def list_tokenizer_files(source: Location) -> dict[str, ObjectInfo]:
     return {name: info for name, info in source.children().items() if name in TOKENIZER_FILES}
 
 
-def _open(folder: Path, where: str) -> DocumentTokenizer:
-    """Open a folder as a user of the model will."""
+def open_tokenizer(folder: Path, where: str) -> DocumentTokenizer:
+    """Open a folder as a user of the model will; `where` begins the message of what is wrong with it."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         backend = tokenizer.backend_tokenizer
@@ -111,10 +158,26 @@ def _open(folder: Path, where: str) -> DocumentTokenizer:
         backend.no_padding()
     except Exception as error:  # the libraries raise no narrower one for a broken file
         raise UserError(f"{where}: the tokenizer cannot be opened: {error}", ExitCode.DATA_ERROR) from error
-    if tokenizer.eos_token_id is None:
+    eos_token_id = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    if eos_token_id is None:
         raise UserError(
             f"{where}: the tokenizer has no eos_token, which ends every document: name one in tokenizer_config.json",
             ExitCode.DATA_ERROR,
         )
+    pad_token_id = eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
-    return DocumentTokenizer(folder, backend, vocab_size, tokenizer.eos_token_id)
+    has_types = "token_type_ids" in tokenizer.model_input_names
+    added = tokenizer.added_tokens_decoder.items()
+    special = {*tokenizer.all_special_ids, *(number for number, token in added if token.special)}
+    return DocumentTokenizer(
+        folder,
+        backend,
+        vocab_size,
+        eos_token_id,
+        pad_token_id,
+        has_types,
+        tokenizer.cls_token_id,
+        tokenizer.sep_token_id,
+        tokenizer.mask_token_id,
+        frozenset(special),
+    )

@@ -1,8 +1,8 @@
 """A run from top to bottom: what one rank does from its start to the finished export.
 
     join the others ─> claim the head ─> load and shard the model ─> restore, or measure it as it came
-      ─> every step: read, forward and backward, clip, AdamW, report; every so many: checkpoint
-      ─> last checkpoint ─> measure again ─> export ─> finish the head
+      ─> every step: read, forward and backward, clip, AdamW, report; every so many: measure; checkpoint
+      ─> last checkpoint ─> measure again ─> the best of what was measured ─> export ─> finish the head
 
 Everything that must outlive an attempt is in `TrainState`, the weights, the optimizer and the metrics; the order of the
 samples, the learning rate and dropout are functions of the step. All ranks go through here alike: what one decides by
@@ -13,12 +13,21 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 
 from runyard_trainer.batches import Batches
 from runyard_trainer.checkpoint import Checkpointer
@@ -29,15 +38,28 @@ from runyard_trainer.evaluate import evaluate_model
 from runyard_trainer.export import export_run
 from runyard_trainer.head import Head
 from runyard_trainer.micro_batch import choose_micro_batch
-from runyard_trainer.model import ShardedCausalLM, load_model, resolve_precision
+from runyard_trainer.model import ShardedModule, load_model, resolve_precision
 from runyard_trainer.monitor import Monitor, StopRequest
+from runyard_trainer.objectives import build_objective
 from runyard_trainer.optimizer import build_optimizer, learning_rate, set_learning_rate
-from runyard_trainer.order import Order, count_steps
-from runyard_trainer.outcome import ExitCode, Interrupted, Losses, Result, UserError
+from runyard_trainer.order import Order, count_replayed, count_steps
+from runyard_trainer.outcome import ExitCode, Interrupted, Losses, PodReport, Result, UserError
+from runyard_trainer.records import Samples, kind_of
 from runyard_trainer.report import TrainedRun
+from runyard_trainer.selection import (
+    Candidate,
+    build_criterion,
+    check_forgetting,
+    choose_best,
+    find_best_step,
+    is_hopeless,
+)
+from runyard_trainer.self_replay import write_replay
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.step import Learner, StepResult, take_step
-from runyard_trainer.storage import Location, open_store
+from runyard_trainer.storage import Location, be_patient, open_store
+from runyard_trainer.task_answers import measure_tasks, read_tasks
+from runyard_trainer.watchdog import Watchdog, handle_stall
 
 MAX_NON_FINITE_STEPS = 5
 """So many steps in a row without a finite loss and gradient end the run."""
@@ -55,8 +77,11 @@ class TrainState:
     """Trained on."""
     non_finite_steps: int = 0
     """Skipped, one after the other, up to now."""
-    before: dict[str, float | None] | None = None
+    before: dict[str, Any] | None = None
     """`Losses` of the model as it came."""
+    measured: list[dict[str, Any]] = field(default_factory=list)
+    """Every `Candidate` since."""
+    is_stopped_early: bool = False
     micro_batch: int = 0
     """Sequences in a forward pass, as it was resolved for `world_size`; 0 until then."""
     world_size: int = 0
@@ -69,28 +94,69 @@ class TrainState:
         """Take over all values."""
         self.__dict__.update(json.loads(state["json"]))
 
+    @property
+    def candidates(self) -> list[Candidate]:
+        """What may be exported, in order of step."""
+        return [Candidate(each["step"], Losses(**each["losses"])) for each in self.measured]
+
+    def note_losses(self, losses: Losses) -> None:
+        """The model as it is now was measured."""
+        self.measured.append({"step": self.step, "losses": losses.model_dump()})
+
+
+TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
+"""What is frozen comes from where the run has started, each time: checkpoints do without it."""
+
 
 @dataclass
 class ShardedState:
-    """Weights and optimizer, as checkpoints take them."""
+    """The weights that are trained, and the optimizer, as checkpoints take them."""
 
-    module: ShardedCausalLM
+    module: ShardedModule
     optimizer: torch.optim.Optimizer
 
     def state_dict(self) -> dict[str, Any]:
         """This rank's parts, by name."""
-        weights, optimizer = get_state_dict(self.module, self.optimizer)
+        weights, optimizer = get_state_dict(self.module, self.optimizer, options=TRAINED_ONLY)
         return {"weights": weights, "optimizer": optimizer}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over this rank's parts."""
         set_state_dict(
-            self.module, self.optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"]
+            self.module,
+            self.optimizer,
+            model_state_dict=state["weights"],
+            optim_state_dict=state["optimizer"],
+            options=TRAINED_ONLY,
         )
 
 
-def train(recipe: Recipe, context: RunContext) -> Result:
+@dataclass
+class Weights:
+    """The weights that are trained, alone, as checkpoints give them."""
+
+    module: ShardedModule
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's parts, by name."""
+        return {"weights": get_model_state_dict(self.module, options=TRAINED_ONLY)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over this rank's parts."""
+        set_model_state_dict(self.module, state["weights"], options=TRAINED_ONLY)
+
+
+def _exit(report: PodReport) -> None:
+    os._exit(report.exit_code)
+
+
+def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport], None] = _exit) -> Result:
     """Train what is prepared at the recipe's output, from where the last attempt has left it.
+
+    Args:
+        recipe: what to learn.
+        context: which rank this is, of which run.
+        end_process: ends a process that hangs, from another thread, with a report of why.
 
     Raises:
         Interrupted: stopped by a signal, by a lost peer or by a newer attempt.
@@ -98,40 +164,37 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         StorageUnavailable: the store does not answer.
     """
     training, world = recipe.training, context.world
-    output = open_store(recipe.output.uri, recipe.storage, "output.uri")
+    output = be_patient(open_store(recipe.output.uri, recipe.storage, "output.uri"))
     device = select_device(world)
     torch.use_deterministic_algorithms(training.deterministic and device.type == "cuda")
     stop = StopRequest()
-    stop.install()
     with ExitStack() as stack:
         stack.enter_context(joined_ranks(context, device))
+        stop.install()  # not before: a rank that still waits for its peers has nothing to save
         head, result = claim_head(output, recipe, context)
         if result is not None:
             log.info("the run is finished already: %s", result.uri)
             return result
 
         resolved = run_on_rank_0(lambda: read_resolved(output), world)
-        dataset = open_dataset(
-            open_store(resolved.dataset, recipe.storage, "output.uri"), context.scratch_dir / "shards", resolved.sha256
-        )
-        length = training.sequence_length
-        num_train = dataset.stream("train").num_sequences(length, keep_tail=False)
-        order = Order(
-            num_train=num_train,
-            num_replay=dataset.stream("replay").num_sequences(length, keep_tail=False),
-            replay_fraction=recipe.data.replay.fraction if recipe.data.replay else 0.0,
-            batch=training.sequences_per_step,
-            seed=training.seed,
-        )
-        total_steps = count_steps(training, num_train)
+        prepared = be_patient(open_store(resolved.dataset, recipe.storage, "output.uri"))
+        dataset = open_dataset(prepared, context.scratch_dir / "shards", resolved.sha256, resolved.labels)
+        streams = {name: kind_of(recipe, name).open_samples(dataset, name, recipe) for name in ("train", "replay")}
+        total_steps = count_steps(recipe, len(streams["train"]))
+        order = build_order(recipe, streams, total_steps)
         monitor = Monitor(context.attempt, total_steps, is_rank_0=world.rank == 0)
         stack.callback(monitor.close)
         if world.rank == 0:
             serve_progress(monitor, context)
+        act = partial(handle_stall, output=output, context=context, tell=monitor.set_stalled, end_process=end_process)
+        watchdog = Watchdog(context.stall_s, act, on_recovery=partial(monitor.set_stalled, None))
+        stack.callback(watchdog.close)
 
-        module = load_model(recipe, dataset.info, context, device)
+        objective = build_objective(recipe, dataset.info)
+        module = load_model(recipe, objective, dataset.info, context, device)
+        module.model.register_forward_hook(lambda *_: watchdog.beat())
         optimizer = build_optimizer(module, training.optimizer)
-        learner = Learner(module, optimizer, training, world, device)
+        learner = Learner(module, objective, optimizer, training, order.batch, world, device)
         state = TrainState()
         everything = {"sharded": ShardedState(module, optimizer), "train": state, "monitor": monitor}
         checkpointer = Checkpointer(
@@ -142,10 +205,17 @@ def train(recipe: Recipe, context: RunContext) -> Result:
             keep_last=recipe.checkpoint.keep_last,
             keep_every_steps=recipe.checkpoint.keep_every_steps,
         )
+        if recipe.data.replay is not None and recipe.data.replay.source == "self":
+            monitor.set_stage("writing")
+            with watchdog.watching("writing text to replay"):
+                streams["replay"] = write_replay(
+                    module, recipe, output, order.num_replay, dataset.info.eos_token_id, context, device
+                )
         checkpointer.restore(everything)
         monitor.set_checkpoint(checkpointer.committed)
         if state.world_size != world.size:
-            state.micro_batch, state.world_size = choose_micro_batch(learner), world.size
+            state.micro_batch = choose_micro_batch(learner, streams["train"].filler)
+            state.world_size = world.size
         precision = resolve_precision(training, device)
         settings = {
             **resolved.resolved,
@@ -156,24 +226,46 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         }
         monitor.set_resolved(settings)
 
-        if recipe.evaluation.before and state.step == 0:
+        def measure() -> Losses:
             monitor.set_stage("evaluating")
-            state.before = evaluate_model(module, dataset, world, length, state.micro_batch, device).model_dump()
+            with watchdog.watching(f"the evaluation after {state.step} steps"):
+                return evaluate_model(module, dataset, recipe, world, state.micro_batch, device)
+
+        tasks = read_tasks(dataset, resolved.tasks)
+
+        def with_tasks(losses: Losses) -> Losses:
+            if not tasks.tasks:
+                return losses
+            monitor.set_stage("evaluating")
+            with watchdog.watching(f"the tasks after {state.step} steps"):
+                return losses.model_copy(update={"tasks": measure_tasks(module, tasks, dataset, world, device)})
+
+        if recipe.evaluation.before and state.step == 0:
+            state.before = with_tasks(measure()).model_dump()
+        criterion = build_criterion(recipe, objective.best_by, state.before)
 
         monitor.set_stage("training")
         module.train()
-        batches = stack.enter_context(Batches(dataset, order, world, state.micro_batch, length))
-        while state.step < total_steps:
+        batches = stack.enter_context(Batches(streams, objective, order, world, state.micro_batch))
+        while state.step < total_steps and not state.is_stopped_early:
             rate = learning_rate(state.step, total_steps, recipe.learning_rate, training.schedule)
             set_learning_rate(optimizer, rate)
-            done = take_step(learner, batches.step(state.step), state.step, stop.requested)
+            with watchdog.watching(f"step {state.step + 1}"):
+                done = take_step(learner, batches.step(state.step), state.step, stop.requested)
             state.step += 1
             state.tokens += done.tokens
             count_non_finite(state, done)
             monitor.step_done(state.step, done.loss, state.tokens, rate, done.grad_norm)
-            is_stopping = done.is_stop_requested and state.step < total_steps
-            if is_stopping or state.step == total_steps or state.step % recipe.checkpoint.every_steps == 0:
-                checkpointer.save(state.step, everything, state.tokens)
+            is_best = False
+            if is_due(state.step, recipe.evaluation.every_steps) and state.step < total_steps:
+                state.note_losses(measure())
+                monitor.set_stage("training")
+                is_best = choose_best(state.candidates, criterion).step == state.step
+                state.is_stopped_early = is_hopeless(state.candidates, criterion, training.early_stopping)
+            is_last = state.step == total_steps or state.is_stopped_early
+            is_stopping = done.is_stop_requested and not is_last
+            if is_stopping or is_last or is_best or is_due(state.step, recipe.checkpoint.every_steps):
+                checkpointer.save(state.step, everything, state.tokens, find_best_step(state.candidates, criterion))
             checkpointer.check()
             monitor.set_checkpoint(checkpointer.committed)
             if is_stopping:
@@ -182,13 +274,24 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         checkpointer.wait()
         monitor.set_checkpoint(checkpointer.committed)
 
-        monitor.set_stage("evaluating")
-        after = evaluate_model(module, dataset, world, length, state.micro_batch, device)
+        if not state.measured or state.candidates[-1].step != state.step:
+            state.note_losses(measure())
+        best = choose_best(state.candidates, criterion)
+        warning = check_forgetting(best, criterion, recipe)
+        if best.step != state.step:
+            log.info("exporting the model of step %d, the best that was measured", best.step)
+            checkpointer.restore_step(best.step, {"sharded": Weights(module)})
+        after = with_tasks(best.losses)
         monitor.set_stage("exporting")
         trained = TrainedRun(
             before=Losses(**state.before) if state.before else None,
             after=after,
+            tasks=tasks,
+            tasks_sha256=resolved.tasks,
             steps=state.step,
+            exported_step=best.step,
+            candidates=state.candidates,
+            warning=warning,
             tokens=state.tokens,
             precision=precision,
             metrics_csv=monitor.metrics_csv(),
@@ -198,6 +301,26 @@ def train(recipe: Recipe, context: RunContext) -> Result:
         finish_head(head, result, world)
         monitor.set_stage("finished")
         return result
+
+
+def build_order(recipe: Recipe, streams: Mapping[str, Samples], total_steps: int) -> Order:
+    """The order of a run whose replay is prepared, or will be written by the model: as much as is replayed."""
+    replay = recipe.data.replay
+    num_replay = len(streams["replay"])
+    if replay is not None and replay.source == "self":
+        num_replay = max(1, count_replayed(replay.fraction, total_steps * recipe.sequences_per_step))
+    return Order(
+        num_train=len(streams["train"]),
+        num_replay=num_replay,
+        replay_fraction=replay.fraction if replay is not None else 0.0,
+        batch=recipe.sequences_per_step,
+        seed=recipe.training.seed,
+    )
+
+
+def is_due(step: int, every_steps: int | None) -> bool:
+    """Whether it is one of every so many."""
+    return every_steps is not None and step % every_steps == 0
 
 
 def count_non_finite(state: TrainState, done: StepResult) -> None:

@@ -24,7 +24,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- define "runyard.rules" -}}
 - apiGroups: [runyard.dev]
   resources: [trainingruns]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, delete] # ttlSecondsAfterFinished
 - apiGroups: [runyard.dev]
   resources: [trainingruns/status]
   verbs: [patch]
@@ -37,6 +37,12 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 - apiGroups: [""]
   resources: [services, configmaps]
   verbs: [get, list, create]
+- apiGroups: [""]
+  resources: [resourcequotas]
+  verbs: [list, watch]
+- apiGroups: [scheduling.k8s.io]
+  resources: [priorityclasses]
+  verbs: [list]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]

@@ -8,6 +8,8 @@ import typer
 from runyard_trainer.outcome import UserError
 
 from runyard.cli.local import local
+from runyard.cli.preview import preview
+from runyard.cli.quota import quota
 
 _typer = typer.Typer(
     name="runyard",
@@ -17,6 +19,8 @@ _typer = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _typer.add_typer(local, name="local")
+_typer.command()(preview)
+_typer.command()(quota)
 
 
 @_typer.callback()

@@ -15,55 +15,48 @@ architecture does more than that product (soft caps, scales), which `probe` find
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM
 
+from runyard_trainer.contract import Recipe
+from runyard_trainer.objectives.base import MicroBatch, Objective, ObjectiveModule, Traits, probe_dropout, stack
 from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.records import Sample
+from runyard_trainer.shards import IGNORED, DatasetInfo
 
 MAX_LOGITS_BYTES = 256 * 2**20
 """Logits, counted as fp32, that are kept for the backward pass rather than computed again."""
 
-IGNORED = -100
 
-
-@dataclass(frozen=True)
-class Traits:
-    """What `probe` found out about a model."""
-
-    plain_head: bool
-    """Logits are the last hidden states through the output embeddings and nothing else."""
-    stochastic: bool
-    """In training, two passes over the same input differ: there is dropout."""
-
-
-class CausalLM(nn.Module):
+class CausalLM(ObjectiveModule):
     """The objective around a transformers causal language model."""
 
-    def __init__(self, model: Any, traits: Traits) -> None:
-        super().__init__()
-        self.model = model
-        self.traits = traits
-
-    def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> Tensor:
-        """Sum over predicted tokens of -ln p, in nats, fp32. Labels are aligned with input_ids and shifted here."""
+    def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]  # these are its inputs
+        """Sum over predicted tokens of -ln p, in nats, fp32 [1]. Labels are aligned with input_ids and shifted here."""
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
         inputs = {"input_ids": input_ids, "position_ids": position_ids, "use_cache": False}
         if not self.traits.plain_head:
-            return _sum_cross_entropy(self.model(**inputs).logits.flatten(0, 1), targets)
+            return torch.stack([_cross_entropy(self.model(**inputs).logits.flatten(0, 1), targets)])
         hidden = self.model.base_model(**inputs).last_hidden_state.flatten(0, 1)
         head = self.model.get_output_embeddings()
-        return project_and_sum_cross_entropy(hidden, head.weight, getattr(head, "bias", None), targets)
+        return torch.stack([project_cross_entropy(hidden, head.weight, getattr(head, "bias", None), targets)])
 
 
-def project_and_sum_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, max_logits_bytes: int = MAX_LOGITS_BYTES
+def project_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    max_logits_bytes: int = MAX_LOGITS_BYTES,
+    reduction: Literal["sum", "none"] = "sum",
 ) -> Tensor:
-    """Cross-entropy of `hidden @ weight.T + bias`, summed, without ever holding more logits than asked.
+    """Cross-entropy of `hidden @ weight.T + bias`, without ever holding more logits than asked.
 
     Args:
         hidden: [tokens, width].
@@ -71,23 +64,24 @@ def project_and_sum_cross_entropy(
         bias: [vocabulary] or None.
         targets: int64 [tokens], -100 where there is none.
         max_logits_bytes: how large the fp32 logits of a chunk may be.
+        reduction: summed, or by token, [tokens].
     """
     chunk = max(1, max_logits_bytes // (4 * weight.shape[0]))
     if hidden.shape[0] <= chunk:
-        return _project(hidden, weight, bias, targets)
+        return _project(hidden, targets, weight, bias, reduction)
     losses = [
-        checkpoint(_project, some_hidden, weight, bias, some_targets, use_reentrant=False, preserve_rng_state=False)
-        for some_hidden, some_targets in zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
+        checkpoint(_project, *some, weight, bias, reduction, use_reentrant=False, preserve_rng_state=False)
+        for some in zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
     ]
-    return torch.stack(losses).sum()
+    return torch.stack(losses).sum() if reduction == "sum" else torch.cat(losses)
 
 
-def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    return _sum_cross_entropy(F.linear(hidden, weight, bias), targets)
+def _project(hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None, reduction: str) -> Tensor:
+    return _cross_entropy(F.linear(hidden, weight, bias), targets, reduction)
 
 
-def _sum_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+def _cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "sum") -> Tensor:
+    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction=reduction)
 
 
 # ---------------------------------------------------------------------------------------------------------------- probe
@@ -119,8 +113,8 @@ def probe(model: Any) -> Traits:
                 ExitCode.SPEC_ERROR,
             )
         plain_head = _is_same(packed, _plain_logits(model, ids, positions))
-        model.train()
-        return Traits(plain_head, stochastic=not torch.equal(*_two_passes(model, ids, positions)))
+        inputs = {"input_ids": ids, "position_ids": positions, "use_cache": False, "return_dict": False}
+        return Traits(stochastic=probe_dropout(model, **inputs), plain_head=plain_head)
     except TypeError as error:
         raise UserError(f"model_type {name} does not take packed text (input_ids, position_ids): {error}") from error
     finally:
@@ -136,12 +130,27 @@ def _plain_logits(model: Any, ids: Tensor, positions: Tensor) -> Tensor | None:
     return F.linear(hidden, head.weight, head.bias)
 
 
-def _two_passes(model: Any, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        first, second = (model(input_ids=ids, position_ids=positions, use_cache=False).logits for _ in range(2))
-    return first, second
-
-
 def _is_same(want: Tensor, got: Tensor | None) -> bool:
     return got is not None and want.shape == got.shape and bool((want - got).abs().max() <= 1e-4 * want.abs().max())
+
+
+# ----------------------------------------------------------------------------------------------------------- objective
+
+
+def collate(samples: Sequence[Sample], _seeds: Sequence[int], _min_length: int) -> MicroBatch:
+    """Packed sequences, all of one length."""
+    inputs = stack(samples)
+    num_predicted = count_predicted(inputs["labels"])
+    return MicroBatch(inputs, (num_predicted,), num_predicted)
+
+
+def count_predicted(labels: Tensor) -> int:
+    """How many tokens labels of shape [sequences, length] have the model predict, shifted as the loss does."""
+    return int((labels[:, 1:] != IGNORED).sum())
+
+
+def build_objective(_recipe: Recipe, _info: DatasetInfo) -> Objective:
+    """Predict the next token."""
+    return Objective(
+        auto_class=AutoModelForCausalLM, module=CausalLM, probe=probe, collate=collate, measures_language=True
+    )

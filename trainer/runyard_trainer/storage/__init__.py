@@ -21,6 +21,7 @@ from runyard_trainer.storage.base import (
     StorageUnavailable,
 )
 from runyard_trainer.storage.folder import FolderStore
+from runyard_trainer.storage.patient import be_patient
 from runyard_trainer.storage.s3 import S3Store
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "PreconditionFailed",
     "S3Store",
     "StorageUnavailable",
+    "be_patient",
     "open_store",
     "probe",
 ]

@@ -1,0 +1,298 @@
+"""What the operator costs: on a real control plane without nodes, whose Job controller sleeps, so that no pod is made.
+
+    python benchmarks/operator_load.py [--runs 1000] [--restart 1000 5000] [--one-by-one 50]
+
+    one by one     a run is created; until its first Job is there
+    all at once    `--runs` runs, as fast as one client can (16 requests at a time); until all first Jobs are there
+    restart        so many runs whose preparation goes on; the operator is stopped and started: until it has seen all
+
+CPU seconds are those of the processes; writes are requests that the operator made, by its own metrics, its Lease's
+left out. Prints a table in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+from runyard.api import API_VERSION
+from runyard.kube import Kube, connect
+from runyard.local.instance import Instance
+
+ROOT = Path(__file__).parents[1]
+AT_ONCE = 16
+METRICS_PORT, PROBE_PORT = 18080, 18081
+RUNS = f"/apis/{API_VERSION}/namespaces/default/trainingruns"
+JOBS = "/apis/batch/v1/namespaces/default/jobs"
+DEADLINE_S = 600.0
+
+
+def build_run(name: str) -> dict[str, Any]:
+    """A smallest run."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "TrainingRun",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"uri": "s3://models/base"},
+            "data": {"train": [{"uri": "s3://corpora/text/"}]},
+            "output": {"uri": f"s3://models/{name}"},
+            "compute": {"nodes": 2, "gpusPerNode": 8},
+        },
+    }
+
+
+class OperatorProcess:
+    """`python -m runyard operator` as the administrator, outside of the cluster."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self.started = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it."""
+        settings = {
+            "RUNYARD_TRAINER_IMAGE": "trainer:1",
+            "RUNYARD_METRICS_PORT": str(METRICS_PORT),
+            "RUNYARD_PROBE_PORT": str(PROBE_PORT),
+            "RUNYARD_LOG_LEVEL": "WARNING",
+        }
+        self.started = time.monotonic()
+        with self._log.open("ab") as log:
+            argv = [sys.executable, "-m", "runyard", "operator"]
+            self._process = subprocess.Popen(argv, env=os.environ | settings, stdout=log, stderr=log)
+
+    def stop(self) -> None:
+        """As Kubernetes does; it gives its Lease back."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
+    @property
+    def usage(self) -> tuple[float, float]:
+        """CPU seconds so far, and resident MiB."""
+        assert self._process is not None
+        process = psutil.Process(self._process.pid)
+        times = process.cpu_times()
+        return times.user + times.system, process.memory_info().rss / 2**20
+
+
+async def read_metrics() -> dict[str, float]:
+    """By name and labels; nothing while it starts."""
+    try:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{METRICS_PORT}/metrics") as answer,
+        ):
+            lines = (await answer.text()).splitlines()
+    except aiohttp.ClientError:
+        return {}
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
+
+
+def count_writes(metrics: dict[str, float]) -> int:
+    """Requests that were no reads."""
+    pattern = re.compile(r'runyard_api_requests_total\{method="(POST|PATCH|PUT|DELETE)"')
+    return round(sum(value for name, value in metrics.items() if pattern.match(name)))
+
+
+async def wait_for_seen(count: int) -> None:
+    """Until the operator has looked at so many runs and has nothing to do."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        metrics = await read_metrics()
+        seen = sum(value for name, value in metrics.items() if name.startswith("runyard_runs{"))
+        if seen >= count and metrics.get("runyard_queue_depth") == 0 and metrics.get("runyard_leader") == 1:
+            return
+        await asyncio.sleep(0.05)
+    raise TimeoutError(f"{count} runs were not looked at in {DEADLINE_S:.0f} s")
+
+
+class JobWatch:
+    """When each Job was seen first."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, float] = {}
+        self._changed = asyncio.Event()
+
+    async def follow(self, kube: Kube) -> None:
+        """Watch until it is cancelled."""
+        credentials = await kube.credentials()
+        headers = {"Authorization": f"Bearer {credentials.token}"}
+        url = f"{credentials.server}{JOBS}?watch=true&resourceVersion=0"
+        timeout = aiohttp.ClientTimeout(total=None)
+        context = ssl.create_default_context(cafile=credentials.ca_path)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, read_bufsize=2**22) as session,
+            session.get(url, headers=headers, ssl=context) as stream,
+        ):
+            async for line in stream.content:
+                event = json.loads(line)
+                self.seen.setdefault(event["object"]["metadata"]["name"], time.monotonic())
+                self._changed.set()
+
+    async def wait_for(self, names: Iterable[str]) -> None:
+        """Until all of them were seen."""
+        missing = set(names)
+        async with asyncio.timeout(DEADLINE_S):
+            while missing := missing - self.seen.keys():
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@dataclass
+class Bench:
+    """A control plane, an operator on it, and what was measured."""
+
+    kube: Kube
+    operator: OperatorProcess
+    apiserver: psutil.Process
+    jobs: JobWatch
+    rows: list[tuple[str, str]]
+
+    async def create(self, name: str) -> float:
+        """Create a run; when."""
+        began = time.monotonic()
+        await self.kube.request("POST", RUNS, body=build_run(name))
+        return began
+
+    async def create_all(self, names: list[str]) -> None:
+        """As fast as one client can."""
+        turn = asyncio.Semaphore(AT_ONCE)
+
+        async def create(name: str) -> None:
+            async with turn:
+                await self.create(name)
+
+        await asyncio.gather(*map(create, names))
+
+    def cpu_s(self) -> tuple[float, float]:
+        """Of operator and API server, so far."""
+        times = self.apiserver.cpu_times()
+        return self.operator.usage[0], times.user + times.system
+
+    async def run_one_by_one(self, count: int) -> None:
+        """Measure what one run waits."""
+        waits = []
+        for number in range(count):
+            name = f"single-{number}"
+            began = await self.create(name)
+            await self.jobs.wait_for([f"{name}-prepare"])
+            waits.append((self.jobs.seen[f"{name}-prepare"] - began) * 1000)
+        cuts = statistics.quantiles(waits, n=20)
+        self.rows.append((f"{count} one by one: create to first Job", f"p50 {cuts[9]:.0f} ms, p95 {cuts[18]:.0f} ms"))
+
+    async def run_all_at_once(self, count: int) -> None:
+        """Measure a burst."""
+        before, writes = self.cpu_s(), count_writes(await read_metrics())
+        names = [f"burst-{number}" for number in range(count)]
+        began = time.monotonic()
+        await self.create_all(names)
+        created_s = time.monotonic() - began
+        await self.jobs.wait_for(f"{name}-prepare" for name in names)
+        there_s = time.monotonic() - began
+        await wait_for_seen(count)
+        after = self.cpu_s()
+        operator_s, apiserver_s = (new - old for new, old in zip(after, before, strict=True))
+        made = count_writes(await read_metrics()) - writes
+        self.rows += [
+            (f"{count} at once: all first Jobs there after", f"{there_s:.1f} s (created in {created_s:.1f} s)"),
+            (
+                f"{count} at once: CPU seconds of operator + API server",
+                f"{operator_s:.1f} + {apiserver_s:.1f} = {operator_s + apiserver_s:.1f}",
+            ),
+            (f"{count} at once: API writes of the operator, each run", f"{made / count:.1f}"),
+        ]
+
+    async def restart(self, count: int) -> None:
+        """Measure a start with so many runs."""
+        there = len((await self.kube.get(RUNS))["items"])
+        await self.create_all([f"idle-{number}" for number in range(there, count)])
+        await wait_for_seen(count)
+        self.operator.stop()
+        self.operator.start()
+        await wait_for_seen(count)
+        took_s = time.monotonic() - self.operator.started
+        cpu_s, rss_mib = self.operator.usage
+        self.rows.append(
+            (f"restart with {count:,}: all seen after", f"{took_s:.1f} s, {cpu_s:.1f} CPU seconds, {rss_mib:.0f} MiB")
+        )
+
+
+@asynccontextmanager
+async def open_bench(state: Path) -> AsyncIterator[Bench]:
+    """A control plane with the CRD, its Job controller stopped, and an operator that leads."""
+    instance = Instance.load(state)
+    assert instance is not None
+    os.environ["KUBECONFIG"] = str(instance.kubeconfig)
+    crd = str(ROOT / "crds" / "runyard.dev_trainingruns.yaml")
+    subprocess.run([instance.kubectl, "apply", "--server-side", "-f", crd], check=True, stdout=subprocess.DEVNULL)
+    wait = [instance.kubectl, "wait", "--for=condition=Established", "crd/trainingruns.runyard.dev", "--timeout=60s"]
+    subprocess.run(wait, check=True, stdout=subprocess.DEVNULL)
+    parts = {name: instance.processes.find(name) for name in instance.processes.names()}
+    for name in ("controller-manager", "scheduler"):
+        part = next(each for key, each in parts.items() if name in key and each is not None)
+        psutil.Process(part.pid).suspend()
+    apiserver = next(each for key, each in parts.items() if "apiserver" in key and each is not None)
+    operator = OperatorProcess(state / "operator.log")
+    async with connect() as kube:
+        jobs = JobWatch()
+        watching = asyncio.create_task(jobs.follow(kube))
+        operator.start()
+        await wait_for_seen(0)
+        try:
+            yield Bench(kube, operator, psutil.Process(apiserver.pid), jobs, [])
+        finally:
+            watching.cancel()
+            operator.stop()
+
+
+async def measure(state: Path, arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    """All figures, as rows."""
+    async with open_bench(state) as bench:
+        await bench.run_one_by_one(arguments.one_by_one)
+        await bench.run_all_at_once(arguments.runs)
+        for count in arguments.restart:
+            await bench.restart(count)
+        return bench.rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--restart", type=int, nargs="*", default=[1000, 5000])
+    parser.add_argument("--one-by-one", type=int, default=50)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="runyard-load-") as parent:
+        state = Path(parent, "local")
+        local = [sys.executable, "-m", "runyard", "local"]
+        try:
+            subprocess.run([*local, "up", "--dir", state, "--nodes", "0", "--no-operator"], check=True)
+            rows = asyncio.run(measure(state, arguments))
+        finally:
+            subprocess.run([*local, "down", "--delete", "--dir", state], check=True)
+    print("| | |\n|---|---|")
+    for what, figures in rows:
+        print(f"| {what} | {figures} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Docstrings with the package that they are from, for classification.yaml.
+
+    python examples/classification_records.py FOLDER | s3://bucket/prefix
+
+    classification/docstrings.jsonl    {"text": "Wait until the event loop ...", "label": "asyncio"}
+
+The same Python gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from corpora import keep_prose
+from docstrings import main, read_docstrings, to_jsonl
+
+PACKAGES = frozenset({"asyncio", "email", "importlib", "logging", "tkinter", "xml"})
+"""Those with the most docstrings, of subjects that differ."""
+
+MIN_CHARACTERS = 40
+
+
+def build_files() -> dict[str, bytes]:
+    """Everything that is uploaded, by its name below the destination."""
+    labelled = ((keep_prose(each.text), each.module.partition(".")[0]) for each in read_docstrings())
+    rows = [
+        {"text": text, "label": package}
+        for text, package in labelled
+        if package in PACKAGES and len(text) >= MIN_CHARACTERS
+    ]
+    return {"classification/docstrings.jsonl": to_jsonl(rows)}
+
+
+if __name__ == "__main__":
+    sys.exit(main(build_files, "Build records for classification from the running Python."))

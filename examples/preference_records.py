@@ -1,0 +1,46 @@
+"""Beginnings of docstrings with two ways to go on, for preference.yaml: its own, and the same words in disorder.
+
+    python examples/preference_records.py FOLDER | s3://bucket/prefix
+
+    preference/docstrings.jsonl    {"prompt": "Return the ...", "chosen": " ...", "rejected": " ..."}
+
+The same Python gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from corpora import build_general
+from docstrings import main, to_jsonl
+
+PROMPT_CHARACTERS = 120
+ANSWER_CHARACTERS = 160
+
+
+def build_files(max_bytes: int = 400_000) -> dict[str, bytes]:
+    """Everything that is uploaded, by its name below the destination."""
+    texts = [" ".join(document.text.split()) for document in build_general(is_held_out=False, max_bytes=max_bytes)]
+    halves = [_cut(text) for text in texts if len(text) >= PROMPT_CHARACTERS + ANSWER_CHARACTERS]
+    rows = [
+        {"prompt": prompt, "chosen": answer, "rejected": _disorder(answer)}
+        for prompt, answer in halves
+        if answer != _disorder(answer)
+    ]
+    return {"preference/docstrings.jsonl": to_jsonl(rows)}
+
+
+def _cut(text: str) -> tuple[str, str]:
+    """A beginning and what follows it, both ending where a word does."""
+    middle = text.rfind(" ", 0, PROMPT_CHARACTERS)
+    end = text.rfind(" ", middle + 1, middle + ANSWER_CHARACTERS)
+    return text[:middle], text[middle:end]
+
+
+def _disorder(text: str) -> str:
+    """Its words, in order of the alphabet."""
+    return " " + " ".join(sorted(text.split()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(build_files, "Build records for preference from the running Python."))

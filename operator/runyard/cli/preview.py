@@ -1,0 +1,159 @@
+"""`runyard preview`: what a run will train on, row by row, before it exists.
+
+The trainer reads the rows, in a process of its own; this shows them. S3 is reached with what is in the environment, as
+the AWS tools do it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic import ValidationError
+from runyard_trainer.contract import Recipe
+from runyard_trainer.outcome import UserError
+
+from runyard.api import KIND, TrainingRunSpec
+
+_EXTRA_ROWS = ("documents", "tokens", "truncated", "dropped")
+
+
+class Output(StrEnum):
+    """How to print."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def preview(
+    path: Annotated[Path, typer.Argument(metavar="RUN.YAML", help="A TrainingRun, or its recipe alone.")],
+    output: Annotated[Output, typer.Option("--output", "-o", help="How to print.")] = Output.TEXT,
+) -> None:
+    """Show what a run will train on: real rows, what is left out and why, and what it will take.
+
+    Reads the first rows of each source and writes nothing. Exit status 1 where preparing would refuse rows.
+    """
+    found = read_preview(read_manifest(path))
+    if output is Output.JSON:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        print_preview(found)
+    raise typer.Exit(1 if found["wouldFail"] else 0)
+
+
+def read_manifest(path: Path) -> Recipe:
+    """The recipe of a TrainingRun, or a recipe.
+
+    Raises:
+        UserError: it cannot be read, or is neither: a line for each field that is wrong.
+    """
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not one YAML document: {error}") from error
+    is_run = isinstance(document, dict) and document.get("kind") == KIND
+    try:
+        if is_run:
+            return TrainingRunSpec.model_validate(document.get("spec")).to_recipe()
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        where = "spec." if is_run else ""
+        lines = [f"  {where}{_field_path(each['loc'])}: {each['msg']}" for each in error.errors()]
+        raise UserError(f"{path} is no {KIND if is_run else 'recipe'}:\n" + "\n".join(lines)) from error
+
+
+def read_preview(recipe: Recipe) -> dict[str, Any]:
+    """What the trainer says; what it has to say against it goes to stderr.
+
+    Raises:
+        UserError: the trainer is not installed here.
+        typer.Exit: with its exit code, where it has refused.
+    """
+    if find_spec("transformers") is None:
+        raise UserError(
+            "preview reads rows as the trainer does, which is not installed here: pip install runyard[trainer]"
+        )
+    with NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(recipe.to_json())
+        file.flush()
+        command = [sys.executable, "-m", "runyard_trainer", "preview", file.name]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise typer.Exit(done.returncode)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def print_preview(found: dict[str, Any]) -> None:
+    """For a terminal: what is trained on is green."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for row in found["rows"]:
+        _print_row(console, row)
+    _print_streams(console, found)
+    estimate = found["estimate"]
+    flops = f", {estimate['flops']} floating-point operations" if "flops" in estimate else ""
+    about = "about " if found["isSample"] else ""
+    console.print(
+        f"\n{about}{estimate['steps']:,} steps, {estimate['tokens']:,} tokens through the model{flops}", soft_wrap=True
+    )
+    if found["wouldFail"]:
+        console.print("preparing will refuse the rows that are not valid", style="red")
+
+
+def _print_row(console: Any, row: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    console.print(Text(row["place"], style="bold"), Text(row["stream"], style="dim"), soft_wrap=True)
+    if row["leftOut"]:
+        console.print(Text(f"  left out: {row['leftOut']}", style="red"), soft_wrap=True)
+        return
+    text = Text("  ")
+    for piece in row["pieces"]:
+        text.append(piece["text"], style="green" if piece["trained"] else "dim")
+    console.print(text, soft_wrap=True)
+    truncated = ", truncated" if row["truncated"] else ""
+    target = f", to learn: {row['target']}" if row["target"] else ""
+    console.print(
+        Text(f"  {row['tokens']:,} tokens, {row['trainedTokens']:,} of them trained on{truncated}{target}", style="dim")
+    )
+
+
+def _print_streams(console: Any, found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    names = list(found["streams"])
+    table = Table("of these rows" if found["isSample"] else "", *names, box=None, header_style="bold")
+    for key in _EXTRA_ROWS:
+        table.add_row(key, *(f"{found['streams'][name][key]:,}" for name in names))
+    for key in ("p50", "p90", "p99", "max"):
+        table.add_row(f"tokens, {key}", *(str(found["streams"][name]["documentTokens"].get(key, "")) for name in names))
+    for reason in sorted({reason for name in names for reason in found["streams"][name]["leftOut"]}):
+        counts = (found["streams"][name]["leftOut"].get(reason, 0) for name in names)
+        table.add_row(f"left out: {reason}", *map(str, counts))
+    console.print(table)
+
+
+def _field_path(location: tuple[int | str, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 5e-5 as the number that it is, as kubectl does and PyYAML does not."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)

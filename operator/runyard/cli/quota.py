@@ -1,0 +1,155 @@
+"""`runyard quota`: who uses GPUs, what it has cost, and who waits for what.
+
+Everything is read from the API server with the caller's own rights: the runs' status, and the quotas of namespaces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from runyard_trainer.outcome import UserError
+
+from runyard.amounts import format_quantity, name_for_people
+from runyard.api import API_VERSION, PLURAL, GpuSeconds, Phase
+from runyard.quota import read_quota
+from runyard.world import Manifest, Run
+
+_PIPE_WIDTH = 200
+"""Columns where no terminal says how wide it is."""
+_HOLDING = (Phase.STARTING, Phase.RUNNING, Phase.SUSPENDING)
+"""Phases in which pods may hold GPUs."""
+
+
+class Output(StrEnum):
+    """How to print."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@dataclass
+class Waiting:
+    """A run that waits for quota."""
+
+    run: str
+    position: int
+    """Runs ahead of it."""
+    message: str
+
+
+@dataclass
+class Usage:
+    """Of a namespace."""
+
+    namespace: str
+    runs: int = 0
+    """All TrainingRuns that are there."""
+    gpus: int = 0
+    """Of runs whose pods are there."""
+    gpu_seconds: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GpuSeconds.model_fields, 0))
+    """allocated, productive, lost: of the runs that are there; deleted ones are in Prometheus."""
+    quotas: list[str] = field(default_factory=list)
+    """What ResourceQuotas leave of GPUs, in words."""
+    waiting: list[Waiting] = field(default_factory=list)
+    """In the order in which they will start."""
+
+
+def quota(
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Default: every namespace.")] = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="How to print.")] = Output.TABLE,
+) -> None:
+    """Show who uses GPUs, what runs have cost, and who waits for what."""
+    runs, quotas = asyncio.run(read_all(namespace))
+    found = summarize(runs, quotas)
+    if output is Output.JSON:
+        typer.echo(json.dumps([asdict(usage) for usage in found], indent=2))
+    else:
+        print_usage(found)
+
+
+async def read_all(namespace: str | None) -> tuple[list[Run], list[Manifest]]:
+    """All runs and ResourceQuotas, of one namespace or of every one.
+
+    Raises:
+        UserError: they may not be read, or there is no cluster.
+    """
+    from runyard.cluster import parse_run
+    from runyard.kube import ApiError, connect  # what the other commands need not install
+
+    scope = f"namespaces/{namespace}/" if namespace else ""
+    try:
+        async with connect() as kube:
+            runs = (await kube.get(f"/apis/{API_VERSION}/{scope}{PLURAL}"))["items"]
+            quotas: list[Manifest] = (await kube.get(f"/api/v1/{scope}resourcequotas"))["items"]
+    except ApiError as error:
+        hint = "" if namespace else ". Name a namespace of yours with -n" if error.status == 403 else ""
+        raise UserError(f"the API server does not answer: {error}{hint}") from error
+    return [parse_run({"apiVersion": API_VERSION, **run}) for run in runs], quotas
+
+
+def summarize(runs: list[Run], quotas: list[Manifest]) -> list[Usage]:
+    """By namespace, those that hold most GPUs first; namespaces without runs are left out."""
+    found: dict[str, Usage] = {}
+    for run in runs:
+        usage, status = found.setdefault(run.namespace, Usage(run.namespace)), run.status
+        usage.runs += 1
+        usage.gpus += (status.gpus or 0) if status.phase in _HOLDING else 0
+        spent = status.gpu_seconds or GpuSeconds()
+        usage.gpu_seconds = {kind: seconds + getattr(spent, kind) for kind, seconds in usage.gpu_seconds.items()}
+        if status.queue is not None:
+            usage.waiting.append(Waiting(run.name, status.queue.position, status.queue.message))
+    for namespace, words in _describe_quotas(quotas).items():
+        if namespace in found:
+            found[namespace].quotas = words
+    for usage in found.values():
+        usage.waiting.sort(key=lambda waiting: (waiting.position, waiting.run))
+    return sorted(found.values(), key=lambda usage: (-usage.gpus, -usage.gpu_seconds["allocated"], usage.namespace))
+
+
+def _describe_quotas(quotas: list[Manifest]) -> dict[str, list[str]]:
+    words = defaultdict(list)
+    for manifest in quotas:
+        read = read_quota(manifest)
+        for resource, hard in sorted(read.hard.items()):
+            if resource.startswith("requests.") and "/" in resource:  # an extended resource
+                used = format_quantity(read.used.get(resource, hard * 0), resource)
+                words[manifest["metadata"]["namespace"]].append(
+                    f"{used} of {format_quantity(hard, resource)} {name_for_people(resource)} ({read.name})"
+                )
+    return words
+
+
+def print_usage(found: list[Usage]) -> None:
+    """For a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    if not found:
+        console.print("no TrainingRuns")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("NAMESPACE", "RUNS", "GPUS", "GPU-HOURS", "PRODUCTIVE", "LOST"):
+        table.add_column(name, justify="left" if name == "NAMESPACE" else "right")
+    table.add_column("QUOTA USED", no_wrap=True)
+    for usage in found:
+        table.add_row(usage.namespace, str(usage.runs), str(usage.gpus), *_format_cost(usage), "; ".join(usage.quotas))
+    console.print(table)
+    for usage in found:
+        for waiting in usage.waiting:
+            console.print(f"{usage.namespace}/{waiting.run} waits: {waiting.message}", soft_wrap=True)
+
+
+def _format_cost(usage: Usage) -> list[str]:
+    spent: dict[str, Any] = usage.gpu_seconds
+    hours, allocated = f"{spent['allocated'] / 3600:,.2f}", spent["allocated"]
+    shares = (f"{spent[kind] / allocated:.0%}" if allocated else "" for kind in ("productive", "lost"))
+    return [hours, *shares]

@@ -1,0 +1,37 @@
+"""Where the next attempt runs: with how many nodes, and without which. Pure."""
+
+from __future__ import annotations
+
+from runyard.api import Compute, LastFailure, TrainingRunStatus
+from runyard.endings import Severity
+
+MAX_FAILURES_OF_A_NODE = 2
+
+_NO_ONES_FAULT = {"Stalled", "StorageUnavailable"}
+"""Not that of the node whose rank was the first to say it."""
+
+
+def blame_node(status: TrainingRunStatus, severity: Severity, failure: LastFailure) -> dict[str, object]:
+    """The changes of status where an attempt has failed on a node, or was lost with it."""
+    is_its_fault = severity is Severity.FAILURE and failure.reason not in _NO_ONES_FAULT
+    if failure.node is None or not (is_its_fault or failure.reason == "NodeLost"):
+        return {}
+    counts = status.node_failures | {failure.node: status.node_failures.get(failure.node, 0) + 1}
+    return {
+        "node_failures": counts,
+        "avoided_nodes": sorted(node for node, count in counts.items() if count >= MAX_FAILURES_OF_A_NODE),
+    }
+
+
+def shrink(compute: Compute, nodes: int, num_scheduled: int) -> int | None:
+    """With how many nodes to go on where only `num_scheduled` of `nodes` pods found room; None: with all of them.
+
+    Args:
+        compute: as the spec has it.
+        nodes: what the attempt that could not start asked for.
+        num_scheduled: how many of its pods found a node.
+    """
+    if num_scheduled >= nodes:
+        return None if nodes == compute.nodes else nodes  # room is not what was missing
+    smaller = max(min(compute.min_nodes or compute.nodes, compute.nodes), num_scheduled)
+    return smaller if smaller < compute.nodes else None

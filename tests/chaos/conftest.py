@@ -1,0 +1,56 @@
+"""A control plane for faults: its API server keeps an audit log, and nobody but the tests plays a node there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from runyard.local import controlplane
+from runyard.local.binaries import find_or_build
+from runyard.local.process import Command
+
+from tests.cluster.conftest import Cluster, bring_up
+from tests.waiting import wait_until
+
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived", "ResponseStarted", "Panic"],
+    "rules": [
+        {
+            "level": "RequestResponse",
+            "verbs": ["create", "update", "patch", "delete"],
+            "userGroups": ["system:masters"],
+        },
+        {"level": "None"},
+    ],
+}
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[Cluster]:
+    """An API server that knows TrainingRuns, without nodes and operator, and with an audit log of what we write."""
+    with bring_up("--nodes", "0", "--no-operator") as cluster:
+        start_audit(cluster)
+        crds = Path(__file__).parents[2] / "charts" / "runyard" / "crds"
+        cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(crds))
+        cluster.kubectl("wait", "--for=condition=Established", "crd/trainingruns.runyard.dev", "--timeout=30s")
+        yield cluster
+
+
+def start_audit(cluster: Cluster) -> None:
+    """Start the API server anew with an audit log."""
+    instance = cluster.instance
+    policy = instance.state / "audit-policy.yaml"
+    policy.write_text(yaml.safe_dump(AUDIT_POLICY))
+    plain = controlplane.build_apiserver(instance, find_or_build().apiserver)
+    flags = (f"--audit-policy-file={policy}", f"--audit-log-path={audit_log(cluster)}", "--audit-log-mode=blocking")
+    instance.processes.stop(plain.name, grace_s=10)
+    instance.processes.start(Command(plain.name, (*plain.argv, *flags)))
+    wait_until(lambda: controlplane.is_apiserver_ready(instance), 60)
+
+
+def audit_log(cluster: Cluster) -> Path:
+    return cluster.instance.state / "audit.log"

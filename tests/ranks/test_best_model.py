@@ -1,0 +1,64 @@
+"""A run that is measured on its way exports its best model, also when it was interrupted meanwhile."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runyard_trainer.contract import Recipe
+
+from tests.ranks.prepared import build_recipe, prepare_corpus, read_losses
+from tests.ranks.run_ranks import run_ranks
+from tests.ranks.test_train import digest_of_weights, disturbed_rank, read_head, send_sigterm, train_rank
+
+TOO_FAST = {"steps": 48, "learningRate": 0.3, "schedule": {"warmup": 0.0, "type": "constant"}}
+"""The loss on held-out text is best early and then rises."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("best")
+    prepare_corpus(folder)
+    return folder
+
+
+def build(folder: Path, output: str, **training: Any) -> Recipe:
+    recipe = build_recipe(folder, output, **TOO_FAST).model_dump(mode="json", by_alias=True, exclude_none=True)
+    recipe["training"] |= training
+    recipe["evaluation"] = {"before": True, "everySteps": 6}
+    recipe["checkpoint"] = {"everySteps": 20, "keepLast": 1}
+    return Recipe.model_validate(recipe)
+
+
+def read_eval(recipe: Recipe) -> dict[str, Any]:
+    folder = Path(recipe.output.uri.removeprefix("file://"))
+    return dict(json.loads((folder / "eval.json").read_text()))
+
+
+def test_the_best_model_is_exported_and_an_interruption_changes_neither_choice_nor_bits(folder: Path) -> None:
+    whole, stopped = build(folder, "whole"), build(folder, "stopped")
+    assert run_ranks(train_rank, 2, folder, whole) == ["finished"] * 2
+    evaluated = read_eval(whole)
+    by_loss = min(evaluated["measured"], key=lambda each: each["domainLoss"])
+    assert [each["step"] for each in evaluated["measured"]] == [6, 12, 18, 24, 30, 36, 42, 48]
+    assert evaluated["exportedStep"] == by_loss["step"] < 48
+    assert evaluated["after"]["domainLoss"] == by_loss["domainLoss"]
+    assert by_loss["step"] in [entry["step"] for entry in read_head(whole)["previous"]]
+
+    ends = run_ranks(disturbed_rank, 2, folder, stopped, 1, send_sigterm)
+    assert all(end.startswith("interrupted: stopped by a signal") for end in ends), ends
+    assert run_ranks(train_rank, 2, folder, stopped, 2) == ["finished"] * 2
+    assert read_eval(stopped)["measured"] == evaluated["measured"]
+    assert digest_of_weights(stopped) == digest_of_weights(whole)
+
+
+def test_a_run_that_gets_no_better_ends_early(folder: Path) -> None:
+    recipe = build(folder, "early", earlyStopping={"patience": 1})
+    assert run_ranks(train_rank, 1, folder, recipe) == ["finished"]
+    measured = read_eval(recipe)["measured"]
+    best = min(measured, key=lambda each: each["domainLoss"])["step"]
+    assert [each["step"] for each in measured][-1] == best + 6 < 48
+    assert len(read_losses(recipe)) == best + 6
+    assert read_eval(recipe)["exportedStep"] == best

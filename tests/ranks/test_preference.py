@@ -1,0 +1,218 @@
+"""Preference: the loss against TRL's DPOTrainer, ln 2 at the start, metrics, resuming and exports."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from datasets import Dataset as TrlDataset
+from peft import LoraConfig, PeftModel
+from runyard_trainer.contract import Recipe
+from runyard_trainer.order import Order
+from runyard_trainer.records import kind_of
+from runyard_trainer.shards import open_dataset, read_resolved
+from runyard_trainer.storage import open_store
+from runyard_trainer.tokenizer import train_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from trl import DPOConfig, DPOTrainer
+
+from tests.ranks.fine_tuning import (
+    CONFIGS,
+    NO_DROPOUT,
+    WORDS,
+    build_recipe,
+    prepare_run,
+    read_output,
+    train_rank,
+    write_rows,
+)
+from tests.ranks.prepared import read_losses
+from tests.ranks.run_ranks import run_ranks
+from tests.ranks.test_adapters import interrupted_rank, second_attempt
+
+STEPS = 20
+
+
+def prepare_preference(folder: Path, model_type: str = "llama", output: str = "output", **parts: Any) -> Recipe:
+    if not (folder / "model").exists():
+        save_language_model(folder / "model", model_type)
+        write_rows(folder / "train.jsonl", build_pairs())
+        write_rows(folder / "general.jsonl", ({"text": row["chosen"] * 8} for row in build_pairs()[:8]))
+    evaluation = {"general": [{"uri": f"file://{folder}/general.jsonl"}]}
+    recipe = build_recipe(folder, "preference", output, evaluation=evaluation, **parts)
+    prepare_run(recipe)
+    return recipe
+
+
+def save_language_model(folder: Path, model_type: str) -> None:
+    """With a byte-level BPE, as such models have."""
+    tokenizer = train_tokenizer([" ".join(WORDS)] * 4, 400, folder)
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+    given = CONFIGS[model_type] | NO_DROPOUT.get(model_type, {}) | ids
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, vocab_size=tokenizer.vocab_size, **given)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
+def build_pairs() -> list[dict[str, Any]]:
+    """Better answers say good, worse ones say bad."""
+    chance = random.Random(5)
+    rows = []
+    for _ in range(100):
+        prompt, chosen, rejected = (chance.choices(WORDS[:16], k=chance.randint(2, 9)) for _ in range(3))
+        answers = [" " + " ".join([*chosen, "good"]), " " + " ".join([*rejected, "bad"])]
+        rows.append({"prompt": " ".join(prompt), "chosen": answers[0], "rejected": answers[1]})
+    return rows
+
+
+# ----------------------------------------------------------------------------------------------------- against TRL's
+
+
+class InOrderTrainer(DPOTrainer):  # type: ignore[misc]  # TRL leaves it untyped
+    """TRL's trainer, which takes the pairs as they come and remembers the loss of each step."""
+
+    losses: list[float]
+
+    def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler[int]:
+        return torch.utils.data.SequentialSampler(cast(list[Any], self.train_dataset))
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        loss: Any = super().compute_loss(*args, **kwargs)
+        self.losses.append(float(loss.detach()))
+        return loss
+
+
+@pytest.mark.parametrize(
+    ("model_type", "method"),
+    [("llama", {}), ("gpt2", {}), ("llama", {"type": "lora", "rank": 4})],
+    ids=["llama", "gpt2", "llama with lora"],
+)
+def test_20_steps_lose_what_trl_loses_to_1e_5_from_ln_2_on(
+    tmp_path: Path, model_type: str, method: dict[str, Any]
+) -> None:
+    recipe = prepare_preference(tmp_path, model_type, method=method)
+    want = train_with_trl(recipe, read_pairs(recipe), tmp_path)
+    assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
+    losses = read_losses(recipe)
+    assert losses[0] == pytest.approx(math.log(2), rel=1e-7)
+    assert losses == pytest.approx(want, rel=1e-5)
+    assert losses[-1] < losses[0] - 0.03
+
+
+def read_pairs(recipe: Recipe) -> list[dict[str, str]]:
+    """The pairs of all steps, in their order: as text, for TRL tokenizes by itself."""
+    resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
+    folder = Path(recipe.output.uri.removeprefix("file://"))
+    dataset = open_dataset(open_store(resolved.dataset, recipe.storage), folder / "cache")
+    samples = kind_of(recipe, "train").open_samples(dataset, "train", recipe)
+    order = Order(len(samples), 0, 0.0, recipe.sequences_per_step, recipe.training.seed)
+    tokenizer = AutoTokenizer.from_pretrained(str(recipe.model.uri).removeprefix("file://"))
+    rows = {row["prompt"] + row["chosen"]: row for row in build_pairs()}
+    chosen = [samples[order.sample(step, i).index] for step in range(STEPS) for i in range(order.batch)]
+    texts = (tokenizer.decode(each["input_ids"][: each["spans"][0]], skip_special_tokens=True) for each in chosen)
+    return [rows[text] for text in texts]
+
+
+def train_with_trl(recipe: Recipe, pairs: list[dict[str, str]], folder: Path) -> list[float]:
+    """The loss of each step, each batch in one piece."""
+    torch.set_num_threads(1)
+    training = recipe.training
+    adapter = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    torch.manual_seed(training.seed)
+    trainer = InOrderTrainer(
+        model=AutoModelForCausalLM.from_pretrained(folder / "model"),
+        processing_class=AutoTokenizer.from_pretrained(folder / "model"),
+        train_dataset=TrlDataset.from_list(pairs),
+        peft_config=adapter if recipe.method.is_adapter else None,
+        args=DPOConfig(
+            output_dir=str(folder / "theirs"),
+            use_cpu=True,
+            bf16=False,
+            seed=training.seed,
+            beta=recipe.beta,
+            max_length=training.sequence_length,
+            gradient_checkpointing=False,
+            max_steps=STEPS,
+            per_device_train_batch_size=recipe.sequences_per_step,
+            learning_rate=recipe.learning_rate,
+            lr_scheduler_type="cosine_with_min_lr",
+            lr_scheduler_kwargs={"min_lr_rate": training.schedule.min_ratio},
+            warmup_steps=training.schedule.warmup,
+            weight_decay=training.optimizer.weight_decay,
+            adam_beta1=training.optimizer.beta1,
+            adam_beta2=training.optimizer.beta2,
+            max_grad_norm=training.optimizer.max_grad_norm,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+    )
+    trainer.losses = []
+    trainer.train()
+    return trainer.losses
+
+
+# ------------------------------------------------------------------------------------------------------------ metrics
+
+
+def test_the_metrics_are_those_of_the_exported_model_beside_the_one_it_came_from(tmp_path: Path) -> None:
+    recipe = prepare_preference(tmp_path)
+    assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
+    model, start = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("output/model", "model"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "output/model")
+    evaluation = read_output(recipe, "eval.json")
+    held_out = Path(evaluation["sets"]["domain"]["text"].removeprefix("file://")).read_text().splitlines()
+    margins, divergence, count = [], 0.0, 0
+    for row in map(json.loads, held_out):
+        gains = []
+        for answer in (row["chosen"], row["rejected"]):
+            start_at = len(tokenizer(row["prompt"])["input_ids"])
+            ids = torch.tensor([*tokenizer(row["prompt"] + answer)["input_ids"], tokenizer.eos_token_id])[None]
+            with torch.no_grad():
+                ours, theirs = (F.log_softmax(each(ids).logits[0, start_at - 1 : -1], -1) for each in (model, start))
+            places = ids[0, start_at:, None]
+            gains.append(float((ours.gather(1, places) - theirs.gather(1, places)).sum()))
+            divergence += float((ours.exp() * (ours - theirs)).sum())
+            count += len(places)
+        margins.append(0.1 * (gains[0] - gains[1]))
+    after, before = evaluation["after"], evaluation["before"]
+    want = torch.tensor(margins)
+    assert after["domainLoss"] == pytest.approx(float(-F.logsigmoid(want).mean()), rel=1e-4)
+    assert after["metrics"]["margin"] == pytest.approx(float(want.mean()), rel=1e-3)
+    assert after["metrics"]["pairAccuracy"] == pytest.approx(float((want > 0).float().mean()))
+    assert after["metrics"]["kl"] == pytest.approx(divergence / count, rel=1e-3)
+    assert before["domainLoss"] == pytest.approx(math.log(2), rel=1e-7)
+    assert before["metrics"] == {"pairAccuracy": 0.0, "margin": 0.0, "kl": 0.0}
+    assert before["generalLoss"] != after["generalLoss"]
+    assert after["generalBitsPerByte"] > 0
+
+
+def test_dora_starts_at_ln_2_and_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    method = {"type": "dora", "rank": 4}
+    whole = prepare_preference(tmp_path, method=method)
+    assert run_ranks(train_rank, 2, whole) == ["finished"] * 2
+    assert read_losses(whole)[0] == pytest.approx(math.log(2), rel=1e-5)
+    check_interrupted(tmp_path, whole, method)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert PeftModel.from_pretrained(base, tmp_path / "output/adapter")
+
+
+def test_a_full_run_that_is_interrupted_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole = prepare_preference(tmp_path)
+    assert run_ranks(train_rank, 2, whole) == ["finished"] * 2
+    check_interrupted(tmp_path, whole, {})
+
+
+def check_interrupted(folder: Path, whole: Recipe, method: dict[str, Any]) -> None:
+    broken = prepare_preference(folder, output="broken", method=method)
+    assert run_ranks(interrupted_rank, 2, broken, 12) == ["stopped by a signal; step 13 is saved"] * 2
+    assert run_ranks(second_attempt, 2, broken) == ["finished"] * 2
+    assert read_losses(broken) == read_losses(whole)
+    weights = [folder / name / "model/model.safetensors" for name in ("output", "broken")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()

@@ -1,0 +1,58 @@
+"""What transformers loses on the same batches: its own model, loss, optimizer, schedule and clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from runyard_trainer.checks import check_model
+from runyard_trainer.contract import Recipe
+from runyard_trainer.model import read_model
+from runyard_trainer.objectives import build_objective
+from runyard_trainer.optimizer import build_optimizer
+from runyard_trainer.shards import DatasetInfo
+from transformers.optimization import get_scheduler
+
+
+def lose_at_once(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """As the model itself computes it of a batch with labels, in one piece."""
+    loss: torch.Tensor = model(**batch).loss
+    return loss
+
+
+def train_reference(
+    recipe: Recipe,
+    info: DatasetInfo,
+    batches: Sequence[Any],
+    lose: Callable[[Any, Any], torch.Tensor] = lose_at_once,
+) -> list[float]:
+    """The loss of each step; `lose` computes it from the model and a batch."""
+    torch.set_num_threads(1)
+    training = recipe.training
+    objective = build_objective(recipe, info)
+    config = check_model(recipe)
+    objective.configure(config)
+    model: Any = read_model(Path(str(recipe.model.uri).removeprefix("file://")), config, objective, recipe)
+    model.train()
+    optimizer = build_optimizer(model, training.optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.learning_rate
+    schedule = get_scheduler(
+        "cosine_with_min_lr",
+        optimizer,
+        num_warmup_steps=int(training.schedule.warmup * len(batches)),
+        num_training_steps=len(batches),
+        scheduler_specific_kwargs={"min_lr_rate": training.schedule.min_ratio},
+    )
+    losses = []
+    for batch in batches:
+        loss = lose(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.optimizer.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses

@@ -1,0 +1,70 @@
+"""What TRL's SFTTrainer loses on the same records: its own template, spans, padding, loss, optimizer and schedule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from runyard_trainer.contract import Recipe
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+
+class GivenBatches(SFTTrainer):
+    """The SFTTrainer, which trains on the rows it is told in each step, and remembers the losses."""
+
+    steps: list[list[int]]
+    losses: list[float]
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        rows: Any = self.train_dataset
+        columns = ("input_ids", "labels")
+        batches = [self.data_collator([{key: rows[i][key] for key in columns} for i in step]) for step in self.steps]
+        return DataLoader(batches, batch_size=None)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        loss: Any = super().compute_loss(*args, **kwargs)
+        self.losses.append(float(loss.detach()))
+        return loss
+
+
+def build_trl_trainer(recipe: Recipe, rows: list[dict[str, Any]], folder: Path) -> GivenBatches:
+    """With the recipe's hyper-parameters; `train_dataset` holds the rows' `input_ids` and `labels` as TRL has them."""
+    torch.set_num_threads(1)
+    training = recipe.training
+    source = str(recipe.model.uri).removeprefix("file://")
+    return GivenBatches(
+        model=AutoModelForCausalLM.from_pretrained(source),
+        processing_class=AutoTokenizer.from_pretrained(source),
+        train_dataset=Dataset.from_list(rows),
+        args=SFTConfig(
+            output_dir=str(folder / "trl"),
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            assistant_only_loss="messages" in rows[0],
+            max_length=training.sequence_length,
+            max_steps=training.steps or 0,
+            learning_rate=recipe.learning_rate,
+            lr_scheduler_type="cosine_with_min_lr",
+            lr_scheduler_kwargs={"min_lr_rate": training.schedule.min_ratio},
+            warmup_steps=training.schedule.warmup,
+            weight_decay=training.optimizer.weight_decay,
+            adam_beta1=training.optimizer.beta1,
+            adam_beta2=training.optimizer.beta2,
+            max_grad_norm=training.optimizer.max_grad_norm,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+    )
+
+
+def train_with_trl(trainer: GivenBatches, steps: list[list[int]]) -> list[float]:
+    """The loss of each step."""
+    trainer.steps, trainer.losses = steps, []
+    trainer.train()
+    return trainer.losses

@@ -1,0 +1,51 @@
+"""What the operator asks of the trainer: the recipe of a run. What comes back is in `outcome`.
+
+A `Recipe` says what to learn, from what, and where to leave it. It is the recipe half of a TrainingRun's spec (the
+operator adds compute, recovery and suspend), and a file that a person can run alone:
+`python -m runyard_trainer recipe.yaml`.
+
+Nothing here knows Kubernetes or torch: only pydantic is imported, so the operator's image stays small.
+"""
+
+from __future__ import annotations
+
+from runyard_trainer.contract.base import URI_PATTERN, Model
+from runyard_trainer.contract.data import RECORD_FORMATS, Columns, Data, DataSource, Validation
+from runyard_trainer.contract.models import ADAPTER_FIELDS, ModelSource, ScratchModel, SourceRun, TokenizerTraining
+from runyard_trainer.contract.objectives import (
+    HEAD_OBJECTIVES,
+    LANGUAGE_OBJECTIVES,
+    MASKED_OBJECTIVES,
+    NEXT_TOKEN_OBJECTIVES,
+    Mode,
+)
+from runyard_trainer.contract.recipe import RECIPE_PATH, Recipe
+from runyard_trainer.contract.storage import Storage
+from runyard_trainer.contract.training import EarlyStopping, Optimizer, Schedule, Training
+
+__all__ = [
+    "ADAPTER_FIELDS",
+    "HEAD_OBJECTIVES",
+    "LANGUAGE_OBJECTIVES",
+    "MASKED_OBJECTIVES",
+    "NEXT_TOKEN_OBJECTIVES",
+    "RECIPE_PATH",
+    "RECORD_FORMATS",
+    "URI_PATTERN",
+    "Columns",
+    "Data",
+    "DataSource",
+    "EarlyStopping",
+    "Mode",
+    "Model",
+    "ModelSource",
+    "Optimizer",
+    "Recipe",
+    "Schedule",
+    "ScratchModel",
+    "SourceRun",
+    "Storage",
+    "TokenizerTraining",
+    "Training",
+    "Validation",
+]

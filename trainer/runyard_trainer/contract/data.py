@@ -1,0 +1,159 @@
+"""What to learn from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from runyard_trainer.contract.base import Model, Uri, check_exactly_one
+
+ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Columns(Model):
+    """Which fields of a record hold what, where they have other names than these."""
+
+    text: ColumnName = "text"
+    """The field with the text; where there is none, Bedrock's `input` is taken for it."""
+    input_ids: ColumnName = "input_ids"
+    """Token ids instead of a text, made by the tokenizer of the run, where the language itself is learned."""
+    text_pair: ColumnName = "text_pair"
+    """A second text, for classification of pairs."""
+    label: ColumnName = "label"
+    """The class of a text, for classification."""
+    labels: ColumnName = "labels"
+    """The classes of a text that may have several."""
+    prompt: ColumnName = "prompt"
+    """What is answered, for sft and preference."""
+    completion: ColumnName = "completion"
+    """Its answer, for sft."""
+    messages: ColumnName = "messages"
+    """A conversation of messages with `role` and `content`, for sft."""
+    conversations: ColumnName = "conversations"
+    """A conversation of messages with `from` and `value`, for sft."""
+    instruction: ColumnName = "instruction"
+    """What the model is to do, for sft on Alpaca's records."""
+    input: ColumnName = "input"
+    """What it is to do that with; may be absent or empty."""
+    output: ColumnName = "output"
+    """Its answer to that."""
+    tokens: ColumnName = "tokens"
+    """The words of a text, as a list, for token-classification."""
+    tags: ColumnName = "tags"
+    """The tag of each word, as a list."""
+    id: ColumnName = "id"
+    """The name of a question, for question-answering; it may be absent."""
+    context: ColumnName = "context"
+    """The text that holds the answer."""
+    question: ColumnName = "question"
+    """The question."""
+    answers: ColumnName = "answers"
+    """Its answers, as an object of two lists: `text`, and `answer_start`, where each begins in the context."""
+    sentences: ColumnName = "sentences"
+    """The sentences of a document as a list, for masked-lm-nsp."""
+    chosen: ColumnName = "chosen"
+    """The better of two answers, for preference."""
+    rejected: ColumnName = "rejected"
+    """The worse of two answers."""
+
+
+_FILE_FORMATS = ("auto", "text", "jsonl", "csv", "parquet")
+
+RECORD_FORMATS: dict[str, tuple[str, ...]] = {"sft": ("prompt-completion", "messages", "alpaca", "conversations")}
+"""By objective: the formats of its records that a source can be said to have."""
+
+
+class DataSource(Model):
+    """A file, or every file under a prefix, in order of name. `.gz` and `.zst` are decompressed."""
+
+    uri: Uri
+    """An object, or a prefix ending in `/`."""
+    format: Literal[
+        "auto", "text", "jsonl", "csv", "parquet", "prompt-completion", "messages", "alpaca", "conversations"
+    ] = "auto"
+    """`text`: one document a file. `jsonl`: one JSON object a line. `csv`: a header, then a record a row. `parquet`: a
+    record a row. `auto`: by the file's ending: .jsonl and .ndjson, .csv, .parquet, and text for any other. The others
+    say what the records of sft are, where their fields do not; the file is as it ends."""
+    columns: Columns = Columns()
+    """The record's fields; a text file has none."""
+
+
+Sources = Annotated[list[DataSource], Field(min_length=1, max_length=64)]
+
+
+DEFAULT_VALIDATION_FRACTION = 0.02
+
+
+class Validation(Model):
+    """What of the domain is held out. At most one of `fraction` and `sources`."""
+
+    fraction: float | None = Field(default=None, ge=0, le=0.5)
+    """Share of the records of `data.train`, chosen by a hash of their text, that is never trained on. 0: none.
+    Absent, and `sources` too: 0.02."""
+    sources: Sources | None = None
+    """Held-out data of its own; records of `data.train` with the same text are not trained on."""
+
+    @model_validator(mode="after")
+    def _check_one_of(self) -> Validation:
+        if self.fraction is not None and self.sources is not None:
+            raise ValueError("data.validation.fraction and data.validation.sources are both set: keep one of them")
+        return self
+
+    @property
+    def held_out_fraction(self) -> float:
+        """Of `data.train`, default resolved."""
+        if self.fraction is not None:
+            return self.fraction
+        return DEFAULT_VALIDATION_FRACTION if self.sources is None else 0.0
+
+
+class Replay(Model):
+    """Text of the kind that the model already knows, mixed in so that it forgets less."""
+
+    fraction: float = Field(gt=0, lt=1)
+    """Share of the sequences of every step (on average) that are replayed instead of trained from `data.train`."""
+    sources: Sources | None = None
+    """The text to replay. Exactly one of `sources` and `source`."""
+    source: Literal["self"] | None = None
+    """`self`: text that the model itself writes before it is trained, for when its own is not at hand. For causal-lm.
+    It costs a forward pass a token, and is kept below `replay/` of the output."""
+
+    @model_validator(mode="after")
+    def _check_one_of(self) -> Replay:
+        check_exactly_one(self, "data.replay", "sources", "source")
+        return self
+
+
+class Decontamination(Model):
+    """Leave out what is, in parts, the same as held-out data."""
+
+    ngram: int = Field(default=13, ge=5, le=100)
+    """So many words in a row that a record shares with one of `data.validation` or `evaluation.general`, whatever their
+    case and punctuation, keep it from being trained on or replayed."""
+
+
+class Data(Model):
+    """The text to learn from."""
+
+    train: Sources
+    """The domain's text."""
+    validation: Validation = Validation()
+    """The held-out part of it."""
+    replay: Replay | None = None
+    """Earlier text to keep mixing in."""
+    deduplicate: Literal["none", "exact", "near"] = "exact"
+    """`exact`: of records that are the same, the first is kept. `near`: of those too whose texts share about 0.8 of
+    their word 5-grams (MinHash), and none that is near a held-out one is trained on. What was left out is counted."""
+    decontaminate: Decontamination | None = None
+    """Absent: only whole records are compared."""
+    invalid_rows: Literal["Fail", "Drop"] = "Fail"
+    """`Drop`: leave out rows that are no records, and count them; more than 5 % of a stream's rows are refused all the
+    same, as is a file that cannot be read to its end."""
+
+
+def check_formats(field: str, sources: list[DataSource], reason: str, allowed: tuple[str, ...]) -> None:
+    """Raises ValueError, with the reason, for a format of records that is not among the allowed ones."""
+    for i, source in enumerate(sources):
+        if source.format not in (*_FILE_FORMATS, *allowed):
+            raise ValueError(f"{field}[{i}].format is {source.format}, but {reason}: write how its files are, or auto")

@@ -1,0 +1,135 @@
+"""Where the weights come from, and which of them are trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from runyard_trainer.contract.base import Model, Uri, check_exactly_one
+
+
+class TokenizerTraining(Model):
+    """A tokenizer learned from the training text."""
+
+    type: Literal["bpe", "wordpiece"] = "bpe"
+    """`bpe`: byte-level BPE, with RoBERTa's special tokens for the masked objectives. `wordpiece`: as BERT has it,
+    cased; for the masked objectives alone, since text cannot be written back from it."""
+    vocab_size: int = Field(default=32000, ge=300, le=1_000_000)
+    """Size of the vocabulary, special tokens included. At least 300: 256 bytes and some merges."""
+
+
+class TokenizerSource(Model):
+    """Exactly one of a tokenizer to train and one that is there."""
+
+    train: TokenizerTraining | None = None
+    """Train one on `data.train`."""
+    uri: Uri | None = None
+    """A folder with tokenizer.json, as `save_pretrained` writes it."""
+
+    @model_validator(mode="after")
+    def _check_one_of(self) -> TokenizerSource:
+        check_exactly_one(self, "scratch.tokenizer", "train", "uri")
+        return self
+
+
+class ScratchModel(Model):
+    """A model with random weights."""
+
+    config: dict[str, Any]
+    """A transformers configuration: `model_type` and its fields. `vocab_size` and the special token ids come from the
+    tokenizer."""
+    tokenizer: TokenizerSource
+    """The tokenizer to train or to read."""
+
+
+class SourceRun(Model):
+    """What another run leaves; this one waits for it."""
+
+    name: str = Field(min_length=1, max_length=63)
+    """A TrainingRun of the same namespace."""
+    checkpoint: str = Field(default="best", max_length=20, pattern=r"^(best|last|[0-9]+)$")
+    """`best`: the model that it has exported. `last`, or a step: a checkpoint that it has kept."""
+
+
+class ModelSource(Model):
+    """Where the weights come from. Exactly one of `uri`, `run` and `scratch`."""
+
+    uri: Uri | None = None
+    """A Hugging Face model folder with safetensors weights and a tokenizer."""
+    digest: str | None = Field(default=None, max_length=80, pattern=r"^sha256:[0-9a-f]{64}$")
+    """Of the folder at `uri`, as lineage and status tell it: anything else found there is refused."""
+    step: int | None = Field(default=None, ge=1)
+    """Take the weights from the checkpoint of this step, which the run that left the folder at `uri` has kept."""
+    run: SourceRun | None = None
+    """Another TrainingRun of the namespace, once it has succeeded. Resolved to `uri` and `digest` or `step`."""
+    scratch: ScratchModel | None = None
+    """Pre-train from random weights."""
+
+    @model_validator(mode="after")
+    def _check_one_of(self) -> ModelSource:
+        check_exactly_one(self, "model", "uri", "run", "scratch")
+        for name in ("digest", "step"):
+            if getattr(self, name) is not None and self.uri is None:
+                raise ValueError(f"model.{name} is of the folder at model.uri, which is absent: remove model.{name}")
+        if self.digest is not None and self.step is not None:
+            raise ValueError("model.digest is of the exported weights, and model.step takes others: keep one of them")
+        return self
+
+
+ModuleName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Method(Model):
+    """Which weights are trained. All but `type` belong to adapters: two thin matrices beside each weight, which stays
+    as it is.
+    """
+
+    type: Literal["full", "lora", "dora", "qlora"] = "full"
+    """`full`: every weight. `lora`: an adapter. `dora`: one that learns how large each output's weights are by itself,
+    too. `qlora`: lora beside weights of 4 bits, on CUDA GPUs with bitsandbytes in the image; not tested on GPUs yet."""
+    rank: int | None = Field(default=None, ge=1, le=4096)
+    """Width of the adapter. Absent: 16."""
+    alpha: float | None = Field(default=None, gt=0, le=65536)
+    """The adapter's product is scaled by alpha / rank. Absent: twice the rank."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the adapter's inputs that a training step leaves out. Absent: 0.05, and 0 for preference, which is
+    trained without dropout."""
+    targets: Annotated[list[ModuleName], Field(min_length=1, max_length=64)] | None = None
+    """Names of the layers that get an adapter, or how they end: q_proj. Absent: every linear layer but the output's."""
+    merge: bool | None = None
+    """Add the adapter to the weights and export the sum as model/; adapter/ is exported in any case. Absent: true."""
+
+    @model_validator(mode="after")
+    def _check_adapter(self) -> Method:
+        given = [name for name in ADAPTER_FIELDS if getattr(self, name) is not None]
+        if self.type == "full" and given:
+            raise ValueError(
+                f"method.{given[0]} belongs to an adapter, and method.type is full: remove it, or set method.type to "
+                "lora or dora"
+            )
+        return self
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the model's own weights stay as they are."""
+        return self.type != "full"
+
+    @property
+    def resolved_rank(self) -> int:
+        """Default resolved."""
+        return self.rank or 16
+
+    @property
+    def resolved_alpha(self) -> float:
+        """Default resolved."""
+        return self.alpha or 2.0 * self.resolved_rank
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the exported model has the adapter in its weights; default resolved."""
+        return self.merge is not False
+
+
+ADAPTER_FIELDS = ("rank", "alpha", "dropout", "targets", "merge")
+"""Of `Method`: those that mean nothing without an adapter."""

@@ -1,0 +1,50 @@
+"""Tasks that a language model is asked in its context, with examples of how they are answered."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from runyard_trainer.contract.base import Model, Uri, check_exactly_one
+
+TaskType = Literal["multiple-choice", "classification", "entities"]
+
+
+class TestSet(Model):
+    """What is asked."""
+
+    uri: Uri
+    """A file of records, or every file under a prefix ending in `/`: JSONL, CSV or Parquet by the file's ending."""
+
+
+class Shots(Model):
+    """Answered examples that stand before each question."""
+
+    uri: Uri
+    """Records like those of `test`."""
+    count: int = Field(default=5, ge=1, le=64)
+    """As many, drawn for each question by a hash of `training.seed`, and never the question itself. Where they do not
+    fit the model, fewer."""
+
+
+class Task(Model):
+    """Questions whose answers are known. Exactly one of `preset` and `type`."""
+
+    name: str = Field(min_length=1, max_length=40, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    """What the result is called."""
+    preset: Literal["financial-phrasebank", "fiqa-sentiment", "financial-headlines", "financial-ner"] | None = None
+    """A published task: its columns, prompt, labels and metric."""
+    type: TaskType | None = None
+    """A task of your own. `multiple-choice`: records of `prompt`, `choices` and `answer`, the number of the right one
+    from 0; the likeliest is chosen. `classification`: `prompt` and `label`; the first label in what is written counts.
+    `entities`: `tokens` and BIO `tags`; what is written names entities with their types."""
+    test: TestSet
+    """The questions."""
+    shots: Shots | None = None
+    """Absent: none."""
+
+    @model_validator(mode="after")
+    def _check_one_of(self) -> Task:
+        check_exactly_one(self, "evaluation.tasks[]", "preset", "type")
+        return self

@@ -1,0 +1,126 @@
+"""How long and how to train, what to measure, and how often to commit."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from runyard_trainer.contract.base import Fraction, Model, check_exactly_one
+from runyard_trainer.contract.data import DataSource
+from runyard_trainer.contract.tasks import Task
+
+
+class Schedule(Model):
+    """The learning rate as a pure function of the step."""
+
+    type: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """After the warm-up: `cosine` or `linear` decay to the end, `constant`, or `wsd`: constant, and linear decay over
+    the last fifth."""
+    warmup: Fraction = 0.01
+    """Share of all steps in which the rate climbs linearly from 0 to its peak."""
+    min_ratio: Fraction = 0.1
+    """The last rate as a share of the peak."""
+
+
+class Optimizer(Model):
+    """AdamW."""
+
+    weight_decay: float = Field(default=0.1, ge=0, le=10)
+    """Decoupled weight decay, on matrices only (no norms, no biases)."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the second moment."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+
+
+class EarlyStopping(Model):
+    """End a run that gets no better on held-out data. Needs `evaluation.everySteps`."""
+
+    patience: int = Field(default=3, ge=1, le=1000)
+    """Measurements in a row that may be no better than the best before them."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """What counts as better, in the objective's own measure: loss, macro F1..."""
+
+
+class Training(Model):
+    """How long and how to train. Exactly one of `epochs`, `tokens` and `steps`; at most one of `batchTokens` and
+    `batchSequences`.
+    """
+
+    epochs: float | None = Field(default=None, gt=0, le=10_000)
+    """Passes over `data.train`."""
+    tokens: int | None = Field(default=None, ge=1)
+    """Tokens to train on, replay included."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps."""
+    sequence_length: int = Field(default=2048, ge=8, le=1_048_576)
+    """Tokens in a packed sequence."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens in a step, over all ranks: a multiple of `sequenceLength`."""
+    batch_sequences: int | None = Field(default=None, ge=1)
+    """Sequences in a step, over all ranks; of labelled data, records, but sft packs these into sequences. Absent, and
+    `batchTokens` too: as near 524,288 tokens as they come, or 32 to fine-tune."""
+    micro_batch: int | None = Field(default=None, ge=1, le=4096)
+    """Sequences that a rank holds in memory at once. Absent: chosen when the run starts, and shown in status."""
+    learning_rate: float | None = Field(default=None, gt=0, le=10)
+    """Peak learning rate. Absent: 3e-4 from scratch, 1e-5 continued, 2e-5 to fine-tune, 1e-6 for preference; with an
+    adapter 2e-4, and 1e-5 for preference; for the masked objectives 1e-4, or 5e-4 in large batches, of a million (2^20)
+    tokens or more."""
+    schedule: Schedule = Schedule()
+    """How the learning rate moves."""
+    optimizer: Optimizer = Optimizer()
+    """AdamW's settings."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the computation; weights and optimizer stay fp32. `auto`: bf16 on a GPU that has it, else fp32."""
+    activation_checkpointing: Literal["none", "full"] = "none"
+    """`full`: recompute each layer in the backward pass, to save memory."""
+    deterministic: bool = False
+    """On CUDA: only algorithms that give the same bits each time, at a price. On CPU it is always so."""
+    early_stopping: EarlyStopping | None = None
+    """End early when the held-out data says so. Absent: all steps are made."""
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Of initial weights, data order and dropout."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Training:
+        check_exactly_one(self, "training", "epochs", "tokens", "steps")
+        if self.batch_tokens is not None and self.batch_sequences is not None:
+            raise ValueError("training.batchTokens and training.batchSequences are both set: keep one of them")
+        if self.batch_tokens is not None and self.batch_tokens % self.sequence_length:
+            raise ValueError(
+                f"training.batchTokens {self.batch_tokens} is not a multiple of "
+                f"training.sequenceLength {self.sequence_length}"
+            )
+        return self
+
+
+class Evaluation(Model):
+    """Measured on the same held-out data before the first step and after the last."""
+
+    before: bool = True
+    """Measure the model before it is trained, too."""
+    every_steps: int | None = Field(default=None, ge=1)
+    """Measure besides every so many steps, and export the best model that was measured. Absent: export the last."""
+    general: list[DataSource] = Field(default=[], max_length=64)
+    """Held-out text of the general kind: what the model forgets shows here."""
+    max_general_loss_increase: float | None = Field(default=None, ge=0)
+    """Nats per token that the loss on `general` may rise: a model that forgot more is exported only where all did."""
+    on_violation: Literal["Warn", "Fail"] = "Warn"
+    """Where all forgot more: `Warn` exports the one that forgot least and says so, `Fail` ends the run as failed."""
+    tasks: list[Task] = Field(default=[], max_length=16)
+    """Asked of the model that is exported, and with `before` of the model as it came. For causal-lm, sft and
+    preference."""
+
+
+class Checkpoint(Model):
+    """How often progress is committed, and what is kept."""
+
+    every_steps: int = Field(default=500, ge=1)
+    """Steps between commits: what a failure can cost at most."""
+    keep_last: int = Field(default=2, ge=1, le=100)
+    """The newest ones to keep."""
+    keep_every_steps: int | None = Field(default=None, ge=1)
+    """Keep, besides, each one whose step is a multiple of this."""

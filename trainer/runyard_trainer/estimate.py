@@ -1,0 +1,72 @@
+"""What a run will cost, before it starts: steps, tokens and floating-point operations, from shapes alone.
+
+    operations = tokens x (6 x weights that a token is multiplied by + 12 x layers x width x length, for attention)
+
+as scaling laws count them: a forward and a backward pass. Embedding tables are looked up, and cost nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from runyard_trainer.contract import LANGUAGE_OBJECTIVES, Recipe
+from runyard_trainer.outcome import Estimate
+
+_PLAIN_MLPS = {
+    "albert", "bert", "bloom", "codegen", "deberta", "deberta-v2", "distilbert", "electra", "falcon", "gpt2",
+    "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "mpt", "opt", "phi", "roberta", "starcoder2", "xlm-roberta",
+}  # fmt: skip
+"""Architectures whose feed-forward layer has two matrices; in all others a third one gates it."""
+
+
+def estimate_run(
+    recipe: Recipe, config: PretrainedConfig, vocab_size: int, steps: int, tokens_per_sample: float
+) -> Estimate:
+    """What `steps` steps take.
+
+    Args:
+        recipe: batch, length and objective.
+        config: the model's.
+        vocab_size: the tokenizer's.
+        steps: of the whole run.
+        tokens_per_sample: in a sample of `train`, on average.
+    """
+    tokens = round(steps * recipe.sequences_per_step * tokens_per_sample)
+    per_token = count_flops_per_token(config, vocab_size, recipe.objective in LANGUAGE_OBJECTIVES, tokens_per_sample)
+    return Estimate(steps=steps, tokens=tokens, flops=None if per_token is None else f"{per_token * tokens:.2g}")
+
+
+def count_flops_per_token(
+    config: PretrainedConfig, vocab_size: int, predicts_tokens: bool, length: float
+) -> float | None:
+    """Of a forward and a backward pass; None for a model of another shape than a plain transformer's."""
+    shape: Any = config.get_text_config()
+    weights = count_matrix_weights(shape)
+    if weights is None:
+        return None
+    head = vocab_size * shape.hidden_size if predicts_tokens else 0
+    return float(6 * (weights + head) + 12 * shape.num_hidden_layers * shape.hidden_size * length)
+
+
+def count_matrix_weights(shape: Any) -> int | None:
+    """Of all layers, without embeddings and head; None as above, mixtures of experts among them."""
+    sizes = [getattr(shape, name, None) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")]
+    has_experts = any(getattr(shape, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
+    if has_experts or not all(isinstance(size, int) for size in sizes):
+        return None
+    width, layers, heads = (int(size) for size in sizes if size is not None)
+    head_width = getattr(shape, "head_dim", None) or width // heads
+    key_heads = getattr(shape, "num_key_value_heads", None) or heads
+    inner = next(
+        (
+            size
+            for name in ("intermediate_size", "n_inner", "hidden_dim", "ffn_dim")
+            if (size := getattr(shape, name, None))
+        ),
+        4 * width,
+    )
+    attention = 2 * width * head_width * (heads + key_heads)
+    matrices = 2 if shape.model_type in _PLAIN_MLPS else 3
+    return int(layers * (attention + matrices * width * inner))

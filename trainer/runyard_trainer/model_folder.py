@@ -1,0 +1,83 @@
+"""A Hugging Face model folder: on storage, on this node's disk, and the digest that names its content."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from runyard_trainer.contract import Recipe
+from runyard_trainer.head import HEAD_NAME, CheckpointEntry, HeadState
+from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.storage import Location, NotFound, open_store
+
+CARD_NAME = "README.md"
+
+
+def digest_of(folder: Path) -> str:
+    """sha256 over a line `<name> <sha256>` for each file, in order of name.
+
+    The model card is left out: it tells of the run, and the same weights have the same digest.
+    """
+    lines = []
+    for path in files_of(folder):
+        if path.name == CARD_NAME:
+            continue
+        with path.open("rb") as file:
+            lines.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n")
+    return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Its files, in order of name."""
+    return sorted(path for path in folder.iterdir() if path.is_file())
+
+
+def download_model(recipe: Recipe, folder: Path) -> None:
+    """Copy the folder at `model.uri`, without anything that could run.
+
+    Raises:
+        UserError: DATA_ERROR where it has not the digest that the recipe gives.
+    """
+    assert recipe.model.uri is not None, "the contract holds exactly one of uri, run and scratch"
+    source = open_store(recipe.model.uri, recipe.storage, "model.uri")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in source.children():
+        is_ours = recipe.model.digest is not None and name != CARD_NAME
+        if "/" not in name and (is_ours or name.endswith((".safetensors", ".json"))):
+            (source / name).download_file(folder / name)
+    found = digest_of(folder) if recipe.model.digest else None
+    if found != recipe.model.digest:
+        raise UserError(
+            f"model.uri: {source} has digest {found}, and model.digest says {recipe.model.digest}: another model lies "
+            "there now. Start from that one by its own digest, or bring the wanted one back",
+            ExitCode.DATA_ERROR,
+        )
+
+
+def find_checkpoint(recipe: Recipe) -> tuple[Location, CheckpointEntry]:
+    """The output that the folder at `model.uri` lies in, and its checkpoint of `model.step`.
+
+    Raises:
+        UserError: DATA_ERROR where there is none.
+    """
+    assert recipe.model.uri is not None
+    output = open_store(recipe.model.uri, recipe.storage, "model.uri").parent
+    try:
+        head = HeadState.model_validate_json((output / HEAD_NAME).get().data)
+    except (NotFound, ValidationError) as error:
+        raise UserError(
+            f"model.step: no run's {HEAD_NAME} lies beside {recipe.model.uri}, so there are no checkpoints: remove "
+            "model.step, or name the model folder that the run has left",
+            ExitCode.DATA_ERROR,
+        ) from error
+    kept = {entry.step: entry for entry in head.entries}
+    if recipe.model.step not in kept:
+        steps = ", ".join(map(str, sorted(kept))) or "none"
+        raise UserError(
+            f"model.step: {output} has no checkpoint of step {recipe.model.step}; kept are {steps}. Name one of these "
+            "(checkpoint.keepEverySteps keeps more)",
+            ExitCode.DATA_ERROR,
+        )
+    return output, kept[recipe.model.step]

@@ -1,0 +1,42 @@
+"""What the objectives learn from: a module a kind of record, without torch.
+
+    Row ─(parse)─> record ─(encode)─> examples, none where nothing of it would be trained on ─> a stream of the dataset
+    a stream of the dataset ─(open_samples)─> samples: what one place of a step trains on
+
+A record is what a person wrote: checked here, once, with messages that the reader puts file and line before. What
+becomes of it depends on the tokenizer and the recipe alone, so preparing the same again gives the same.
+"""
+
+from __future__ import annotations
+
+from runyard_trainer.contract import LANGUAGE_OBJECTIVES, Recipe
+from runyard_trainer.records import (
+    classification,
+    masked_text,
+    preference,
+    question_answering,
+    sentences,
+    sft,
+    text,
+    token_classification,
+)
+from runyard_trainer.records.base import HELD_OUT_STREAMS, Encoder, Example, RecordKind, Sample, Samples, Shown
+
+__all__ = ["HELD_OUT_STREAMS", "Encoder", "Example", "RecordKind", "Sample", "Samples", "Shown", "kind_of"]
+
+_KINDS: dict[str, RecordKind] = {
+    "causal-lm": text.KIND,
+    "masked-lm": masked_text.KIND,
+    "masked-lm-nsp": sentences.KIND,
+    "sft": sft.KIND,
+    "classification": classification.KIND,
+    "token-classification": token_classification.KIND,
+    "question-answering": question_answering.KIND,
+    "preference": preference.KIND,
+}
+
+
+def kind_of(recipe: Recipe, stream: str) -> RecordKind:
+    """What a stream of this recipe's dataset consists of: general text is text, whatever a model is fine-tuned on."""
+    is_text = stream == "general" and recipe.objective not in LANGUAGE_OBJECTIVES
+    return text.KIND if is_text else _KINDS[recipe.objective]

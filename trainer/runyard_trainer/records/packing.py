@@ -1,0 +1,80 @@
+"""Records of different lengths packed into few sequences of one length, each of them whole.
+
+    lengths ─(pack_lengths)─> which records lie in which sequence ─> input_ids, position_ids that restart, labels
+
+Which records lie together follows from the lengths alone, so every rank and attempt packs alike, without a word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runyard_trainer.contract import Recipe
+from runyard_trainer.examples import Examples
+from runyard_trainer.records.base import Sample
+from runyard_trainer.shards import IGNORED, Dataset, pack
+
+
+def pack_lengths(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
+    """The records of each sequence, by their place in `lengths`; none is longer than `capacity`.
+
+    Best fit: from the longest to the shortest, each goes where it leaves the least room.
+    """
+    sequences: list[list[int]] = []
+    by_room: dict[int, list[int]] = {}
+    rooms = 0  # bit r is set where a sequence has room for r more tokens: the least that will do is found at once
+    for record in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[record])
+        fitting = rooms >> length
+        if fitting:
+            room = length + (fitting & -fitting).bit_length() - 1
+            sequence = by_room[room].pop()
+            if not by_room[room]:
+                rooms ^= 1 << room
+            sequences[sequence].append(record)
+        else:
+            room, sequence = capacity, len(sequences)
+            sequences.append([record])
+        by_room.setdefault(room - length, []).append(sequence)
+        rooms |= 1 << (room - length)
+    return sequences
+
+
+@dataclass(frozen=True)
+class PackedRecords:
+    """A stream of records with `spans` of trained tokens, as sequences of one length."""
+
+    examples: Examples
+    sequences: list[list[int]]
+    length: int
+    eos_token_id: int
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, index: int) -> Sample:
+        records = [self.examples[i] for i in self.sequences[index]]
+        tokens = np.concatenate([record["input_ids"] for record in records])
+        starts = np.cumsum([0, *(len(record["input_ids"]) for record in records[:-1])])
+        labels = np.full(self.length, IGNORED, dtype=np.int64)
+        for start, record in zip(starts.tolist(), records, strict=True):
+            for first, last in record["spans"].reshape(-1, 2).tolist():
+                labels[start + first : start + last] = record["input_ids"][first:last]
+        packed = pack(tokens, starts, self.length, self.eos_token_id)
+        return {"input_ids": packed.input_ids, "position_ids": packed.position_ids, "labels": labels}
+
+    @property
+    def filler(self) -> Sample:
+        """All padding."""
+        nothing = np.empty(0, dtype=np.int64)
+        packed = pack(nothing, nothing, self.length, self.eos_token_id)
+        return {"input_ids": packed.input_ids, "position_ids": packed.position_ids, "labels": packed.labels}
+
+
+def open_packed_records(dataset: Dataset, stream: str, recipe: Recipe) -> PackedRecords:
+    """The sequences of a stream."""
+    examples, length = dataset.examples(stream), recipe.training.sequence_length
+    return PackedRecords(examples, pack_lengths(examples.lengths, length), length, dataset.info.eos_token_id)

@@ -1,0 +1,269 @@
+"""Pairs of answers to the same prompt, the better one and the worse one.
+
+    prompt, chosen, rejected                              texts, or all three chats
+    input {messages}, preferred_output,
+    non_preferred_output                                  chats, as OpenAI has them
+
+A text's answer ends with the end-of-document token; a chat is laid out by the tokenizer's own template, which ends its
+turns as the model knows it. Prompt and answer are tokenized as one text, so that a prompt is cut as it is when the
+model is asked; a token belongs to the answer if it reaches into it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from transformers import AutoTokenizer
+
+from runyard_trainer.contract import Recipe
+from runyard_trainer.examples import Examples
+from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.records.base import Example, RecordKind, Sample, Shown
+from runyard_trainer.shards import Dataset
+from runyard_trainer.sources import BadRecord, Row, check_encodable, name_of_type
+from runyard_trainer.tokenizer import DocumentTokenizer
+
+_SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "spans": pa.list_(pa.int32())})
+"""Prompt and chosen answer, then prompt and rejected answer; how long that of the chosen one is, and where in each the
+answer starts."""
+
+_OPENAI_NAMES = {"prompt": "input", "chosen": "preferred_output", "rejected": "non_preferred_output"}
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+Message = dict[str, str]
+Text = str | list[Message]
+"""What was said: a text, or the messages of a chat."""
+
+
+@dataclass(frozen=True)
+class AnswerPair:
+    """A prompt with two answers; all three are texts, or all three chats."""
+
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    place: str
+    """Where it was read."""
+
+    @property
+    def identity(self) -> str:
+        """As text; empty where it says nothing."""
+        parts = [part if isinstance(part, str) else json.dumps(part) for part in self._parts]
+        return "\n".join(parts) if any(part.strip() for part in parts) else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a row of JSONL."""
+        return {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
+
+    @property
+    def num_bytes(self) -> int:
+        """UTF-8 bytes of what is said."""
+        texts = [
+            text
+            for part in self._parts
+            for text in ([part] if isinstance(part, str) else [each["content"] for each in part])
+        ]
+        return sum(len(text.encode()) for text in texts)
+
+    @property
+    def _parts(self) -> tuple[Text, Text, Text]:
+        return self.prompt, self.chosen, self.rejected
+
+
+# -------------------------------------------------------------------------------------------------------------- parsing
+
+
+def parse_answer_pair(row: Row) -> AnswerPair:
+    """See the module; raises BadRecord."""
+    pair = _parse_openai(row) if "preferred_output" in row.fields else _parse_columns(row)
+    if pair.chosen == pair.rejected:
+        raise BadRecord("both answers are the same, so neither is the better one: remove the pair")
+    for part, name in ((pair.chosen, "chosen"), (pair.rejected, "rejected")):
+        if not part or (isinstance(part, str) and not part.strip()):
+            raise BadRecord(f"the {name} answer is empty: write one, or remove the pair")
+    return pair
+
+
+def _parse_columns(row: Row) -> AnswerPair:
+    names = {field: row.name_of(field) for field in _OPENAI_NAMES}
+    missing = [field for field, name in names.items() if name not in row.fields]
+    if missing:
+        found = ", ".join(sorted(row.fields)[:8]) or "nothing"
+        raise BadRecord(
+            f"no field {names[missing[0]]!r}, found {found}: name the field that holds it in columns.{missing[0]}"
+        )
+    is_chat = {field: isinstance(row.fields[name], list) for field, name in names.items()}
+    if len(set(is_chat.values())) > 1:
+        chats = " and ".join(repr(names[field]) for field, is_list in is_chat.items() if is_list)
+        raise BadRecord(f"{chats} has a list of messages and the rest is text: write all of prompt and answers alike")
+    if is_chat["prompt"]:
+        return _build_chat(row, {field: row.fields[name] for field, name in names.items()}, names)
+    return AnswerPair(row.text("prompt"), row.text("chosen"), row.text("rejected"), row.place)
+
+
+def _parse_openai(row: Row) -> AnswerPair:
+    if any(row.name_of(field) in row.fields for field in ("chosen", "rejected")):
+        raise BadRecord(
+            "both preferred_output and chosen or rejected are there: keep input, preferred_output and "
+            "non_preferred_output, or prompt, chosen and rejected"
+        )
+    for name in _OPENAI_NAMES.values():
+        if name not in row.fields:
+            raise BadRecord(f"preferred_output is there and {name} is not: OpenAI's pairs have both")
+    given = row.fields["input"]
+    if not isinstance(given, dict) or "messages" not in given:
+        raise BadRecord("field 'input' has no messages: OpenAI writes {\"messages\": [...]} there")
+    if given.get("tools"):
+        raise BadRecord("field 'input' has tools, which are not laid out: remove them, or the pair")
+    values = {field: row.fields[name] for field, name in _OPENAI_NAMES.items()} | {"prompt": given["messages"]}
+    return _build_chat(row, values, _OPENAI_NAMES | {"prompt": "input.messages"})
+
+
+def _build_chat(row: Row, values: dict[str, Any], names: dict[str, str]) -> AnswerPair:
+    chats = {field: _parse_messages(value, names[field]) for field, value in values.items()}
+    for field in ("chosen", "rejected"):
+        if any(message["role"] != "assistant" for message in chats[field]):
+            raise BadRecord(f"field {names[field]!r} has a message that is not the assistant's: leave it in the prompt")
+    return AnswerPair(chats["prompt"], chats["chosen"], chats["rejected"], row.place)
+
+
+def _parse_messages(value: Any, name: str) -> list[Message]:
+    if not isinstance(value, list) or not value:
+        raise BadRecord(f"field {name!r} is {name_of_type(value)}, not a list of messages with role and content")
+    return [_parse_message(message, f"{name}[{number}]") for number, message in enumerate(value)]
+
+
+def _parse_message(message: Any, name: str) -> Message:
+    if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+        raise BadRecord(f"{name} is no message with role and content")
+    role, content = message["role"], message["content"]
+    if role not in _ROLES:
+        raise BadRecord(f"{name}.role is {role!r}: it is one of {', '.join(_ROLES)}")
+    if not isinstance(content, str):
+        raise BadRecord(f"{name}.content is {name_of_type(content)}, not a string")
+    check_encodable(content, f"{name}.content")
+    return {"role": role, "content": content}
+
+
+# ------------------------------------------------------------------------------------------------------------- encoding
+
+
+@dataclass
+class AnswerPairEncoder:
+    """Prompt and answer of each, cut at the end to the sequence length."""
+
+    tokenizer: DocumentTokenizer
+    length: int
+    schema: pa.Schema = _SCHEMA
+
+    def encode(self, records: Sequence[AnswerPair]) -> list[list[Example]]:
+        """See `Encoder`; a pair whose prompt fills the sequence length is left out."""
+        return [self._encode(record) for record in records]
+
+    def describe(self) -> dict[str, Any]:
+        """See `Encoder`."""
+        return {}
+
+    def _encode(self, record: AnswerPair) -> list[Example]:
+        rows = [self._encode_answer(record, answer) for answer in (record.chosen, record.rejected)]
+        is_truncated = any(len(ids) > self.length for ids, _ in rows)
+        (chosen, chosen_start), (rejected, rejected_start) = ((ids[: self.length], start) for ids, start in rows)
+        if chosen_start >= len(chosen) or rejected_start >= len(rejected):
+            return []
+        spans = [len(chosen), chosen_start, rejected_start]
+        return [Example({"input_ids": chosen + rejected, "spans": spans}, record.num_bytes, is_truncated)]
+
+    def _encode_answer(self, record: AnswerPair, answer: Text) -> tuple[list[int], int]:
+        """Token ids, and how many of them are the prompt's."""
+        if isinstance(record.prompt, str):
+            assert isinstance(answer, str)
+            ids, start = self._encode_text(record.prompt, answer, add_special_tokens=True)
+            return [*ids, self.tokenizer.eos_token_id], start
+        assert isinstance(answer, list)
+        prompt = self._lay_out(record, record.prompt, add_generation_prompt=True)
+        whole = self._lay_out(record, record.prompt + answer, add_generation_prompt=False)
+        if not whole.startswith(prompt):
+            raise UserError(
+                f"{record.place}: the tokenizer's chat template writes a prompt otherwise once it is answered, so "
+                "where the answer starts cannot be told: use one that writes both alike",
+                ExitCode.DATA_ERROR,
+            )
+        return self._encode_text(prompt, whole[len(prompt) :], add_special_tokens=False)
+
+    def _encode_text(self, prompt: str, answer: str, add_special_tokens: bool) -> tuple[list[int], int]:
+        """What the tokenizer puts before a text stays, what it puts behind one goes: the answer's end comes there."""
+        encoding = self.tokenizer.backend.encode(prompt + answer, add_special_tokens=add_special_tokens)
+        end = len(encoding.ids)
+        while end and encoding.special_tokens_mask[end - 1]:
+            end -= 1
+        starts = (place for place in range(end) if encoding.offsets[place][1] > len(prompt))
+        return encoding.ids[:end], next(starts, end)
+
+    def _lay_out(self, record: AnswerPair, messages: list[Message], add_generation_prompt: bool) -> str:
+        if not self._chat_tokenizer.chat_template:
+            raise UserError(
+                f"{record.place}: this is a chat, and the model's tokenizer has no chat template: put a "
+                "chat_template.jinja beside it, or write texts",
+                ExitCode.DATA_ERROR,
+            )
+        try:
+            text: str = self._chat_tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except Exception as error:  # a template raises what it wants
+            raise UserError(
+                f"{record.place}: the tokenizer's chat template refuses this chat: {error}", ExitCode.DATA_ERROR
+            ) from error
+        return text
+
+    @cached_property
+    def _chat_tokenizer(self) -> Any:
+        return AutoTokenizer.from_pretrained(self.tokenizer.folder, local_files_only=True, trust_remote_code=False)
+
+
+@dataclass(frozen=True)
+class AnswerPairs:
+    """The pairs of a stream, as they were encoded."""
+
+    examples: Examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Sample:
+        example = self.examples[index]
+        return {"input_ids": example["input_ids"], "spans": example["spans"]}
+
+    @property
+    def filler(self) -> Sample:
+        """Two prompts without answers."""
+        return {"input_ids": np.zeros(2, dtype=np.int64), "spans": np.ones(3, dtype=np.int64)}
+
+
+def open_answer_pairs(dataset: Dataset, stream: str, _: Recipe) -> AnswerPairs:
+    """The samples of a stream."""
+    return AnswerPairs(dataset.examples(stream))
+
+
+def show_pair(columns: dict[str, Any]) -> Shown:
+    """Both answers."""
+    chosen_length, chosen_start, rejected_start = columns["spans"]
+    rejected = (chosen_length + rejected_start, len(columns["input_ids"]))
+    return Shown([(chosen_start, chosen_length), rejected])
+
+
+KIND = RecordKind(
+    parse=parse_answer_pair,
+    identity=lambda record: record.identity,
+    to_json=AnswerPair.to_json,
+    build_encoder=lambda tokenizer, recipe: AnswerPairEncoder(tokenizer, recipe.training.sequence_length),
+    open_samples=open_answer_pairs,
+    depends_on=lambda recipe: {"sequenceLength": recipe.training.sequence_length},
+    show=show_pair,
+)

@@ -1,0 +1,54 @@
+"""The weights of a checkpoint that another run has kept, for a run that starts from it.
+
+<output>/model      `model.uri`: configuration and tokenizer
+<output>/head.json  which checkpoints there are ─> the one of `model.step` ─> its files, checked by sha256
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch.distributed.checkpoint.state_dict_loader import load
+from transformers import PreTrainedModel
+
+from runyard_trainer.checkpoint_files import CheckpointFolder, Corrupt, PlainLoadPlanner, VerifiedReader, read_manifest
+from runyard_trainer.contract import Recipe
+from runyard_trainer.model_folder import find_checkpoint
+from runyard_trainer.outcome import ExitCode, UserError
+
+WEIGHTS_PREFIX = "sharded.weights.model."
+"""Of the model's weights among all that a checkpoint holds."""
+
+
+def load_checkpoint_weights(model: PreTrainedModel, recipe: Recipe, scratch_dir: Path) -> None:
+    """Replace the weights of a whole model; one process by itself calls this.
+
+    Raises:
+        UserError: DATA_ERROR where the checkpoint is missing, damaged or of another model.
+    """
+    output, entry = find_checkpoint(recipe)
+    try:
+        manifest = read_manifest(output, entry)
+        folder = CheckpointFolder((output / entry.manifest).parent, manifest, scratch_dir / "checkpoint")
+        reader = VerifiedReader(folder)
+        state = {f"{WEIGHTS_PREFIX}{name}": weight for name, weight in _own_weights(model).items()}
+        missing = sorted(state.keys() - reader.read_metadata().state_dict_metadata.keys())
+        if missing:
+            raise UserError(
+                f"model.step: the checkpoint of step {entry.step} at {output} lacks "
+                f"{missing[0].removeprefix(WEIGHTS_PREFIX)}: it is of another model, or of an adapter alone",
+                ExitCode.DATA_ERROR,
+            )
+        load(state, storage_reader=reader, planner=PlainLoadPlanner(), no_dist=True)
+    except Corrupt as error:
+        raise UserError(
+            f"model.step: the checkpoint of step {entry.step} is damaged: {error}. Take another one",
+            ExitCode.DATA_ERROR,
+        ) from error
+
+
+def _own_weights(model: PreTrainedModel) -> Mapping[str, torch.Tensor]:
+    """Those that training saves: parameters, tied ones once."""
+    return {name: parameter.data for name, parameter in model.named_parameters()}

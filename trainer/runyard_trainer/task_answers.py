@@ -1,0 +1,106 @@
+"""Ask a model its tasks: how likely each choice is, or what it writes.
+
+Requests are dealt to the ranks, which take the same number of forward passes, and padded at their start, so that all
+end together and logits are kept of the answers alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from tokenizers import Tokenizer
+
+from runyard_trainer.answers import pad_left, until_stop
+from runyard_trainer.context import World
+from runyard_trainer.distributed import gather_in_order, run_on_rank_0
+from runyard_trainer.objectives import ObjectiveModule
+from runyard_trainer.order import rank_starts
+from runyard_trainer.shard_files import check_sha256
+from runyard_trainer.shards import Dataset
+from runyard_trainer.tasks import FrozenTask, FrozenTasks, score_choices, score_texts
+
+_ASKED_AT_ONCE = 8
+
+
+def read_tasks(dataset: Dataset, sha256: str | None) -> FrozenTasks:
+    """What prepare has frozen; nothing where the recipe has no tasks."""
+    if sha256 is None:
+        return FrozenTasks()
+    location = dataset.location / f"tasks-{sha256}.json"
+    data = location.get().data
+    check_sha256(location, hashlib.sha256(data).hexdigest(), sha256)
+    return FrozenTasks.model_validate_json(data)
+
+
+@torch.no_grad()
+def measure_tasks(
+    module: ObjectiveModule, tasks: FrozenTasks, dataset: Dataset, world: World, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """The metrics of each task; all ranks call this together and get the same."""
+    was_training = module.training
+    module.eval()
+    try:
+        return {task.name: _measure_task(module, task, dataset, world, device) for task in tasks.tasks}
+    finally:
+        module.train(was_training)
+
+
+def _measure_task(
+    module: ObjectiveModule, task: FrozenTask, dataset: Dataset, world: World, device: torch.device
+) -> dict[str, float]:
+    if task.type == "multiple-choice":
+        requests = [(item.prompt_ids, ids) for item in task.items for ids in item.choice_ids]
+        values = iter(measure_likelihoods(module, requests, dataset.info.eos_token_id, world, device))
+        return score_choices(task.items, [[next(values) for _ in item.choices] for item in task.items])
+    written = write_answers(module, task, dataset, world, device)
+
+    def score() -> dict[str, float]:
+        tokenizer = Tokenizer.from_buffer((dataset.location / "tokenizer" / "tokenizer.json").get().data)
+        return score_texts(task, tokenizer.decode_batch(written))
+
+    return run_on_rank_0(score, world)
+
+
+def measure_likelihoods(
+    module: ObjectiveModule,
+    requests: Sequence[tuple[list[int], list[int]]],
+    pad_token_id: int,
+    world: World,
+    device: torch.device,
+) -> list[float]:
+    """The sum of ln p over the tokens of each continuation of a prompt, in nats."""
+    told: dict[int, float] = {}
+    for start in rank_starts(len(requests), world, _ASKED_AT_ONCE):
+        asked = list(requests[start : start + _ASKED_AT_ONCE])
+        filled = [*asked, *[([pad_token_id], [pad_token_id])] * (_ASKED_AT_ONCE - len(asked))]
+        input_ids, mask = (tensor.to(device) for tensor in pad_left([p + c for p, c in filled], pad_token_id))
+        num_kept = max(len(continuation) for _, continuation in filled) + 1
+        logits = module.predict_next(input_ids, mask, num_kept)[:, :-1]
+        targets = input_ids[:, 1 - num_kept :]
+        log_p = logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0].double().cpu()
+        told |= {start + i: float(log_p[i, -len(ids) :].sum()) for i, (_, ids) in enumerate(asked)}
+    return gather_in_order(told, world)
+
+
+def write_answers(
+    module: ObjectiveModule, task: FrozenTask, dataset: Dataset, world: World, device: torch.device
+) -> list[list[int]]:
+    """What the model writes to each prompt, greedily."""
+    info = dataset.info
+    stop_token_ids = info.stop_token_ids or [info.eos_token_id]
+    written: dict[int, list[int]] = {}
+    for start in rank_starts(len(task.items), world, _ASKED_AT_ONCE):
+        asked = [item.prompt_ids for item in task.items[start : start + _ASKED_AT_ONCE]]
+        fillers = [[info.eos_token_id]] * (_ASKED_AT_ONCE - len(asked))
+        input_ids, mask = pad_left([*asked, *fillers], info.eos_token_id)
+        tokens = module.write(
+            input_ids.to(device),
+            mask.to(device),
+            stop_token_ids=stop_token_ids,
+            pad_token_id=info.eos_token_id,
+            max_new_tokens=task.max_new_tokens,
+        )
+        written |= {start + i: until_stop(tokens[i].tolist(), stop_token_ids) for i in range(len(asked))}
+    return gather_in_order(written, world)
