@@ -7,6 +7,9 @@ import hashlib
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +22,7 @@ from runyard_trainer.context import World
 from runyard_trainer.contract import Recipe
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.order import Order
-from runyard_trainer.outcome import ExitCode, Interrupted
+from runyard_trainer.outcome import ExitCode, Interrupted, PodReport
 from runyard_trainer.records import kind_of
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.storage import open_store
@@ -116,6 +119,20 @@ def hanging_rank(world: World, folder: Path, recipe: Recipe, restarts: bool) -> 
     context = build_context(folder, recipe, world)
     train(recipe, dataclasses.replace(context, stall_s=2, restarts_on_stall=restarts))
     return "finished"
+
+
+LAUNCHER = "import os, sys; from runyard_trainer.launch import main; sys.exit(main(os.environ, sys.argv[1:]))"
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 # ------------------------------------------------------------------------------------------ world's size
@@ -242,3 +259,25 @@ def test_a_rank_that_hangs_for_a_while_is_only_told_where_nothing_is_restarted(f
     recipe = build_recipe(folder, "told", steps=60)
     assert run_ranks(hanging_rank, 2, folder, recipe, False) == ["finished"] * 2
     assert "in hang\n" in read_stacks(recipe)[1]
+
+
+def test_a_pod_that_still_waits_for_the_others_ends_at_once_when_it_is_told_to(folder: Path, tmp_path: Path) -> None:
+    recipe, port, message = tmp_path / "recipe.yaml", free_port(), tmp_path / "message"
+    recipe.write_text(build_recipe(folder, "alone-of-two").model_dump_json(by_alias=True, exclude_none=True))
+    env = {
+        "JOB_COMPLETION_INDEX": "0",
+        "RUNYARD_NODES": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RUNYARD_TERMINATION_LOG": str(message),
+        "TMPDIR": str(tmp_path),
+    }
+    command = [sys.executable, "-c", LAUNCHER, sys.executable, "-m", "runyard_trainer", "train", str(recipe)]
+    with subprocess.Popen(command, env={**os.environ, **env}) as launcher:
+        try:
+            wait_until(lambda: listens(port), 120)
+            launcher.send_signal(signal.SIGTERM)
+            assert launcher.wait(20) == ExitCode.INTERRUPTED, "the grace period is 120 s"
+        finally:
+            launcher.kill()
+    assert "training had not begun" in PodReport.model_validate_json(message.read_bytes()).message

@@ -7,10 +7,8 @@ sha256 of each. head.json holds the sha256 of the manifest, so whatever is read 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import io
-import os
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -26,6 +24,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem, SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
 
+from runyard_trainer.file_lock import locked
 from runyard_trainer.head import CheckpointEntry
 from runyard_trainer.outcome import ExitCode, Report, UserError
 from runyard_trainer.storage import Location, NotFound
@@ -124,7 +123,7 @@ class CheckpointFolder:
             UserError: the disk is full.
         """
         path = self.local / name
-        with _locked(self.local / f"{name}.lock"):
+        with locked(self.local / f"{name}.lock"):
             if not path.exists():
                 with told_when_full("read a checkpoint", self.local):
                     self._download(name, path)
@@ -247,13 +246,3 @@ _INDEX_MODULES = {
     "torch.serialization",
 }
 _INDEX_FUNCTIONS = {("torch.serialization", "_get_layout")}
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
+from runyard_trainer.file_lock import locked
 from runyard_trainer.outcome import ExitCode, Report, UserError
 from runyard_trainer.storage import Location
 
@@ -62,7 +59,7 @@ def summarize(lengths: Counter[int]) -> dict[str, int]:
 def fetch(source: Location, cache_dir: Path, sha256: str) -> Path:
     """A shard's file on this node's disk, downloaded when it is first asked for by any of the node's ranks."""
     path = cache_dir / source.name
-    with _locked(path.with_suffix(path.suffix + ".lock")):
+    with locked(path.with_suffix(path.suffix + ".lock")):
         if not path.exists():
             _download(source, path, sha256)
     return path
@@ -85,13 +82,3 @@ def check_sha256(location: Location, found: str, wanted: str | None) -> None:
             f"Delete {location.parent}/ and prepare again",
             ExitCode.DATA_ERROR,
         )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

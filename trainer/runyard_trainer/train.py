@@ -168,9 +168,9 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
     device = select_device(world)
     torch.use_deterministic_algorithms(training.deterministic and device.type == "cuda")
     stop = StopRequest()
-    stop.install()
     with ExitStack() as stack:
         stack.enter_context(joined_ranks(context, device))
+        stop.install()  # not before: a rank that still waits for its peers has nothing to save
         head, result = claim_head(output, recipe, context)
         if result is not None:
             log.info("the run is finished already: %s", result.uri)
