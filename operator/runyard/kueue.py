@@ -72,7 +72,11 @@ def waits_for_place(situation: Situation) -> Decision | None:
         return _wait(situation, "Queued", message, actions=(build_delete(place),))
     if is_open(place):
         return None
-    return _wait(situation, "Queued", _describe_wait(situation.observed.workload, situation.run.namespace, queue))
+    workload = situation.observed.workload
+    refusal = _describe_refusal(workload) if workload else None
+    if refusal is not None:
+        return replace(_wait(situation, "Refused", refusal), is_stalled=True)
+    return _wait(situation, "Queued", _describe_wait(workload, situation.run.namespace, queue))
 
 
 def should_start_in_place(situation: Situation) -> Decision | None:
@@ -213,27 +217,34 @@ def _describe_wait(workload: Manifest | None, namespace: str, queue: str) -> str
             f"Kueue has not seen it yet: if this stays, check that Kueue runs and manages namespace {namespace}, and "
             f"that it has a LocalQueue {queue}"
         )
-    name = workload["metadata"]["name"]
-    if not workload["spec"].get("active", True):
-        return f"Workload {name} is not active ({_describe_refusal(workload)}): set its spec.active to true to go on"
-    refusal = pods.find_condition(workload, "QuotaReserved", status="False")
-    if refusal is not None:
-        return f"Kueue says: {refusal['message']}"
-    checks = [check for check in workload.get("status", {}).get("admissionChecks", ()) if check["state"] != "Ready"]
+    held = pods.find_condition(workload, "QuotaReserved", status="False")
+    if held is not None:
+        return f"Kueue says: {held['message']}"
+    checks = [check for check in _read_checks(workload) if check["state"] != "Ready"]
     if checks:
         return f"Kueue has quota for it and waits for {', '.join(map(_describe_check, checks))}"
     return "Kueue is about to admit it"
 
 
-def _describe_refusal(workload: Manifest) -> str:
-    """Why Kueue, or a person, has taken it out of the queue."""
-    rejected = [
-        check for check in workload.get("status", {}).get("admissionChecks", ()) if check["state"] == "Rejected"
-    ]
+def _describe_refusal(workload: Manifest) -> str | None:
+    """Why Kueue, or a person, has taken the run out of the queue; None where it is in it."""
+    rejected = ", ".join(_describe_check(check) for check in _read_checks(workload) if check["state"] == "Rejected")
+    if "multikueue" in rejected.lower():
+        return (
+            f"Kueue has refused it ({rejected}): runs are not sent to other clusters. Delete it, and make it anew with "
+            "a LocalQueue whose ClusterQueue has no MultiKueue check"
+        )
     if rejected:
-        return ", ".join(map(_describe_check, rejected))
-    evicted = pods.find_condition(workload, "Evicted")
-    return str(evicted["message"]) if evicted else "nobody says why"
+        return f"Kueue has refused it ({rejected}): see to that, or delete it and make it anew with another LocalQueue"
+    if workload["spec"].get("active", True):
+        return None
+    name, evicted = workload["metadata"]["name"], pods.find_condition(workload, "Evicted")
+    why = evicted["message"] if evicted else "nobody says why"
+    return f"Workload {name} is not active ({why}): set its spec.active to true to go on"
+
+
+def _read_checks(workload: Manifest) -> list[Manifest]:
+    return list(workload.get("status", {}).get("admissionChecks") or ())
 
 
 def _describe_check(check: Manifest) -> str:

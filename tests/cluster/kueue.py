@@ -140,46 +140,60 @@ def find_sources() -> Path:
     return Path(done.stdout.strip())
 
 
+API = {"apiVersion": "kueue.x-k8s.io/v1beta2"}
+
+
 def make_queues(cluster: Cluster, gpus: int) -> None:
     """LocalQueue `gpus` in namespace default with so many GPUs, and PriorityClasses `low` and `high`."""
-    kueue = {"apiVersion": "kueue.x-k8s.io/v1beta2"}
+    labels = {"nodeLabels": {"kubernetes.io/os": "linux"}}
+    install(
+        cluster,
+        [
+            API | {"kind": "ResourceFlavor", "metadata": {"name": "linux"}, "spec": labels},
+            *build_queue("gpus", gpus, preemption={"withinClusterQueue": "LowerPriority"}),
+            *(build_priority_class(name, value) for name, value in (("low", 10), ("high", 1000))),
+        ],
+    )
+
+
+def make_multikueue_queue(cluster: Cluster) -> None:
+    """LocalQueue `far`, which sends what it admits to another cluster."""
+    parameters = {"apiGroup": "kueue.x-k8s.io", "kind": "MultiKueueConfig", "name": "far"}
+    check = {"controllerName": "kueue.x-k8s.io/multikueue", "parameters": parameters}
+    source = {"kubeConfig": {"locationType": "Secret", "location": "far"}}
+    far = {"metadata": {"name": "far"}}
+    install(
+        cluster,
+        [
+            API | far | {"kind": "MultiKueueCluster", "spec": {"clusterSource": source}},
+            API | far | {"kind": "MultiKueueConfig", "spec": {"clusters": ["far"]}},
+            API | far | {"kind": "AdmissionCheck", "spec": check},
+            *build_queue("far", 2, admissionChecksStrategy={"admissionChecks": [{"name": "far"}]}),
+        ],
+    )
+
+
+def build_queue(name: str, gpus: int, **fields: Any) -> list[dict[str, Any]]:
+    """A ClusterQueue and its LocalQueue in namespace default."""
     quotas = {"cpu": "1000", "memory": "1000Gi", "nvidia.com/gpu": str(gpus)}
-    flavor = {"name": "linux", "resources": [{"name": name, "nominalQuota": quotas[name]} for name in quotas]}
-    manifests = [
-        kueue
-        | {
-            "kind": "ResourceFlavor",
-            "metadata": {"name": "linux"},
-            "spec": {"nodeLabels": {"kubernetes.io/os": "linux"}},
-        },
-        kueue
-        | {
-            "kind": "ClusterQueue",
-            "metadata": {"name": "gpus"},
-            "spec": {
-                "namespaceSelector": {},
-                "preemption": {"withinClusterQueue": "LowerPriority"},
-                "resourceGroups": [{"coveredResources": list(quotas), "flavors": [flavor]}],
-            },
-        },
-        kueue
-        | {
-            "kind": "LocalQueue",
-            "metadata": {"name": "gpus", "namespace": "default"},
-            "spec": {"clusterQueue": "gpus"},
-        },
-        *(
-            {
-                "apiVersion": "scheduling.k8s.io/v1",
-                "kind": "PriorityClass",
-                "metadata": {"name": name},
-                "value": value,
-                "preemptionPolicy": "Never",
-            }
-            for name, value in (("low", 10), ("high", 1000))
-        ),
+    resources = [{"name": resource, "nominalQuota": amount} for resource, amount in quotas.items()]
+    group = {"coveredResources": list(quotas), "flavors": [{"name": "linux", "resources": resources}]}
+    spec = {"namespaceSelector": {}, "resourceGroups": [group], **fields}
+    local = {"metadata": {"name": name, "namespace": "default"}, "spec": {"clusterQueue": name}}
+    return [
+        API | {"kind": "ClusterQueue", "metadata": {"name": name}, "spec": spec},
+        API | {"kind": "LocalQueue"} | local,
     ]
-    install(cluster, manifests)
+
+
+def build_priority_class(name: str, value: int) -> dict[str, Any]:
+    return {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": name},
+        "value": value,
+        "preemptionPolicy": "Never",
+    }
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from runyard.kube import MERGE_PATCH, connect
 
 from tests.cluster import runs
 from tests.cluster.conftest import Cluster, bring_up
-from tests.cluster.kueue import Kueue, make_queues, run_kueue
+from tests.cluster.kueue import Kueue, make_multikueue_queue, make_queues, run_kueue
 from tests.cluster.test_operator_process import Place, wait_for_leader
 from tests.cluster.test_quota import ENDED, Watcher
 from tests.waiting import wait_until
@@ -122,6 +122,17 @@ def test_while_kueue_is_down_a_run_says_so_and_when_it_is_back_the_run_goes_on(
     kueue.start()
     seen = runs.wait_for_phase(cluster, "later", "Succeeded")
     assert seen["attempt"] == 1
+
+
+@pytest.mark.full
+def test_a_queue_that_sends_its_jobs_to_other_clusters_is_refused_with_what_to_do(
+    installed: tuple[Cluster, Kueue],
+) -> None:
+    cluster, _ = installed
+    make_multikueue_queue(cluster)
+    runs.apply(cluster, runs.manifest("far", runs.upload_corpus(cluster, "corpora/far"), queue={"name": "far"}))
+    seen = runs.wait_for(cluster, "far", lambda seen: "other clusters" in queue_message(seen), "the refusal")
+    assert seen["attempt"] == 0
 
 
 # ------------------------------------------------------------------------------------- the test plays Kueue's part

@@ -8,6 +8,7 @@ import pytest
 from runyard.api import ConditionType, Phase, Restarts
 from runyard.kueue import build_place
 from runyard.plan import plan
+from runyard.status import find_condition
 from runyard.world import Create, Delete, Manifest, Observed, PatchStatus, Plan, Run
 
 from tests.builders import (
@@ -102,18 +103,6 @@ def test_a_run_without_a_queue_has_no_place() -> None:
             ),
             "Kueue has quota for it and waits for budget: asks",
         ),
-        (
-            make_workload(
-                ("QuotaReserved", "False", "x"),
-                active=False,
-                admissionChecks=[{"name": "far", "state": "Rejected", "message": "The owner is not managed by Kueue"}],
-            ),
-            "Workload wl-1 is not active (far: The owner is not managed by Kueue)",
-        ),
-        (
-            make_workload(("QuotaReserved", "False", "x"), ("Evicted", "True", "stopped by ops"), active=False),
-            "not active (stopped by ops): set its spec.active to true",
-        ),
         (make_workload(("QuotaReserved", "True", "")), "about to admit"),
     ],
 )
@@ -125,6 +114,43 @@ def test_while_it_is_held_it_says_why_in_kueues_words(workload: Manifest | None,
     assert planned.status.queue.position is None
     assert planned.actions == ()
     assert planned.requeue_at is not None
+
+
+@pytest.mark.parametrize(
+    ("workload", "want"),
+    [
+        (
+            make_workload(
+                ("QuotaReserved", "False", "ClusterQueue far is inactive"),
+                admissionChecks=[
+                    {
+                        "name": "far",
+                        "state": "Rejected",
+                        "message": "The owner is not managed by Kueue: Expecting spec.managedBy to be "
+                        '"kueue.x-k8s.io/multikueue" not "runyard.dev/operator"',
+                    }
+                ],
+            ),
+            "runs are not sent to other clusters",
+        ),
+        (
+            make_workload(admissionChecks=[{"name": "budget", "state": "Rejected", "message": "spent"}], active=False),
+            "Kueue has refused it (budget: spent)",
+        ),
+        (
+            make_workload(("QuotaReserved", "False", "x"), ("Evicted", "True", "stopped by ops"), active=False),
+            "Workload wl-1 is not active (stopped by ops): set its spec.active to true",
+        ),
+    ],
+)
+def test_where_it_is_refused_it_says_so_and_that_somebody_has_to_act(workload: Manifest, want: str) -> None:
+    planned = decide(queued(), make_place(suspend=True), workload=workload)
+    assert planned.status.phase is Phase.QUEUED
+    assert planned.status.queue is not None
+    assert want in planned.status.queue.message
+    stalled = find_condition(planned.status, ConditionType.STALLED)
+    assert stalled is not None
+    assert (stalled.status, stalled.reason) == ("True", "Refused")
 
 
 def test_an_admitted_run_starts_its_attempt_under_the_place_and_where_kueue_wants_it() -> None:
