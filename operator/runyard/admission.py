@@ -171,7 +171,8 @@ class _View:
         jobs = tuple(job for job in self.namespace.jobs if pods.run_uid_of(job) == run.uid)
         other = Situation(run, Observed(jobs=jobs), self.situation.settings, self.situation.now)
         has_attempt = any(self._is_at_work(job) for job in other.train_jobs)
-        if has_attempt or not other.is_prepared or _is_stuck(run) or self.find_missing_priority_class(run):
+        is_held_up = _is_stuck(run) or self.find_missing_priority_class(run) or other.lacks_place
+        if has_attempt or not other.is_prepared or is_held_up:
             return None
         return other
 

@@ -19,11 +19,13 @@ from runyard.api import (
     KIND,
     LABEL_RUN_UID,
     PLURAL,
+    Role,
     TrainingRunSpec,
     TrainingRunStatus,
 )
 from runyard.kube import MERGE_PATCH, METADATA_ONLY, ApiError, Kube
-from runyard.world import Action, Create, Delete, Manifest, Namespace, Observed, Run
+from runyard.pods import role_of
+from runyard.world import Action, Create, Delete, Manifest, Namespace, Observed, PatchStatus, Run
 
 
 class Key(NamedTuple):
@@ -53,6 +55,8 @@ class Applied:
         """True where something is left undone."""
         return bool(self.errors or self.conflicts)
 
+
+KUEUE_API_VERSION = "kueue.x-k8s.io/v1beta2"
 
 _COLLECTIONS = {
     KIND: (API_VERSION, PLURAL),
@@ -94,11 +98,13 @@ class Cluster:
             self._list(run, "ConfigMap", accept=METADATA_ONLY),
             self._read_source(run),
         )
+        own_jobs = tuple(job for job in jobs if is_owned_by(job, run.uid))
         return Observed(
-            jobs=tuple(job for job in jobs if is_controlled_by(job, run.uid)),
+            jobs=own_jobs,
             pods=tuple(pods),
             services=_names_of_own(services, run.uid),
             config_maps=_names_of_own(config_maps, run.uid),
+            workload=await self._read_workload(run, own_jobs),
             source=source,
             namespace=None,
         )
@@ -155,10 +161,25 @@ class Cluster:
             return None
         return await self.read_run(Key(run.namespace, named.name))
 
+    async def _read_workload(self, run: Run, jobs: Iterable[Manifest]) -> Manifest | None:
+        """What Kueue says of the run's place while that is suspended; None where it may not be asked."""
+        place = next((job for job in jobs if role_of(job) == Role.PLACE and job["spec"].get("suspend")), None)
+        if place is None:
+            return None
+        path = collection_path(KUEUE_API_VERSION, run.namespace, "workloads")
+        try:
+            found = await self._list_all(path, labelSelector=f"kueue.x-k8s.io/job-uid={place['metadata']['uid']}")
+        except ApiError as error:
+            if error.status in (403, 404):
+                return None
+            raise
+        return found[0] if found else None
+
     async def apply(self, run: Run, actions: Iterable[Action]) -> Applied:
         """Do `actions` in order up to the first that fails: a later one may rest on it.
 
-        Raises ApiError 409 where a Delete's object has changed since it was observed (look again), and NotLeaderError.
+        Raises ApiError 409 where an object to delete or patch has changed since it was observed (look again), and
+        NotLeaderError.
         """
         for action in actions:
             try:
@@ -168,8 +189,10 @@ class Cluster:
                             return Applied(conflicts=(f"{manifest['kind']}/{manifest['metadata']['name']}",))
                     case Delete():
                         await self._delete(run, action)
+                    case PatchStatus():
+                        await self._patch(run, action)
             except ApiError as error:
-                if error.reason == "Conflict" and isinstance(action, Delete):
+                if error.reason == "Conflict" and isinstance(action, Delete | PatchStatus):
                     raise
                 return Applied(errors=(_describe(action, error),))
         return Applied()
@@ -217,7 +240,7 @@ class Cluster:
             if error.reason != "AlreadyExists":
                 raise
             holder = await self._kube.get(f"{path}/{manifest['metadata']['name']}")
-            return not is_controlled_by(holder, run.uid)
+            return not is_owned_by(holder, run.uid)
         return False
 
     async def _delete(self, run: Run, action: Delete) -> None:
@@ -233,11 +256,20 @@ class Cluster:
             if error.status != 404:
                 raise
 
+    async def _patch(self, run: Run, action: PatchStatus) -> None:
+        api_version, plural = _COLLECTIONS[action.kind]
+        path = f"{collection_path(api_version, run.namespace, plural)}/{action.name}/status"
+        body = {"metadata": {"resourceVersion": action.resource_version}, "status": action.fields}
+        try:
+            await self.write("PATCH", path, body, content_type=MERGE_PATCH)
+        except ApiError as error:
+            if error.status != 404:
+                raise
 
-def is_controlled_by(manifest: Manifest, uid: str) -> bool:
-    """Whether the object's controller owner is the one with `uid`."""
-    owners = manifest["metadata"].get("ownerReferences", [])
-    return any(owner.get("controller") and owner["uid"] == uid for owner in owners)
+
+def is_owned_by(manifest: Manifest, uid: str) -> bool:
+    """Whether the one with `uid` is among the object's owners: with Kueue, a Job of the run controls others of it."""
+    return any(owner["uid"] == uid for owner in manifest["metadata"].get("ownerReferences", []))
 
 
 def parse_run(manifest: Manifest) -> Run:
@@ -289,7 +321,7 @@ def merge_patch(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names_of_own(manifests: Iterable[Manifest], uid: str) -> frozenset[str]:
-    return frozenset(manifest["metadata"]["name"] for manifest in manifests if is_controlled_by(manifest, uid))
+    return frozenset(manifest["metadata"]["name"] for manifest in manifests if is_owned_by(manifest, uid))
 
 
 def _describe(action: Action, error: ApiError) -> str:
@@ -298,3 +330,5 @@ def _describe(action: Action, error: ApiError) -> str:
             return f"cannot create {manifest['kind']} {manifest['metadata']['name']}: {error}"
         case Delete(kind, name):
             return f"cannot delete {kind} {name}: {error}"
+        case PatchStatus(kind, name):
+            return f"cannot patch the status of {kind} {name}: {error}"

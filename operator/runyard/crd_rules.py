@@ -61,6 +61,12 @@ def build_rules() -> dict[str, list[Rule]]:
             *_build_method_rules(),
             *(_own_formats(objective, formats) for objective, formats in RECORD_FORMATS.items()),
             {
+                "rule": "!has(self.queue.name) || !has(self.compute.minNodes)",
+                "message": "compute.minNodes and queue.name do not go together: Kueue admits all nodes or none; leave "
+                "one of them out",
+                "fieldPath": ".compute.minNodes",
+            },
+            {
                 "rule": "!has(self.training.earlyStopping) || has(self.evaluation.everySteps)",
                 "message": "training.earlyStopping needs evaluation.everySteps: say how often to measure",
                 "fieldPath": ".training.earlyStopping",

@@ -81,6 +81,8 @@ class Observed:
     """Names of this run's Services that exist."""
     config_maps: frozenset[str] = frozenset()
     """Names of this run's ConfigMaps that exist."""
+    workload: Manifest | None = None
+    """Kueue's Workload of the run's place, while the place is suspended; None where there is none."""
     source: Run | None = None
     """The run that `model.run` names, while it is waited for; None where there is none of that name."""
     conflicts: tuple[str, ...] = ()
@@ -112,7 +114,17 @@ class Delete:
     resource_version: str
 
 
-Action = Create | Delete
+@dataclass(frozen=True)
+class PatchStatus:
+    """Change fields of an object's status, and only of the one that was seen."""
+
+    kind: str
+    name: str
+    resource_version: str
+    fields: dict[str, Any]
+
+
+Action = Create | Delete | PatchStatus
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,8 @@ def mend(spec: dict[str, Any]) -> dict[str, Any]:
     if "source" in spec["data"].get("replay", {}) and (objective != "causal-lm" or "scratch" in model):
         del spec["data"]["replay"]
     mend_formats(spec, objective)
-    if spec["compute"].get("minNodes", 1) > spec["compute"].get("nodes", 1):
+    is_too_large = spec["compute"].get("minNodes", 1) > spec["compute"].get("nodes", 1)
+    if is_too_large or ("name" in spec.get("queue", {}) and "minNodes" in spec["compute"]):
         del spec["compute"]["minNodes"]
     return spec
 

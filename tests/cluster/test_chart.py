@@ -16,7 +16,7 @@ from runyard.events import record_event
 from runyard.kube import ApiError, connect
 from runyard.lease import Lease, LeaseKey
 from runyard.main import LEASE_NAME, require_crd
-from runyard.world import Delete, Event, Manifest
+from runyard.world import Delete, Event, Manifest, PatchStatus
 
 from tests.cluster.conftest import Cluster as ControlPlane
 from tests.cluster.lab import NOW, SPEC, Lab
@@ -158,6 +158,8 @@ def test_the_rights_are_these_and_no_others(control_plane: ControlPlane) -> None
         *(("trainingruns", verb, "") for verb in ("get", "list", "watch", "delete")),
         ("trainingruns/status", "patch", ""),
         *(("jobs", verb, "") for verb in ("get", "list", "watch", "create", "delete")),
+        ("jobs/status", "patch", ""),
+        ("workloads", "list", ""),
         *(("pods", verb, "") for verb in ("list", "watch")),
         *((kind, verb, "") for kind in ("services", "configmaps") for verb in ("get", "list", "create")),
         *(("resourcequotas", verb, "") for verb in ("list", "watch")),
@@ -220,6 +222,9 @@ def test_the_rights_suffice_for_all_that_the_operator_reads_and_writes(installed
             await lab.cluster.patch_status(run, TrainingRunStatus(phase=Phase.PENDING, conditions=[]))
             await record_event(lab.cluster, run, Event("Normal", "Tested", ""), 1, "test", NOW)
             assert len((await kube.get(collection_path("batch/v1", "team-a", "jobs")))["items"]) == 1
+            patch = PatchStatus("Job", "cpt-own", job["resourceVersion"], {"active": 0, "ready": 0})
+            assert not (await lab.cluster.apply(run, [patch])).failed
+            job = (await lab.cluster.observe(run)).jobs[0]["metadata"]
             await lab.cluster.apply(run, [Delete("Job", "cpt-own", job["uid"], job["resourceVersion"])])
             await lease.release()
 

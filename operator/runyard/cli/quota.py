@@ -38,8 +38,8 @@ class Waiting:
     """A run that waits for quota."""
 
     run: str
-    position: int
-    """Runs ahead of it."""
+    position: int | None
+    """Runs ahead of it; None where Kueue knows."""
     message: str
 
 
@@ -108,7 +108,7 @@ def summarize(runs: list[Run], quotas: list[Manifest]) -> list[Usage]:
         if namespace in found:
             found[namespace].quotas = words
     for usage in found.values():
-        usage.waiting.sort(key=lambda waiting: (waiting.position, waiting.run))
+        usage.waiting.sort(key=lambda waiting: (waiting.position or 0, waiting.run))
     return sorted(found.values(), key=lambda usage: (-usage.gpus, -usage.gpu_seconds["allocated"], usage.namespace))
 
 
