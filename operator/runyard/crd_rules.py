@@ -198,6 +198,20 @@ def _build_objective_rules() -> list[Rule]:
             "fieldPath": ".evaluation.tasks",
         },
         {
+            "rule": "!has(self.evaluation) || !has(self.evaluation.judge) || "
+            f"self.objective in {sorted(NEXT_TOKEN_OBJECTIVES)}",
+            "message": "evaluation.judge compares what models write (objectives "
+            f"{', '.join(sorted(NEXT_TOKEN_OBJECTIVES))}): remove it",
+            "fieldPath": ".evaluation.judge",
+        },
+        {
+            "rule": "!has(self.evaluation) || !has(self.evaluation.judge) || "
+            "(self.evaluation.before && !has(self.model.scratch))",
+            "message": "evaluation.judge compares with the model as it came: give model.uri or model.run, and leave "
+            "evaluation.before true",
+            "fieldPath": ".evaluation.judge",
+        },
+        {
             "rule": "!has(self.data.replay) || !has(self.data.replay.source) || "
             "(self.objective == 'causal-lm' && !has(self.model.scratch))",
             "message": "data.replay.source self replays what a causal-lm that knows something writes: give "

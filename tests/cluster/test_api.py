@@ -160,6 +160,8 @@ def mend_tasks(spec: dict[str, Any], objective: str) -> None:
     evaluation = spec.get("evaluation", {})
     if objective not in NEXT_TOKEN_OBJECTIVES:
         evaluation.pop("tasks", None)
+    if objective not in NEXT_TOKEN_OBJECTIVES or "scratch" in spec["model"] or not evaluation.get("before", True):
+        evaluation.pop("judge", None)
     for i, task in enumerate(evaluation.get("tasks", [])):
         task["name"] = f"task-{i}"
         if "preset" in task:
@@ -200,6 +202,8 @@ def test_every_admitted_spec_is_kept_whole_and_filled_in_as_pydantic_would(
 
 TASK = {"name": "t", "preset": "financial-ner", "test": {"uri": "s3://t/t.jsonl"}}
 
+JUDGE = {"endpoint": "http://judge/v1", "model": "j", "prompts": {"uri": "s3://p/p.jsonl"}}
+
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "an unknown field": ({"trainning": {"epochs": 1}}, ["spec.trainning"]),
     "an unknown field below": ({"compute": {"gpu": 8}}, ["spec.compute.gpu"]),
@@ -230,6 +234,18 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "tasks for an encoder": (
         {"objective": "masked-lm", "evaluation": {"tasks": [TASK]}},
         ["spec.evaluation.tasks", "predict the next token", "causal-lm, preference, sft"],
+    ),
+    "a judge of encoders": (
+        {"objective": "masked-lm", "evaluation": {"judge": JUDGE}},
+        ["spec.evaluation.judge", "causal-lm, preference, sft"],
+    ),
+    "a judge of one model": (
+        {"evaluation": {"judge": JUDGE, "before": False}},
+        ["spec.evaluation.judge", "evaluation.before true"],
+    ),
+    "a judge with a password in its URL": (
+        {"evaluation": {"judge": {**JUDGE, "endpoint": "https://me:secret@judge/v1"}}},
+        ["spec.evaluation.judge.endpoint"],
     ),
     "a task of no type": (
         {"evaluation": {"tasks": [{"name": "t", "test": {"uri": "s3://t/t.jsonl"}}]}},

@@ -22,8 +22,9 @@ from runyard_trainer.context import RunContext
 from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe
 from runyard_trainer.dataset_writer import Files, list_files, tokenizer_source, total_bytes, write_dataset
 from runyard_trainer.estimate import estimate_run
+from runyard_trainer.judge import build_prompts
 from runyard_trainer.order import count_steps
-from runyard_trainer.outcome import DataSummary, Estimate, ExitCode, PodReport, UserError
+from runyard_trainer.outcome import DataSummary, Estimate, ExitCode, PodReport, Report, UserError
 from runyard_trainer.preview import Preview, show_rows
 from runyard_trainer.records import kind_of
 from runyard_trainer.row_samples import read_samples
@@ -31,7 +32,7 @@ from runyard_trainer.screening import REASON_WORDS
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset, DatasetInfo, Resolved, open_dataset
 from runyard_trainer.storage import FolderStore, Location, NotFound, PreconditionFailed, open_store, probe
-from runyard_trainer.tasks import build_tasks
+from runyard_trainer.tasks import FrozenTasks, build_tasks
 from runyard_trainer.tokenizer import list_tokenizer_files, load_tokenizer
 
 _FORMAT = 3
@@ -52,6 +53,10 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
     probe(output, recipe.storage.fencing)
     claim_output(output, recipe, context)
     config = check_model(recipe)
+    if recipe.evaluation.judge is not None:
+        from runyard_trainer.judge.protocol import check_judge  # deferred: few runs have a judge
+
+        check_judge(recipe.evaluation.judge, context.judge_api_key)
     files = list_files(recipe)
     log.info("found %d files, %.1f MB", sum(map(len, files.values())), sum(map(total_bytes, files.values())) / 1e6)
 
@@ -69,7 +74,7 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
         check_enough_data(prepared, recipe)
         resolved = resolve(prepared, recipe)
         estimate = estimate_prepared(prepared, recipe, config)
-        tasks = freeze_tasks(location, recipe, config, Path(cache))
+        tasks, prompts = freeze_questions(location, recipe, config, Path(cache))
         shown = Preview(
             objective=recipe.objective,
             mode=recipe.mode,
@@ -81,7 +86,12 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
     (output / "preview.json").put(shown.to_json().encode())
     labels = order_labels(prepared.info.labels, config)
     record = Resolved(
-        dataset=(location / "dataset.json").uri, sha256=digest, resolved=resolved, labels=labels, tasks=tasks
+        dataset=(location / "dataset.json").uri,
+        sha256=digest,
+        resolved=resolved,
+        labels=labels,
+        tasks=tasks,
+        prompts=prompts,
     )
     (output / "resolved.json").put(record.to_json().encode())
     return build_report(record, prepared.info, estimate)
@@ -105,6 +115,8 @@ def check_apart(recipe: Recipe) -> None:
         inputs[f"evaluation.tasks[{i}].test.uri"] = task.test.uri
         if task.shots is not None:
             inputs[f"evaluation.tasks[{i}].shots.uri"] = task.shots.uri
+    if recipe.evaluation.judge is not None:
+        inputs["evaluation.judge.prompts.uri"] = recipe.evaluation.judge.prompts.uri
     for field, uri in inputs.items():
         if output.startswith(uri.rstrip("/") + "/"):
             raise UserError(f"output.uri {recipe.output.uri} lies within {field} {uri}: write elsewhere")
@@ -264,23 +276,47 @@ def resolve_method(recipe: Recipe) -> dict[str, str]:
     return resolved | ({"beta": f"{recipe.beta:g}"} if recipe.objective == "preference" else {})
 
 
-def freeze_tasks(location: Location, recipe: Recipe, config: PretrainedConfig, scratch_dir: Path) -> str | None:
-    """Leave the tasks beside the prepared data, under the sha256 of what they are; None where there are none."""
-    if not recipe.evaluation.tasks:
-        return None
+Digests = tuple[str | None, str | None]
+
+
+def freeze_questions(location: Location, recipe: Recipe, config: PretrainedConfig, scratch_dir: Path) -> Digests:
+    """Leave tasks, and prompts for a judge, beside the prepared data; the sha256 of each, None where there is none."""
+    if not recipe.evaluation.tasks and recipe.evaluation.judge is None:
+        return None, None
     folder = scratch_dir / "tokenizer"
     folder.mkdir()
     tokenizer = load_tokenizer(location / "tokenizer", folder, "the prepared tokenizer")
-    tasks = build_tasks(recipe, tokenizer, count_positions(config) or recipe.training.sequence_length)
+    max_tokens = count_positions(config) or recipe.training.sequence_length
+    tasks = prompts = None
+    if recipe.evaluation.tasks:
+        built = build_tasks(recipe, tokenizer, max_tokens)
+        tell_tasks(built)
+        tasks = freeze(location, "tasks", built)
+    if recipe.evaluation.judge is not None:
+        chosen = build_prompts(recipe, tokenizer, max_tokens)
+        log.info(
+            "a judge will compare answers to %d of %d prompts; %d more do not fit the model",
+            *(len(chosen.prompts), chosen.records, chosen.too_long),
+        )
+        prompts = freeze(location, "prompts", chosen)
+    return tasks, prompts
+
+
+def freeze(location: Location, name: str, value: Report) -> str:
+    """Put it under the sha256 of what it is."""
+    data = value.to_json().encode()
+    digest = hashlib.sha256(data).hexdigest()
+    (location / f"{name}-{digest}.json").put(data)
+    return digest
+
+
+def tell_tasks(tasks: FrozenTasks) -> None:
+    """What will be asked, and what is left out."""
     for task in tasks.tasks:
         log.info(
             "task %s: %d questions, %d more do not fit the model; %d shots dropped for room",
             *(task.name, len(task.items), task.too_long, task.dropped_shots),
         )
-    data = tasks.to_json().encode()
-    digest = hashlib.sha256(data).hexdigest()
-    (location / f"tasks-{digest}.json").put(data)
-    return digest
 
 
 def estimate_prepared(dataset: Dataset, recipe: Recipe, config: PretrainedConfig) -> Estimate:

@@ -76,6 +76,8 @@ class Resolved(Report):
     none."""
     tasks: str | None = None
     """sha256 of the frozen tasks, `tasks-<sha256>.json` beside dataset.json."""
+    prompts: str | None = None
+    """sha256 of the prompts that are judged, `prompts-<sha256>.json` beside dataset.json."""
 
 
 @dataclass(frozen=True)

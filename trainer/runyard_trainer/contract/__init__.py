@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from runyard_trainer.contract.base import URI_PATTERN, Model
 from runyard_trainer.contract.data import RECORD_FORMATS, Columns, Data, DataSource, Validation
+from runyard_trainer.contract.judge import Judge
 from runyard_trainer.contract.models import ADAPTER_FIELDS, ModelSource, ScratchModel, SourceRun, TokenizerTraining
 from runyard_trainer.contract.objectives import (
     HEAD_OBJECTIVES,
@@ -36,6 +37,7 @@ __all__ = [
     "Data",
     "DataSource",
     "EarlyStopping",
+    "Judge",
     "Mode",
     "Model",
     "ModelSource",

@@ -99,6 +99,22 @@ class Recipe(Model):
         return self
 
     @model_validator(mode="after")
+    def _check_judge(self) -> Recipe:
+        if self.evaluation.judge is None:
+            return self
+        if self.objective not in NEXT_TOKEN_OBJECTIVES:
+            raise ValueError(
+                f"evaluation.judge compares what models write, and objective is {self.objective}: remove it, or choose "
+                f"one of {', '.join(sorted(NEXT_TOKEN_OBJECTIVES))}"
+            )
+        if self.model.scratch is not None or not self.evaluation.before:
+            raise ValueError(
+                "evaluation.judge compares with the model as it came: give model.uri or model.run, and leave "
+                "evaluation.before true"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_masked(self) -> Recipe:
         if self.objective in MASKED_OBJECTIVES:
             return self
