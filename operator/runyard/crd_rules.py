@@ -102,6 +102,14 @@ def build_rules() -> dict[str, list[Rule]]:
                 "message": "model.digest is of the exported weights, and model.step takes others: keep one of them",
             },
         ],
+        "data": [
+            {
+                "rule": "self.train.size() != 1 || self.train[0].weight == 1.0",
+                "message": "data.train[0].weight has no other source to weigh against: remove it, and say "
+                "training.epochs",
+                "fieldPath": ".train",
+            },
+        ],
         "data.replay": [_exactly_one("data.replay", "sources", "source")],
         "method": [
             {

@@ -127,6 +127,8 @@ def mend(spec: dict[str, Any]) -> dict[str, Any]:
     if "source" in spec["data"].get("replay", {}) and (objective != "causal-lm" or "scratch" in model):
         del spec["data"]["replay"]
     mend_formats(spec, objective)
+    if len(spec["data"]["train"]) == 1:
+        spec["data"]["train"][0].pop("weight", None)
     if spec["compute"].get("minNodes", 1) > spec["compute"].get("nodes", 1):
         del spec["compute"]["minNodes"]
     return spec
@@ -253,6 +255,14 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
             "data": {"train": [{"uri": "s3://c/f"}], "replay": {"fraction": 0.1, "source": "self"}},
         },
         ["spec.data", "give data.replay.sources"],
+    ),
+    "a source that weighs nothing": (
+        {"data": {"train": [{"uri": "s3://c/f", "weight": 0}, {"uri": "s3://c/g"}]}},
+        ["spec.data.train[0].weight"],
+    ),
+    "a weight without anything to weigh against": (
+        {"data": {"train": [{"uri": "s3://c/f", "weight": 2}]}},
+        ["spec.data.train", "training.epochs"],
     ),
     "replay of everything": (
         {"data": {"train": [{"uri": "s3://c/f"}], "replay": {"fraction": 1, "sources": [{"uri": "s3://c/g"}]}}},

@@ -22,10 +22,10 @@ from runyard_trainer.context import RunContext
 from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe
 from runyard_trainer.dataset_writer import Files, list_files, tokenizer_source, total_bytes, write_dataset
 from runyard_trainer.estimate import estimate_run
-from runyard_trainer.order import count_steps
+from runyard_trainer.order import count_epoch, count_steps
 from runyard_trainer.outcome import DataSummary, Estimate, ExitCode, PodReport, UserError
 from runyard_trainer.preview import Preview, show_rows
-from runyard_trainer.records import kind_of
+from runyard_trainer.records import kind_of, parts_of
 from runyard_trainer.row_samples import read_samples
 from runyard_trainer.screening import REASON_WORDS
 from runyard_trainer.shard_files import StreamInfo
@@ -34,7 +34,7 @@ from runyard_trainer.storage import FolderStore, Location, NotFound, Preconditio
 from runyard_trainer.tasks import build_tasks
 from runyard_trainer.tokenizer import list_tokenizer_files, load_tokenizer
 
-_FORMAT = 3
+_FORMAT = 4
 """Of what lies under a key: raised when the same text would give other shards."""
 
 log = logging.getLogger(__name__)
@@ -229,7 +229,6 @@ def tell_left_out(info: StreamInfo) -> list[str]:
 def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
     """Each value that was automatic, as text."""
     training = recipe.training
-    num_train = len(kind_of(recipe, "train").open_samples(dataset, "train", recipe))
     validation = recipe.data.validation
     is_split_default = validation.fraction is None and validation.sources is None
     return {
@@ -237,7 +236,7 @@ def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
         "learningRate": f"{recipe.learning_rate:g}",
         "batchSequences": str(recipe.sequences_per_step),
         "batchTokens": str(recipe.sequences_per_step * training.sequence_length),
-        "totalSteps": str(count_steps(recipe, num_train)),
+        "totalSteps": str(count_prepared_steps(dataset, recipe)),
         "vocabSize": str(dataset.info.vocab_size),
         **resolve_method(recipe),
     }
@@ -287,7 +286,14 @@ def estimate_prepared(dataset: Dataset, recipe: Recipe, config: PretrainedConfig
     """What training on the prepared data will take."""
     num_train = len(kind_of(recipe, "train").open_samples(dataset, "train", recipe))
     tokens_per_sample = min(float(recipe.training.sequence_length), dataset.info.streams["train"].tokens / num_train)
-    return estimate_run(recipe, config, dataset.info.vocab_size, count_steps(recipe, num_train), tokens_per_sample)
+    num_steps = count_prepared_steps(dataset, recipe)
+    return estimate_run(recipe, config, dataset.info.vocab_size, num_steps, tokens_per_sample)
+
+
+def count_prepared_steps(dataset: Dataset, recipe: Recipe) -> int:
+    """Optimizer steps of the whole run."""
+    samples = kind_of(recipe, "train").open_samples(dataset, "train", recipe)
+    return count_steps(recipe, count_epoch(parts_of(recipe, dataset, samples)))
 
 
 def build_report(record: Resolved, info: DatasetInfo, estimate: Estimate) -> PodReport:

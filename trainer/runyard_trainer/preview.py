@@ -134,11 +134,16 @@ def _summarize_streams(dataset: Dataset, samples: Mapping[str, Sequence[Sample]]
 
 def _reckon_steps(recipe: Recipe, dataset: Dataset, sampled: Sequence[Sample]) -> tuple[int, float]:
     """Steps of the whole run, and tokens of a training sample, from those of the small dataset."""
-    tokens, length = dataset.info.streams["train"].tokens, recipe.training.sequence_length
+    info, length = dataset.info.streams["train"], recipe.training.sequence_length
     num_samples = len(kind_of(recipe, "train").open_samples(dataset, "train", recipe))
-    tokens_per_sample = min(float(length), tokens / num_samples) if num_samples else float(length)
-    scale = sum(sample.total_rows for sample in sampled) / max(1, sum(len(sample.rows) for sample in sampled))
-    return count_steps(recipe, int(tokens * scale / max(1.0, tokens_per_sample))), tokens_per_sample
+    tokens_per_sample = min(float(length), info.tokens / num_samples) if num_samples else float(length)
+    tokens = 0.0
+    for sample in sampled:
+        source = sample.files[0].source
+        if source < len(info.by_source):
+            scale = sample.total_rows / max(1, len(sample.rows))
+            tokens += recipe.data.train[source].weight * scale * info.by_source[source].tokens
+    return count_steps(recipe, int(tokens / max(1.0, tokens_per_sample))), tokens_per_sample
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -82,6 +83,14 @@ class DataSource(Model):
 Sources = Annotated[list[DataSource], Field(min_length=1, max_length=64)]
 
 
+class TrainSource(DataSource):
+    """A source of the domain's text, and how much it counts."""
+
+    weight: float = Field(default=1.0, gt=0, le=100)
+    """How often each of its samples is trained on in an epoch: 2 is twice, 0.5 half of them, the others in the next
+    epoch. For mixing sources; of one source alone, say training.epochs."""
+
+
 DEFAULT_VALIDATION_FRACTION = 0.02
 
 
@@ -136,7 +145,7 @@ class Decontamination(Model):
 class Data(Model):
     """The text to learn from."""
 
-    train: Sources
+    train: Annotated[list[TrainSource], Field(min_length=1, max_length=64)]
     """The domain's text."""
     validation: Validation = Validation()
     """The held-out part of it."""
@@ -151,8 +160,17 @@ class Data(Model):
     """`Drop`: leave out rows that are no records, and count them; more than 5 % of a stream's rows are refused all the
     same, as is a file that cannot be read to its end."""
 
+    @model_validator(mode="after")
+    def _check_weights(self) -> Data:
+        if len(self.train) == 1 and self.train[0].weight != 1:
+            raise ValueError(
+                f"data.train[0].weight is {self.train[0].weight:g}, and there is no other source to weigh it against: "
+                "remove it, and say training.epochs"
+            )
+        return self
 
-def check_formats(field: str, sources: list[DataSource], reason: str, allowed: tuple[str, ...]) -> None:
+
+def check_formats(field: str, sources: Sequence[DataSource], reason: str, allowed: tuple[str, ...]) -> None:
     """Raises ValueError, with the reason, for a format of records that is not among the allowed ones."""
     for i, source in enumerate(sources):
         if source.format not in (*_FILE_FORMATS, *allowed):

@@ -10,6 +10,7 @@ becomes of it depends on the tokenizer and the recipe alone, so preparing the sa
 from __future__ import annotations
 
 from runyard_trainer.contract import LANGUAGE_OBJECTIVES, Recipe
+from runyard_trainer.order import Part
 from runyard_trainer.records import (
     classification,
     masked_text,
@@ -21,8 +22,9 @@ from runyard_trainer.records import (
     token_classification,
 )
 from runyard_trainer.records.base import HELD_OUT_STREAMS, Encoder, Example, RecordKind, Sample, Samples, Shown
+from runyard_trainer.shards import Dataset
 
-__all__ = ["HELD_OUT_STREAMS", "Encoder", "Example", "RecordKind", "Sample", "Samples", "Shown", "kind_of"]
+__all__ = ["HELD_OUT_STREAMS", "Encoder", "Example", "RecordKind", "Sample", "Samples", "Shown", "kind_of", "parts_of"]
 
 _KINDS: dict[str, RecordKind] = {
     "causal-lm": text.KIND,
@@ -40,3 +42,12 @@ def kind_of(recipe: Recipe, stream: str) -> RecordKind:
     """What a stream of this recipe's dataset consists of: general text is text, whatever a model is fine-tuned on."""
     is_text = stream == "general" and recipe.objective not in LANGUAGE_OBJECTIVES
     return text.KIND if is_text else _KINDS[recipe.objective]
+
+
+def parts_of(recipe: Recipe, dataset: Dataset, samples: Samples) -> tuple[Part, ...]:
+    """The samples of the stream `train` by source; all are one part, where no source has a weight of its own."""
+    weights = [source.weight for source in recipe.data.train]
+    if set(weights) == {1}:
+        return (Part(len(samples)),)
+    sizes = kind_of(recipe, "train").split_samples(samples, dataset.info.streams["train"], recipe)
+    return tuple(Part(size, weight) for size, weight in zip(sizes, weights, strict=False))
