@@ -7,15 +7,18 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
 from runyard_trainer.checks import check_model, has_token_types
+from runyard_trainer.choosing import choose_documents
 from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe
 from runyard_trainer.encoder_tokenizers import train_encoder_tokenizer
 from runyard_trainer.examples import ExampleWriter
 from runyard_trainer.progress_log import ProgressLog
-from runyard_trainer.records import HELD_OUT_STREAMS, Encoder, RecordKind, kind_of
+from runyard_trainer.records import COMPARED, HELD_OUT_STREAMS, Encoder, RecordKind, kind_of
+from runyard_trainer.records.text import TokenIds
 from runyard_trainer.screening import HeldOut, Reason, Screen, is_held_out
 from runyard_trainer.shard_files import SourceCount, StreamInfo
 from runyard_trainer.shards import DatasetInfo, ShardWriter, token_dtype
@@ -34,7 +37,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Files = dict[str, list[SourceFile]]
-"""What to read: `train`, `replay`, `general`, and `validation` where it is not a part of the first."""
+"""What to read: `train`, `replay`, `general`, `validation` where it is not a part of the first, and `target` and
+`reference`, which choosing compares with."""
 
 
 def list_files(recipe: Recipe) -> Files:
@@ -47,17 +51,24 @@ def list_files(recipe: Recipe) -> Files:
         files["validation"] = listed
     if recipe.evaluation.general:
         files["general"] = list_sources(recipe.evaluation.general, recipe.storage, "evaluation.general")
+    if (select := recipe.data.select) is not None:
+        for name, sources in zip(COMPARED, (select.target, select.reference), strict=True):
+            if sources is not None:
+                files[name] = list_sources(sources, recipe.storage, f"data.select.{name}")
     return files
 
 
 def write_dataset(location: Location, recipe: Recipe, files: Files, scratch_dir: Path) -> bytes:
     """Tokenize everything; returns dataset.json as it now lies there."""
     held_out = gather_held_out(recipe, files)
-    tokenizer = make_tokenizer(recipe, files["train"], held_out, scratch_dir)
+    tokenizer = make_tokenizer(recipe, files, held_out, scratch_dir)
     encoders = {stream: kind_of(recipe, stream).build_encoder(tokenizer, recipe) for stream in ("train", "general")}
+    verdicts = choose(recipe, files, held_out, tokenizer, scratch_dir)
     screen = Screen(recipe.data, held_out)
     streams: dict[str, StreamInfo] = {}
     for stream, listed in files.items():
+        if stream in COMPARED:
+            continue
         kind, encoder = kind_of(recipe, stream), encoders["general" if stream == "general" else "train"]
 
         def open_writer(name: str, kind: RecordKind = kind, encoder: Encoder = encoder) -> StreamWriter:
@@ -72,7 +83,10 @@ def write_dataset(location: Location, recipe: Recipe, files: Files, scratch_dir:
         for source, record in read_stream(listed, parse, recipe, f"tokenizing {stream}", count_invalid):
             identity = kind.identity(record)
             writer = writers["validation" if is_held_out(identity, held_out_fraction) else stream]
-            if reason := screen.reason(writer.stream, identity, kind.to_json(record)):
+            reason = screen.reason(writer.stream, identity, kind.to_json(record))
+            if reason is None and writer.stream == "train":
+                reason = next(verdicts)
+            if reason is not None:
                 writer.leave_out(reason)
             else:
                 writer.add(record, source)
@@ -109,29 +123,59 @@ def gather_held_out(recipe: Recipe, files: Files) -> HeldOut:
     return held_out
 
 
-def make_tokenizer(
-    recipe: Recipe, train_files: Sequence[SourceFile], held_out: HeldOut, scratch_dir: Path
-) -> DocumentTokenizer:
-    """Train one on what is trained on (nothing held out), or read the one that is there."""
+def make_tokenizer(recipe: Recipe, files: Files, held_out: HeldOut, scratch_dir: Path) -> DocumentTokenizer:
+    """Train one on what may be trained on (nothing held out), or read the one that is there."""
     folder = scratch_dir / "tokenizer"
     folder.mkdir()
     training = recipe.model.scratch.tokenizer.train if recipe.model.scratch is not None else None
     if training is None:
         source, field = tokenizer_source(recipe)
         return load_tokenizer(source, folder, field)
-    texts = _texts_to_learn(recipe, train_files, held_out)
+    kind = kind_of(recipe, "train")
+    learned = kind.tokenizer_text if kind.tokenizer_text is not None else kind.identity
+    texts = map(learned, _read_candidates(recipe, files, held_out, "training the tokenizer"))
     if recipe.objective in MASKED_OBJECTIVES:
         return train_encoder_tokenizer(texts, training, has_token_types(check_model(recipe)), folder)
     return train_tokenizer(texts, training.vocab_size, folder)
 
 
-def _texts_to_learn(recipe: Recipe, train_files: Sequence[SourceFile], held_out: HeldOut) -> Iterator[str]:
+def choose(
+    recipe: Recipe, files: Files, held_out: HeldOut, tokenizer: DocumentTokenizer, scratch_dir: Path
+) -> Iterator[Reason | None]:
+    """Of each record of `data.train` that may be trained on, in order, why it is not: what `data.select` says."""
+    select = recipe.data.select
+    if select is None:
+        return repeat(None)
+
+    def text_of(kind: RecordKind, record: Any) -> str:
+        return tokenizer.decode(record.ids) if isinstance(record, TokenIds) else kind.identity(record)
+
+    def read(stream: str, what: str) -> Iterator[str]:
+        kind = kind_of(recipe, stream)
+        records = read_stream(files.get(stream, ()), kind.parse, recipe, what)
+        return (text for record in records if (text := text_of(kind, record)).strip())
+
+    candidates = _read_candidates(recipe, files, held_out, "choosing from data.train")
+    verdicts = choose_documents(
+        select,
+        recipe.training.seed,
+        map(partial(text_of, kind_of(recipe, "train")), candidates),
+        read("target", "reading data.select.target"),
+        read("reference" if "reference" in files else "replay", "reading text that the model knows"),
+        tokenizer,
+        scratch_dir,
+    )
+    return iter(verdicts)
+
+
+def _read_candidates(recipe: Recipe, files: Files, held_out: HeldOut, what: str) -> Iterator[Any]:
+    """The records of `data.train` that may be trained on."""
     kind, fraction = kind_of(recipe, "train"), recipe.data.validation.held_out_fraction
     screen = Screen(recipe.data, held_out)
-    for record in read_stream(train_files, kind.parse, recipe, "training the tokenizer"):
+    for record in read_stream(files["train"], kind.parse, recipe, what):
         identity = kind.identity(record)
         if not is_held_out(identity, fraction) and not screen.reason("train", identity, kind.to_json(record)):
-            yield kind.tokenizer_text(record) if kind.tokenizer_text is not None else identity
+            yield record
 
 
 def tokenizer_source(recipe: Recipe) -> tuple[Location, str]:

@@ -27,7 +27,7 @@ from runyard_trainer.outcome import DataSummary, Estimate, ExitCode, PodReport, 
 from runyard_trainer.preview import Preview, show_rows
 from runyard_trainer.records import kind_of, parts_of
 from runyard_trainer.row_samples import read_samples
-from runyard_trainer.screening import REASON_WORDS
+from runyard_trainer.screening import tell_left_out
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset, DatasetInfo, Resolved, open_dataset
 from runyard_trainer.storage import FolderStore, Location, NotFound, PreconditionFailed, open_store, probe
@@ -101,6 +101,9 @@ def check_apart(recipe: Recipe) -> None:
         held_out = recipe.data.validation.sources
         inputs |= {f"data.validation.sources[{i}].uri": source.uri for i, source in enumerate(held_out)}
     inputs |= {f"evaluation.general[{i}].uri": source.uri for i, source in enumerate(recipe.evaluation.general)}
+    if recipe.data.select is not None:
+        for name, sources in (("target", recipe.data.select.target), ("reference", recipe.data.select.reference)):
+            inputs |= {f"data.select.{name}[{i}].uri": source.uri for i, source in enumerate(sources or [])}
     for i, task in enumerate(recipe.evaluation.tasks):
         inputs[f"evaluation.tasks[{i}].test.uri"] = task.test.uri
         if task.shots is not None:
@@ -175,9 +178,22 @@ def compute_key(recipe: Recipe, files: Files) -> str:
         "records": kind_of(recipe, "train").depends_on(recipe),
         "validation": recipe.data.validation.held_out_fraction,
         "screening": recipe.data.model_dump(mode="json", include={"deduplicate", "decontaminate", "invalid_rows"}),
+        "select": _describe_select(recipe),
         "tokenizer": _describe_tokenizer(recipe),
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _describe_select(recipe: Recipe) -> object:
+    """What is asked for; the texts to compare with are among the files."""
+    select = recipe.data.select
+    if select is None:
+        return None
+    settings = select.model_dump(mode="json", include={"method", "fraction", "sampling"})
+    return settings | {
+        "noiseClip": select.resolved_noise_clip,
+        "seed": recipe.training.seed if select.sampling == "soft" else None,
+    }
 
 
 def _describe_tokenizer(recipe: Recipe) -> object:
@@ -217,13 +233,6 @@ def check_enough_data(dataset: Dataset, recipe: Recipe) -> None:
             f"of training.sequenceLength {recipe.training.sequence_length}. Give more text, or shorter sequences",
             ExitCode.DATA_ERROR,
         )
-
-
-def tell_left_out(info: StreamInfo) -> list[str]:
-    """What of a stream's sources is not in it, and what of it is cut, such as `3 empty`."""
-    counts = {REASON_WORDS[reason]: count for reason, count in info.left_out.items()}
-    counts |= {"with nothing to train on": info.dropped, "truncated": info.truncated}
-    return [f"{count:,} {words}" for words, count in counts.items() if count]
 
 
 def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:

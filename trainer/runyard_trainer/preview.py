@@ -18,13 +18,13 @@ from pydantic import Field
 
 from runyard_trainer.checks import check_model, check_vocabulary
 from runyard_trainer.contract import Mode, Recipe
-from runyard_trainer.dataset_writer import gather_held_out, list_files, write_dataset
+from runyard_trainer.dataset_writer import choose, gather_held_out, list_files, write_dataset
 from runyard_trainer.estimate import estimate_run
 from runyard_trainer.order import count_steps
 from runyard_trainer.outcome import Estimate, Report, UserError
-from runyard_trainer.records import Example, RecordKind, kind_of
+from runyard_trainer.records import COMPARED, Example, RecordKind, kind_of
 from runyard_trainer.row_samples import Sample, name_places, read_samples, store_samples
-from runyard_trainer.screening import REASON_WORDS, Screen, is_held_out
+from runyard_trainer.screening import REASON_WORDS, Reason, Screen, is_held_out
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset, open_dataset
 from runyard_trainer.sources import MAX_DROPPED_SHARE, Problem
@@ -156,9 +156,16 @@ def show_rows(
     for name in ("shown", "tokenizer-shown"):
         (scratch_dir / name).mkdir()
     tokenizer = load_tokenizer(dataset.location / "tokenizer", scratch_dir / "tokenizer-shown", "tokenizer")
-    held_out = gather_held_out(recipe, store_samples(samples, scratch_dir / "shown" / "rows"))
+    files = store_samples(samples, scratch_dir / "shown" / "rows")
+    held_out = gather_held_out(recipe, files)
     screen = Screen(recipe.data, held_out)
-    rows = [row for stream in samples for row in _describe_stream(recipe, stream, samples[stream], tokenizer, screen)]
+    verdicts = choose(recipe, files, held_out, tokenizer, scratch_dir / "shown")
+    rows = [
+        row
+        for stream in samples
+        if stream not in COMPARED
+        for row in _describe_stream(recipe, stream, samples[stream], tokenizer, screen, verdicts)
+    ]
     shown = []
     for stream in dataset.info.streams:
         of_stream = [row for row in rows if row.stream == stream]
@@ -168,7 +175,12 @@ def show_rows(
 
 
 def _describe_stream(
-    recipe: Recipe, stream: str, sampled: Sequence[Sample], tokenizer: DocumentTokenizer, screen: Screen
+    recipe: Recipe,
+    stream: str,
+    sampled: Sequence[Sample],
+    tokenizer: DocumentTokenizer,
+    screen: Screen,
+    verdicts: Iterator[Reason | None],
 ) -> Iterator[PreviewRow]:
     kind = kind_of(recipe, stream)
     fraction = recipe.data.validation.held_out_fraction if stream == "train" else 0.0
@@ -183,6 +195,8 @@ def _describe_stream(
         identity = kind.identity(record)
         target = "validation" if is_held_out(identity, fraction) else stream
         reason = screen.reason(target, identity, kind.to_json(record))
+        if reason is None and target == "train":
+            reason = next(verdicts)
         if reason is not None:
             yield PreviewRow(place=row.place, stream=target, left_out=REASON_WORDS[reason])
             continue

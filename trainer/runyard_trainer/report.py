@@ -19,6 +19,7 @@ from runyard_trainer.contract import LANGUAGE_OBJECTIVES, Mode, Recipe
 from runyard_trainer.held_out import HeldOut
 from runyard_trainer.outcome import Losses
 from runyard_trainer.samples import Sample
+from runyard_trainer.screening import tell_left_out
 from runyard_trainer.selection import Candidate
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.tasks import FrozenTasks
@@ -284,5 +285,6 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "count": format_count,
     "time": format_time,
     "number": format_number,
+    "left_out": lambda info: ", ".join(tell_left_out(info)),
     "pretty_json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
 }

@@ -24,7 +24,21 @@ from runyard_trainer.records import (
 from runyard_trainer.records.base import HELD_OUT_STREAMS, Encoder, Example, RecordKind, Sample, Samples, Shown
 from runyard_trainer.shards import Dataset
 
-__all__ = ["HELD_OUT_STREAMS", "Encoder", "Example", "RecordKind", "Sample", "Samples", "Shown", "kind_of", "parts_of"]
+__all__ = [
+    "COMPARED",
+    "HELD_OUT_STREAMS",
+    "Encoder",
+    "Example",
+    "RecordKind",
+    "Sample",
+    "Samples",
+    "Shown",
+    "kind_of",
+    "parts_of",
+]
+
+COMPARED = ("target", "reference")
+"""Text that the domain's is compared with by `data.select`, and that is in no stream of the dataset."""
 
 _KINDS: dict[str, RecordKind] = {
     "causal-lm": text.KIND,
@@ -39,9 +53,11 @@ _KINDS: dict[str, RecordKind] = {
 
 
 def kind_of(recipe: Recipe, stream: str) -> RecordKind:
-    """What a stream of this recipe's dataset consists of: general text is text, whatever a model is fine-tuned on."""
+    """What a stream of this recipe's dataset consists of: general text, and what the domain's text is compared with,
+    is text, whatever a model is trained on.
+    """
     is_text = stream == "general" and recipe.objective not in LANGUAGE_OBJECTIVES
-    return text.KIND if is_text else _KINDS[recipe.objective]
+    return text.KIND if is_text or stream in COMPARED else _KINDS[recipe.objective]
 
 
 def parts_of(recipe: Recipe, dataset: Dataset, samples: Samples) -> tuple[Part, ...]:
