@@ -15,9 +15,11 @@ from runyard_trainer.contract import (
     MASKED_OBJECTIVES,
     NEXT_TOKEN_OBJECTIVES,
     RECORD_FORMATS,
+    REFERENCE_METHODS,
 )
 
 from runyard.api import MAX_NAME_LENGTH, Compute, TrainingRunSpec
+from runyard.crd_select_rules import build_select_rules
 
 Rule = dict[str, str]
 
@@ -108,6 +110,23 @@ def build_rules() -> dict[str, list[Rule]]:
                 "message": "model.digest is of the exported weights, and model.step takes others: keep one of them",
             },
         ],
+        "data": [
+            {
+                "rule": "!has(self.select) || has(self.select.reference) || "
+                f"!(self.select.method in {list(REFERENCE_METHODS)}) || "
+                "has(self.replay) && has(self.replay.sources)",
+                "message": "data.select.method novelty-diversity or combined asks what is new to the model: give text "
+                "that it knows in data.select.reference, or data.replay.sources",
+                "fieldPath": ".select",
+            },
+            {
+                "rule": "self.train.size() != 1 || self.train[0].weight == 1.0",
+                "message": "data.train[0].weight has no other source to weigh against: remove it, and say "
+                "training.epochs",
+                "fieldPath": ".train",
+            },
+        ],
+        "data.select": build_select_rules(),
         "data.replay": [_exactly_one("data.replay", "sources", "source")],
         "method": [
             {
@@ -216,6 +235,12 @@ def _build_objective_rules() -> list[Rule]:
             "(self.objective == 'causal-lm' && !has(self.model.scratch))",
             "message": "data.replay.source self replays what a causal-lm that knows something writes: give "
             "data.replay.sources",
+            "fieldPath": ".data",
+        },
+        {
+            "rule": f"!has(self.data.select) || self.objective in {sorted(LANGUAGE_OBJECTIVES)}",
+            "message": "data.select chooses among texts without labels, and those of this objective have some: remove "
+            "it",
             "fieldPath": ".data",
         },
         {

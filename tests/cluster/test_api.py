@@ -19,6 +19,8 @@ from runyard_trainer.contract import (
     MASKED_OBJECTIVES,
     NEXT_TOKEN_OBJECTIVES,
     RECORD_FORMATS,
+    REFERENCE_METHODS,
+    TARGET_METHODS,
 )
 
 from tests.cluster.conftest import Cluster
@@ -127,6 +129,9 @@ def mend(spec: dict[str, Any]) -> dict[str, Any]:
     if "source" in spec["data"].get("replay", {}) and (objective != "causal-lm" or "scratch" in model):
         del spec["data"]["replay"]
     mend_formats(spec, objective)
+    mend_select(spec, objective)
+    if len(spec["data"]["train"]) == 1:
+        spec["data"]["train"][0].pop("weight", None)
     is_too_large = spec["compute"].get("minNodes", 1) > spec["compute"].get("nodes", 1)
     if is_too_large or ("name" in spec.get("queue", {}) and "minNodes" in spec["compute"]):
         del spec["compute"]["minNodes"]
@@ -180,6 +185,25 @@ def mend_formats(spec: dict[str, Any], objective: str) -> None:
                 source.get("format") in names and source["format"] not in known for names in RECORD_FORMATS.values()
             ):
                 del source["format"]
+
+
+def mend_select(spec: dict[str, Any], objective: str) -> None:
+    select = spec["data"].get("select", {})
+    if objective not in LANGUAGE_OBJECTIVES:
+        spec["data"].pop("select", None)
+    elif select:
+        if select["method"] == "perplexity":
+            select["method"] = "combined"
+        for name, methods in {"target": TARGET_METHODS, "reference": REFERENCE_METHODS}.items():
+            if select["method"] in methods:
+                select.setdefault(name, [{"uri": f"s3://c/{name}"}])
+            else:
+                select.pop(name, None)
+            for source in select.get(name, []):
+                source.pop("format", None)
+        if select["method"] not in REFERENCE_METHODS or select["fraction"] + select.get("noiseClip", 0.1) > 1:
+            select.pop("noiseClip", None)
+            select["fraction"] = min(select["fraction"], 0.5)
 
 
 def writes_apart(spec: dict[str, Any]) -> bool:
@@ -270,6 +294,81 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
             "data": {"train": [{"uri": "s3://c/f"}], "replay": {"fraction": 0.1, "source": "self"}},
         },
         ["spec.data", "give data.replay.sources"],
+    ),
+    "a source that weighs nothing": (
+        {"data": {"train": [{"uri": "s3://c/f", "weight": 0}, {"uri": "s3://c/g"}]}},
+        ["spec.data.train[0].weight"],
+    ),
+    "the texts that surprise most": (
+        {"data": {"train": [{"uri": "s3://c/f"}], "select": {"method": "perplexity", "fraction": 0.1}}},
+        ["spec.data.select.method", "picks noise", "choose novelty-diversity"],
+    ),
+    "texts like those of no task": (
+        {"data": {"train": [{"uri": "s3://c/f"}], "select": {"method": "similarity", "fraction": 0.1}}},
+        ["spec.data.select", "needs data.select.target"],
+    ),
+    "what is new to a model that nothing is known of": (
+        {"data": {"train": [{"uri": "s3://c/f"}], "select": {"method": "novelty-diversity", "fraction": 0.1}}},
+        ["spec.data.select", "data.select.reference, or data.replay.sources"],
+    ),
+    "a task where none is asked about": (
+        {
+            "data": {
+                "train": [{"uri": "s3://c/f"}],
+                "select": {
+                    "method": "novelty-diversity",
+                    "fraction": 0.1,
+                    "target": [{"uri": "s3://c/t"}],
+                    "reference": [{"uri": "s3://c/g"}],
+                },
+            }
+        },
+        ["spec.data.select.target", "no use"],
+    ),
+    "noise where nothing is told of it": (
+        {
+            "data": {
+                "train": [{"uri": "s3://c/f"}],
+                "select": {"method": "similarity", "fraction": 0.1, "target": [{"uri": "s3://c/t"}], "noiseClip": 0.1},
+            }
+        },
+        ["spec.data.select", "noiseClip have no use"],
+    ),
+    "more than all documents": (
+        {
+            "data": {
+                "train": [{"uri": "s3://c/f"}],
+                "select": {"method": "novelty-diversity", "fraction": 0.95, "reference": [{"uri": "s3://c/g"}]},
+            }
+        },
+        ["spec.data.select.fraction", "more than all"],
+    ),
+    "conversations of a task": (
+        {
+            "data": {
+                "train": [{"uri": "s3://c/f"}],
+                "select": {
+                    "method": "similarity",
+                    "fraction": 0.1,
+                    "target": [{"uri": "s3://c/t", "format": "messages"}],
+                },
+            }
+        },
+        ["spec.data.select.target", "has no records"],
+    ),
+    "a choice among labelled texts": (
+        {
+            "objective": "classification",
+            "data": {
+                "train": [{"uri": "s3://c/f"}],
+                "select": {"method": "similarity", "fraction": 0.1, "target": [{"uri": "s3://c/t"}]},
+            },
+        },
+        ["spec.data", "among texts without labels"],
+    ),
+    "a weight without anything to weigh against": (
+        {"data": {"train": [{"uri": "s3://c/f", "weight": 2}]}},
+        ["spec.data.train", "training.epochs"],
     ),
     "replay of everything": (
         {"data": {"train": [{"uri": "s3://c/f"}], "replay": {"fraction": 1, "sources": [{"uri": "s3://c/g"}]}}},

@@ -23,19 +23,19 @@ from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe
 from runyard_trainer.dataset_writer import Files, list_files, tokenizer_source, total_bytes, write_dataset
 from runyard_trainer.estimate import estimate_run
 from runyard_trainer.judge import build_prompts
-from runyard_trainer.order import count_steps
+from runyard_trainer.order import count_epoch, count_steps
 from runyard_trainer.outcome import DataSummary, Estimate, ExitCode, PodReport, Report, UserError
 from runyard_trainer.preview import Preview, show_rows
-from runyard_trainer.records import kind_of
+from runyard_trainer.records import kind_of, parts_of
 from runyard_trainer.row_samples import read_samples
-from runyard_trainer.screening import REASON_WORDS
+from runyard_trainer.screening import tell_left_out
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset, DatasetInfo, Resolved, open_dataset
 from runyard_trainer.storage import FolderStore, Location, NotFound, PreconditionFailed, open_store, probe
 from runyard_trainer.tasks import FrozenTasks, build_tasks
 from runyard_trainer.tokenizer import list_tokenizer_files, load_tokenizer
 
-_FORMAT = 3
+_FORMAT = 4
 """Of what lies under a key: raised when the same text would give other shards."""
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,9 @@ def check_apart(recipe: Recipe) -> None:
         held_out = recipe.data.validation.sources
         inputs |= {f"data.validation.sources[{i}].uri": source.uri for i, source in enumerate(held_out)}
     inputs |= {f"evaluation.general[{i}].uri": source.uri for i, source in enumerate(recipe.evaluation.general)}
+    if recipe.data.select is not None:
+        for name, sources in (("target", recipe.data.select.target), ("reference", recipe.data.select.reference)):
+            inputs |= {f"data.select.{name}[{i}].uri": source.uri for i, source in enumerate(sources or [])}
     for i, task in enumerate(recipe.evaluation.tasks):
         inputs[f"evaluation.tasks[{i}].test.uri"] = task.test.uri
         if task.shots is not None:
@@ -187,9 +190,22 @@ def compute_key(recipe: Recipe, files: Files) -> str:
         "records": kind_of(recipe, "train").depends_on(recipe),
         "validation": recipe.data.validation.held_out_fraction,
         "screening": recipe.data.model_dump(mode="json", include={"deduplicate", "decontaminate", "invalid_rows"}),
+        "select": _describe_select(recipe),
         "tokenizer": _describe_tokenizer(recipe),
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _describe_select(recipe: Recipe) -> object:
+    """What is asked for; the texts to compare with are among the files."""
+    select = recipe.data.select
+    if select is None:
+        return None
+    settings = select.model_dump(mode="json", include={"method", "fraction", "sampling"})
+    return settings | {
+        "noiseClip": select.resolved_noise_clip,
+        "seed": recipe.training.seed if select.sampling == "soft" else None,
+    }
 
 
 def _describe_tokenizer(recipe: Recipe) -> object:
@@ -231,17 +247,9 @@ def check_enough_data(dataset: Dataset, recipe: Recipe) -> None:
         )
 
 
-def tell_left_out(info: StreamInfo) -> list[str]:
-    """What of a stream's sources is not in it, and what of it is cut, such as `3 empty`."""
-    counts = {REASON_WORDS[reason]: count for reason, count in info.left_out.items()}
-    counts |= {"with nothing to train on": info.dropped, "truncated": info.truncated}
-    return [f"{count:,} {words}" for words, count in counts.items() if count]
-
-
 def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
     """Each value that was automatic, as text."""
     training = recipe.training
-    num_train = len(kind_of(recipe, "train").open_samples(dataset, "train", recipe))
     validation = recipe.data.validation
     is_split_default = validation.fraction is None and validation.sources is None
     return {
@@ -249,7 +257,7 @@ def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
         "learningRate": f"{recipe.learning_rate:g}",
         "batchSequences": str(recipe.sequences_per_step),
         "batchTokens": str(recipe.sequences_per_step * training.sequence_length),
-        "totalSteps": str(count_steps(recipe, num_train)),
+        "totalSteps": str(count_prepared_steps(dataset, recipe)),
         "vocabSize": str(dataset.info.vocab_size),
         **resolve_method(recipe),
     }
@@ -323,7 +331,14 @@ def estimate_prepared(dataset: Dataset, recipe: Recipe, config: PretrainedConfig
     """What training on the prepared data will take."""
     num_train = len(kind_of(recipe, "train").open_samples(dataset, "train", recipe))
     tokens_per_sample = min(float(recipe.training.sequence_length), dataset.info.streams["train"].tokens / num_train)
-    return estimate_run(recipe, config, dataset.info.vocab_size, count_steps(recipe, num_train), tokens_per_sample)
+    num_steps = count_prepared_steps(dataset, recipe)
+    return estimate_run(recipe, config, dataset.info.vocab_size, num_steps, tokens_per_sample)
+
+
+def count_prepared_steps(dataset: Dataset, recipe: Recipe) -> int:
+    """Optimizer steps of the whole run."""
+    samples = kind_of(recipe, "train").open_samples(dataset, "train", recipe)
+    return count_steps(recipe, count_epoch(parts_of(recipe, dataset, samples)))
 
 
 def build_report(record: Resolved, info: DatasetInfo, estimate: Estimate) -> PodReport:

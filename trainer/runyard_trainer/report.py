@@ -20,6 +20,7 @@ from runyard_trainer.held_out import HeldOut
 from runyard_trainer.judge import Judged
 from runyard_trainer.outcome import Judgement, Losses
 from runyard_trainer.samples import Sample
+from runyard_trainer.screening import tell_left_out
 from runyard_trainer.selection import Candidate
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.tasks import FrozenTasks
@@ -306,5 +307,6 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "count": format_count,
     "time": format_time,
     "number": format_number,
+    "left_out": lambda info: ", ".join(tell_left_out(info)),
     "pretty_json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
 }

@@ -26,6 +26,14 @@ class ShardInfo(Report):
     documents: int
 
 
+class SourceCount(Report):
+    """What one source has given to a stream."""
+
+    documents: int = 0
+    """Or examples."""
+    tokens: int = 0
+
+
 class StreamInfo(Report):
     """One stream of a dataset."""
 
@@ -43,6 +51,8 @@ class StreamInfo(Report):
     """Records of which nothing would be trained on."""
     left_out: dict[str, int] = Field(default_factory=dict)
     """Records, and rows that are none, that are not in the stream: how many for which reason (`screening`)."""
+    by_source: list[SourceCount] = Field(default_factory=list)
+    """Of each source in order, up to the last that has given anything: the stream is theirs one after the other."""
     shards: list[ShardInfo] = Field(default_factory=list)
 
 

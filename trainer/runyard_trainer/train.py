@@ -43,9 +43,9 @@ from runyard_trainer.model import ShardedModule, load_model, resolve_precision
 from runyard_trainer.monitor import Monitor, StopRequest
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.optimizer import build_optimizer, learning_rate, set_learning_rate
-from runyard_trainer.order import Order, count_replayed, count_steps
+from runyard_trainer.order import Order, Part, count_epoch, count_replayed, count_steps
 from runyard_trainer.outcome import ExitCode, Interrupted, Losses, PodReport, Result, UserError
-from runyard_trainer.records import Samples, kind_of
+from runyard_trainer.records import Samples, kind_of, parts_of
 from runyard_trainer.report import TrainedRun
 from runyard_trainer.selection import (
     Candidate,
@@ -185,8 +185,9 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
         prepared = be_patient(open_store(resolved.dataset, recipe.storage, "output.uri"))
         dataset = open_dataset(prepared, context.scratch_dir / "shards", resolved.sha256, resolved.labels)
         streams = {name: kind_of(recipe, name).open_samples(dataset, name, recipe) for name in ("train", "replay")}
-        total_steps = count_steps(recipe, len(streams["train"]))
-        order = build_order(recipe, streams, total_steps)
+        parts = parts_of(recipe, dataset, streams["train"])
+        total_steps = count_steps(recipe, count_epoch(parts))
+        order = build_order(recipe, streams, parts, total_steps)
         monitor = Monitor(context.attempt, total_steps, is_rank_0=world.rank == 0)
         stack.callback(monitor.close)
         if world.rank == 0:
@@ -319,7 +320,7 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
         return result
 
 
-def build_order(recipe: Recipe, streams: Mapping[str, Samples], total_steps: int) -> Order:
+def build_order(recipe: Recipe, streams: Mapping[str, Samples], parts: tuple[Part, ...], total_steps: int) -> Order:
     """The order of a run whose replay is prepared, or will be written by the model: as much as is replayed."""
     replay = recipe.data.replay
     num_replay = len(streams["replay"])
@@ -331,6 +332,7 @@ def build_order(recipe: Recipe, streams: Mapping[str, Samples], total_steps: int
         replay_fraction=replay.fraction if replay is not None else 0.0,
         batch=recipe.sequences_per_step,
         seed=recipe.training.seed,
+        parts=parts,
     )
 
 

@@ -71,6 +71,18 @@ class Recipe(Model):
         check_formats("data.replay.sources", replayed, *own)
         check_formats("data.validation.sources", self.data.validation.sources or [], *own)
         check_formats("evaluation.general", self.evaluation.general, "general text has no records", ())
+        if self.data.select is not None:
+            for name, sources in (("target", self.data.select.target), ("reference", self.data.select.reference)):
+                check_formats(f"data.select.{name}", sources or [], "it is read as text, which has no records", ())
+        return self
+
+    @model_validator(mode="after")
+    def _check_select(self) -> Recipe:
+        if self.data.select is not None and self.objective not in LANGUAGE_OBJECTIVES:
+            raise ValueError(
+                f"data.select chooses among texts without labels, and those of objective {self.objective} have some: "
+                "remove it"
+            )
         return self
 
     @model_validator(mode="after")
