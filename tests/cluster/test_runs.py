@@ -111,6 +111,39 @@ def test_a_pod_deleted_mid_run_costs_no_bit(cluster: Cluster, corpus: str, undis
     assert final["restarts"]["failures"] + final["restarts"]["disruptions"] == 1
 
 
+def find_node_without_operator(cluster: Cluster) -> str:
+    (operator,) = cluster.get_json("pods", "-n", "runyard-system")["items"]
+    return next(name for name in ("node-1", "node-2") if name != operator["spec"]["nodeName"])
+
+
+def signal_node(cluster: Cluster, node: str, signum: int) -> None:
+    """Signal everything on a node at once: its agent and all processes of its pods."""
+    agent = cluster.instance.processes.find(node)
+    assert agent is not None
+    for process in (agent, *agent.descendants()):
+        process.send(signum)
+
+
+def test_a_node_that_freezes_is_left_for_the_other_and_does_no_harm_when_it_is_back(
+    cluster: Cluster, corpus: str, undisturbed: str
+) -> None:
+    node = find_node_without_operator(cluster)
+    runs.apply(cluster, disturbable("node-lost", corpus))
+    runs.wait_for_checkpoint(cluster, "node-lost", 2 * EVERY)
+    signal_node(cluster, node, signal.SIGSTOP)
+    try:
+        # of attempt 1: its rank on the other node waits for the frozen one, and nothing is committed meanwhile
+        frozen_at = runs.read_json(cluster, "out/node-lost/head.json")["checkpoint"]["step"]
+        runs.wait_for_checkpoint(cluster, "node-lost", frozen_at + 2 * EVERY)
+    finally:
+        signal_node(cluster, node, signal.SIGCONT)
+    final = assert_survived(cluster, "node-lost", undisturbed, attempts=2)
+    assert (final["lastFailure"]["reason"], final["lastFailure"]["node"]) == ("NodeLost", node)
+    assert (final["restarts"]["disruptions"], final["restarts"]["failures"]) == (1, 0)
+    cluster.kubectl("wait", f"node/{node}", "--for=condition=Ready", "--timeout=60s")
+    wait_until(lambda: not runs.rank_processes("node-lost"), 60)
+
+
 def test_the_operator_killed_mid_run_changes_nothing(cluster: Cluster, corpus: str, undisturbed: str) -> None:
     runs.apply(cluster, disturbable("operator-killed", corpus))
     runs.wait_for_checkpoint(cluster, "operator-killed", EVERY)
