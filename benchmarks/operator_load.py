@@ -260,9 +260,9 @@ class Bench:
 async def open_bench(instance: Instance) -> AsyncIterator[Bench]:
     """A control plane with the CRD, its Job controller stopped, and an operator that leads."""
     os.environ["KUBECONFIG"] = str(instance.kubeconfig)
-    crd = str(ROOT / "crds" / "runyard.dev_trainingruns.yaml")
-    subprocess.run([instance.kubectl, "apply", "--server-side", "-f", crd], check=True, stdout=subprocess.DEVNULL)
-    is_served = [instance.kubectl, "get", "trainingruns"]
+    crds = str(ROOT / "crds")
+    subprocess.run([instance.kubectl, "apply", "--server-side", "-f", crds], check=True, stdout=subprocess.DEVNULL)
+    is_served = [instance.kubectl, "get", "trainingruns,gpubudgets"]
     while subprocess.run(is_served, check=False, capture_output=True).returncode:
         time.sleep(0.1)
     parts = {name: instance.processes.find(name) for name in instance.processes.names()}
