@@ -56,7 +56,7 @@ def test_an_applied_run_trains_and_leaves_a_model(cluster: Cluster, undisturbed:
     final = runs.status(cluster, "undisturbed")
     assert final["mode"] == "PreTraining"
     assert final["attempt"] == 1
-    assert final["restarts"] == {"failures": 0, "disruptions": 0, "startups": 0, "failuresSinceCheckpoint": 0}
+    assert final["restarts"] == runs.NO_RESTARTS
     assert final["progress"]["step"] == final["progress"]["totalSteps"] == SLOW_ENOUGH_TO_DISTURB["steps"]
     assert final["checkpoint"]["step"] == SLOW_ENOUGH_TO_DISTURB["steps"]
     assert final["result"]["uri"].rstrip("/") == "s3://runyard/out/undisturbed/model"
@@ -169,7 +169,7 @@ def test_a_suspended_run_stops_and_goes_on_where_it_was(cluster: Cluster, corpus
     assert stopped_at % EVERY or stopped_at > EVERY, "SIGTERM saved nothing"
     cluster.kubectl("patch", "trun", "suspended", "--type=merge", "-p", '{"spec":{"suspend":false}}')
     final = runs.wait_for_phase(cluster, "suspended", "Succeeded")
-    assert final["restarts"] == {"failures": 0, "disruptions": 0, "startups": 0, "failuresSinceCheckpoint": 0}
+    assert final["restarts"] == runs.NO_RESTARTS
     assert runs.metric_steps(cluster, "suspended") == list(range(1, SLOW_ENOUGH_TO_DISTURB["steps"] + 1))
     assert runs.weights_digest(cluster, "suspended") == undisturbed
 
