@@ -10,7 +10,6 @@ decide, and nothing else: preparing again chooses the same.
 
 from __future__ import annotations
 
-import logging
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -32,8 +31,6 @@ _ENCODED_DOCUMENTS = 256
 """That are tokenized at once."""
 
 Values = NDArray[np.float64]
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,9 +76,7 @@ def choose_documents(
         model = _learn(_encode(map(cut_excerpt, known), tokenizer), tokenizer)
         surprise, entropy = _score_novelty(_encode(excerpts, tokenizer), model)
     excerpts.remove()
-    verdicts = judge(select, Scores(similarity, surprise, entropy), seed)
-    log.info("data.select: %d of %d documents are trained on", verdicts.count(None), len(verdicts))
-    return verdicts
+    return judge(select, Scores(similarity, surprise, entropy), seed)
 
 
 def _score_similarity(excerpts: Excerpts, target: Iterable[str]) -> Values:
