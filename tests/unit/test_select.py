@@ -210,6 +210,9 @@ def test_text_to_compare_with_that_is_not_there_or_empty_is_told(folder: Place) 
     select = {"method": "similarity", "target": [{"uri": f"{folder.base}/nothing/"}]}
     with pytest.raises(UserError, match=r"^data.select.target\[0\].uri: nothing lies at"):
         folder.prepare(recipe_of(folder, select))
+    novelty = {"method": "novelty-diversity", "reference": [*known_of(folder), {"uri": f"{folder.base}/nothing/"}]}
+    with pytest.raises(UserError, match=r"^data.select.reference\[1\].uri: nothing lies at"):
+        folder.prepare(recipe_of(folder, novelty))
     (folder.base / "blank.txt").put(b"  \n")
     with pytest.raises(UserError, match=r"^data.select.target has no text to compare data.train with: name some$"):
         folder.prepare(recipe_of(folder, {**select, "target": [{"uri": f"{folder.base}/blank.txt"}]}))
@@ -264,6 +267,11 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"method": "similarity", "target": SOURCE},
         {"objective": "classification"},
         "among texts without labels, and those of objective classification have some",
+    ),
+    "conversations that the model knows": (
+        {"method": "novelty-diversity", "reference": [{"uri": "s3://c/x", "format": "alpaca"}]},
+        {},
+        r"data.select.reference\[0\].format is alpaca, but it is read as text",
     ),
     "conversations to compare with": (
         {"method": "similarity", "target": [{"uri": "s3://c/x", "format": "messages"}]},
