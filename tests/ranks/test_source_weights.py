@@ -42,20 +42,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_run_with_weights_is_the_same_with_other_ranks_after_an_interruption(folder: Path) -> None:
-    whole, stopped, plain = (
-        weigh(folder, name, weights)
-        for name, weights in (("whole", (3, 0.5)), ("stopped", (3, 0.5)), ("plain", (1, 1)))
-    )
+    whole, stopped = (weigh(folder, name, (3, 0.5)) for name in ("whole", "stopped"))
     assert run_ranks(train_rank, 1, folder, whole) == ["finished"]
-    assert run_ranks(train_rank, 1, folder, plain) == ["finished"]
 
     resolved = read_resolved(open_store(whole.output.uri, whole.storage))
     dataset = open_dataset(open_store(resolved.dataset, whole.storage), folder / "cache")
     parts = parts_of(whole, dataset, kind_of(whole, "train").open_samples(dataset, "train", whole))
     assert count_epoch(parts) == 3 * parts[0].size + parts[1].size / 2
     assert len(read_losses(whole)) == ceil(count_epoch(parts) / 10)
-    assert len(read_losses(plain)) == ceil(sum(part.size for part in parts) / 10)
-    assert read_losses(plain)[0] != read_losses(whole)[0]
+    assert count_epoch(parts) != sum(part.size for part in parts)
 
     ends = run_ranks(disturbed_rank, 2, folder, stopped, 1, send_sigterm)
     assert all(end.startswith("interrupted: stopped by a signal") for end in ends)
