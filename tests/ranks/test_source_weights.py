@@ -41,6 +41,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.full
 def test_a_run_with_weights_is_the_same_with_other_ranks_after_an_interruption(folder: Path) -> None:
     whole, stopped = (weigh(folder, name, (3, 0.5)) for name in ("whole", "stopped"))
     assert run_ranks(train_rank, 1, folder, whole) == ["finished"]
