@@ -21,6 +21,7 @@ test: lint binaries ## Lint, types, contracts, and every test but the long ones
 	$(BIN)/pytest -m "not full and not gpu" $(ARGS)
 
 test-full: lint binaries ## The long tests too, and those on a GPU if there is one
+	$(BIN)/python -m tests.cluster.kueue
 	$(BIN)/pytest $(if $(GPU),,-m "not gpu") $(ARGS)
 
 lint: setup ## Style, format, types, who imports whom, generated files

@@ -40,6 +40,8 @@ class Role(StrEnum):
 
     PREPARE = "prepare"
     TRAIN = "train"
+    PLACE = "place"
+    """It holds the run's place in a queue of Kueue; it has no pods."""
 
 
 class Resources(Model):
@@ -79,10 +81,14 @@ class Compute(Model):
 
 
 class Queue(Model):
-    """In which order runs of a namespace get its quota."""
+    """In which order runs get quota."""
 
+    name: str | None = Field(default=None, max_length=63, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+    """A LocalQueue of Kueue in the run's namespace: Kueue says when it starts, and may preempt it. Absent: the
+    namespace's ResourceQuotas say it."""
     priority_class_name: str | None = Field(default=None, min_length=1, max_length=253)
-    """A PriorityClass: runs of a higher value start first, and their pods have it. Absent: the cluster's default."""
+    """A PriorityClass: runs of a higher value start first, and their pods have it; Kueue goes by it as well. Absent:
+    the cluster's default."""
 
 
 class Recovery(Model):
@@ -117,7 +123,7 @@ class TrainingRunSpec(Recipe):
     compute: Compute
     """The pods of one attempt."""
     queue: Queue = Queue()
-    """In which order runs of a namespace get its quota."""
+    """In which order runs get quota."""
     recovery: Recovery = Recovery()
     """What happens when an attempt ends early."""
     limits: Limits = Limits()
@@ -195,6 +201,8 @@ class Restarts(Status):
     """Because something broke; all of them."""
     disruptions: int = 0
     """Because pods were evicted, deleted or interrupted."""
+    preemptions: int = 0
+    """Because Kueue took the quota back, for a run of a higher priority or for another reason: no fault either."""
     startups: int = 0
     """Because not all pods had started in time: waiting is no fault, so no budget counts them."""
     failures_since_checkpoint: int = 0
@@ -244,8 +252,8 @@ class AttemptGpuSeconds(GpuSeconds):
 class QueuePlace(Status):
     """Where a run waits for quota."""
 
-    position: int = 0
-    """Runs ahead of it; 0: it is the next."""
+    position: int | None = None
+    """Runs ahead of it; 0: it is the next. Absent where Kueue knows."""
     message: str = ""
     """What is missing."""
 

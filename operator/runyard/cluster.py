@@ -19,11 +19,13 @@ from runyard.api import (
     KIND,
     LABEL_RUN_UID,
     PLURAL,
+    Role,
     TrainingRunSpec,
     TrainingRunStatus,
 )
 from runyard.kube import MERGE_PATCH, METADATA_ONLY, ApiError, Kube
-from runyard.world import Action, Create, Delete, Manifest, Namespace, Observed, Run
+from runyard.pods import role_of
+from runyard.world import Action, Create, Delete, Manifest, Namespace, Observed, PatchStatus, Run
 
 
 class Key(NamedTuple):
@@ -54,6 +56,8 @@ class Applied:
         return bool(self.errors or self.conflicts)
 
 
+KUEUE_API_VERSION = "kueue.x-k8s.io/v1beta2"
+
 _COLLECTIONS = {
     KIND: (API_VERSION, PLURAL),
     "Job": ("batch/v1", "jobs"),
@@ -78,12 +82,8 @@ class Cluster:
 
     async def read_run(self, key: Key) -> Run | None:
         """The run as stored, or None where there is none. Raises ApiError."""
-        try:
-            return parse_run(await self._kube.get(f"{collection_path(API_VERSION, key.namespace, PLURAL)}/{key.name}"))
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
+        manifest = await self.read(f"{collection_path(API_VERSION, key.namespace, PLURAL)}/{key.name}")
+        return None if manifest is None else parse_run(manifest)
 
     async def observe(self, run: Run) -> Observed:
         """What belongs to `run` now. Raises ApiError."""
@@ -94,11 +94,13 @@ class Cluster:
             self._list(run, "ConfigMap", accept=METADATA_ONLY),
             self._read_source(run),
         )
+        own_jobs = tuple(job for job in jobs if is_owned_by(job, run.uid))
         return Observed(
-            jobs=tuple(job for job in jobs if is_controlled_by(job, run.uid)),
+            jobs=own_jobs,
             pods=tuple(pods),
             services=_names_of_own(services, run.uid),
             config_maps=_names_of_own(config_maps, run.uid),
+            workload=await self._read_workload(run, own_jobs),
             source=source,
             namespace=None,
         )
@@ -118,8 +120,8 @@ class Cluster:
         if not has_quotas:
             return Namespace(priority_classes=known_classes)
         runs, jobs, before = await asyncio.gather(
-            self._list_all(collection_path(API_VERSION, run.namespace, PLURAL)),
-            self._list_all(collection_path("batch/v1", run.namespace, "jobs"), labelSelector=LABEL_RUN_UID),
+            self.list_all(collection_path(API_VERSION, run.namespace, PLURAL)),
+            self.list_all(collection_path("batch/v1", run.namespace, "jobs"), labelSelector=LABEL_RUN_UID),
             self._list_pods(run),
         )
         quotas = await self._list_quotas(run)
@@ -133,16 +135,16 @@ class Cluster:
         )
 
     async def _list_quotas(self, run: Run) -> list[Manifest]:
-        return await self._list_all(collection_path("v1", run.namespace, "resourcequotas"))
+        return await self.list_all(collection_path("v1", run.namespace, "resourcequotas"))
 
     async def _list_pods(self, run: Run) -> list[Manifest]:
         """Those of every run of the namespace."""
-        return await self._list_all(collection_path("v1", run.namespace, "pods"), labelSelector=LABEL_RUN_UID)
+        return await self.list_all(collection_path("v1", run.namespace, "pods"), labelSelector=LABEL_RUN_UID)
 
     async def _list_priority_classes(self) -> list[Manifest] | None:
         """They belong to the cluster: an operator that serves some namespaces only may not see them."""
         try:
-            return await self._list_all("/apis/scheduling.k8s.io/v1/priorityclasses")
+            return await self.list_all("/apis/scheduling.k8s.io/v1/priorityclasses")
         except ApiError as error:
             if error.status == 403:
                 return None
@@ -155,10 +157,25 @@ class Cluster:
             return None
         return await self.read_run(Key(run.namespace, named.name))
 
+    async def _read_workload(self, run: Run, jobs: Iterable[Manifest]) -> Manifest | None:
+        """What Kueue says of the run's place while that is suspended; None where it may not be asked."""
+        place = next((job for job in jobs if role_of(job) == Role.PLACE and job["spec"].get("suspend")), None)
+        if place is None:
+            return None
+        path = collection_path(KUEUE_API_VERSION, run.namespace, "workloads")
+        try:
+            found = await self.list_all(path, labelSelector=f"kueue.x-k8s.io/job-uid={place['metadata']['uid']}")
+        except ApiError as error:
+            if error.status in (403, 404):
+                return None
+            raise
+        return found[0] if found else None
+
     async def apply(self, run: Run, actions: Iterable[Action]) -> Applied:
         """Do `actions` in order up to the first that fails: a later one may rest on it.
 
-        Raises ApiError 409 where a Delete's object has changed since it was observed (look again), and NotLeaderError.
+        Raises ApiError 409 where an object to delete or patch has changed since it was observed (look again), and
+        NotLeaderError.
         """
         for action in actions:
             try:
@@ -168,8 +185,10 @@ class Cluster:
                             return Applied(conflicts=(f"{manifest['kind']}/{manifest['metadata']['name']}",))
                     case Delete():
                         await self._delete(run, action)
+                    case PatchStatus():
+                        await self._patch(run, action)
             except ApiError as error:
-                if error.reason == "Conflict" and isinstance(action, Delete):
+                if error.reason == "Conflict" and isinstance(action, Delete | PatchStatus):
                     raise
                 return Applied(errors=(_describe(action, error),))
         return Applied()
@@ -198,15 +217,23 @@ class Cluster:
         if not self._is_leader():
             raise NotLeaderError("not holding the lease any more")
 
-    async def _list_all(self, path: str, **parameters: str) -> list[Manifest]:
-        items: list[Manifest] = (await self._kube.get(path, **parameters))["items"]
-        return items
+    async def read(self, path: str) -> Manifest | None:
+        """Any object; None where there is none. Raises ApiError."""
+        try:
+            return await self._kube.get(path)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list_all(self, path: str, *, accept: str = "application/json", **parameters: str) -> list[Manifest]:
+        """Any collection. Raises ApiError."""
+        items: list[Manifest] | None = (await self._kube.get(path, accept=accept, **parameters))["items"]
+        return items or []  # null in an empty list of metadata
 
     async def _list(self, run: Run, kind: str, accept: str = "application/json") -> list[Manifest]:
         path = collection_path(_COLLECTIONS[kind][0], run.namespace, _COLLECTIONS[kind][1])
-        answer = await self._kube.get(path, accept=accept, labelSelector=f"{LABEL_RUN_UID}={run.uid}")
-        items: list[Manifest] = answer["items"] or []  # null in an empty list of metadata
-        return items
+        return await self.list_all(path, accept=accept, labelSelector=f"{LABEL_RUN_UID}={run.uid}")
 
     async def _is_taken(self, run: Run, manifest: Manifest) -> bool:
         """Create the object; True where its name is held by one that is not the run's."""
@@ -217,7 +244,7 @@ class Cluster:
             if error.reason != "AlreadyExists":
                 raise
             holder = await self._kube.get(f"{path}/{manifest['metadata']['name']}")
-            return not is_controlled_by(holder, run.uid)
+            return not is_owned_by(holder, run.uid)
         return False
 
     async def _delete(self, run: Run, action: Delete) -> None:
@@ -233,11 +260,20 @@ class Cluster:
             if error.status != 404:
                 raise
 
+    async def _patch(self, run: Run, action: PatchStatus) -> None:
+        api_version, plural = _COLLECTIONS[action.kind]
+        path = f"{collection_path(api_version, run.namespace, plural)}/{action.name}/status"
+        body = {"metadata": {"resourceVersion": action.resource_version}, "status": action.fields}
+        try:
+            await self.write("PATCH", path, body, content_type=MERGE_PATCH)
+        except ApiError as error:
+            if error.status != 404:
+                raise
 
-def is_controlled_by(manifest: Manifest, uid: str) -> bool:
-    """Whether the object's controller owner is the one with `uid`."""
-    owners = manifest["metadata"].get("ownerReferences", [])
-    return any(owner.get("controller") and owner["uid"] == uid for owner in owners)
+
+def is_owned_by(manifest: Manifest, uid: str) -> bool:
+    """Whether the one with `uid` is among the object's owners: with Kueue, a Job of the run controls others of it."""
+    return any(owner["uid"] == uid for owner in manifest["metadata"].get("ownerReferences", []))
 
 
 def parse_run(manifest: Manifest) -> Run:
@@ -289,7 +325,7 @@ def merge_patch(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names_of_own(manifests: Iterable[Manifest], uid: str) -> frozenset[str]:
-    return frozenset(manifest["metadata"]["name"] for manifest in manifests if is_controlled_by(manifest, uid))
+    return frozenset(manifest["metadata"]["name"] for manifest in manifests if is_owned_by(manifest, uid))
 
 
 def _describe(action: Action, error: ApiError) -> str:
@@ -298,3 +334,5 @@ def _describe(action: Action, error: ApiError) -> str:
             return f"cannot create {manifest['kind']} {manifest['metadata']['name']}: {error}"
         case Delete(kind, name):
             return f"cannot delete {kind} {name}: {error}"
+        case PatchStatus(kind, name):
+            return f"cannot patch the status of {kind} {name}: {error}"

@@ -15,9 +15,11 @@ from runyard_trainer.contract import (
     MASKED_OBJECTIVES,
     NEXT_TOKEN_OBJECTIVES,
     RECORD_FORMATS,
+    REFERENCE_METHODS,
 )
 
 from runyard.api import MAX_NAME_LENGTH, Compute, TrainingRunSpec
+from runyard.crd_select_rules import build_select_rules
 
 Rule = dict[str, str]
 
@@ -61,6 +63,12 @@ def build_rules() -> dict[str, list[Rule]]:
             *_build_method_rules(),
             *(_own_formats(objective, formats) for objective, formats in RECORD_FORMATS.items()),
             {
+                "rule": "!has(self.queue.name) || !has(self.compute.minNodes)",
+                "message": "compute.minNodes and queue.name do not go together: Kueue admits all nodes or none; leave "
+                "one of them out",
+                "fieldPath": ".compute.minNodes",
+            },
+            {
                 "rule": "!has(self.training.earlyStopping) || has(self.evaluation.everySteps)",
                 "message": "training.earlyStopping needs evaluation.everySteps: say how often to measure",
                 "fieldPath": ".training.earlyStopping",
@@ -102,6 +110,23 @@ def build_rules() -> dict[str, list[Rule]]:
                 "message": "model.digest is of the exported weights, and model.step takes others: keep one of them",
             },
         ],
+        "data": [
+            {
+                "rule": "!has(self.select) || has(self.select.reference) || "
+                f"!(self.select.method in {list(REFERENCE_METHODS)}) || "
+                "has(self.replay) && has(self.replay.sources)",
+                "message": "data.select.method novelty-diversity or combined asks what is new to the model: give text "
+                "that it knows in data.select.reference, or data.replay.sources",
+                "fieldPath": ".select",
+            },
+            {
+                "rule": "self.train.size() != 1 || self.train[0].weight == 1.0",
+                "message": "data.train[0].weight has no other source to weigh against: remove it, and say "
+                "training.epochs",
+                "fieldPath": ".train",
+            },
+        ],
+        "data.select": build_select_rules(),
         "data.replay": [_exactly_one("data.replay", "sources", "source")],
         "method": [
             {
@@ -192,10 +217,30 @@ def _build_objective_rules() -> list[Rule]:
             "fieldPath": ".evaluation.tasks",
         },
         {
+            "rule": "!has(self.evaluation) || !has(self.evaluation.judge) || "
+            f"self.objective in {sorted(NEXT_TOKEN_OBJECTIVES)}",
+            "message": "evaluation.judge compares what models write (objectives "
+            f"{', '.join(sorted(NEXT_TOKEN_OBJECTIVES))}): remove it",
+            "fieldPath": ".evaluation.judge",
+        },
+        {
+            "rule": "!has(self.evaluation) || !has(self.evaluation.judge) || "
+            "(self.evaluation.before && !has(self.model.scratch))",
+            "message": "evaluation.judge compares with the model as it came: give model.uri or model.run, and leave "
+            "evaluation.before true",
+            "fieldPath": ".evaluation.judge",
+        },
+        {
             "rule": "!has(self.data.replay) || !has(self.data.replay.source) || "
             "(self.objective == 'causal-lm' && !has(self.model.scratch))",
             "message": "data.replay.source self replays what a causal-lm that knows something writes: give "
             "data.replay.sources",
+            "fieldPath": ".data",
+        },
+        {
+            "rule": f"!has(self.data.select) || self.objective in {sorted(LANGUAGE_OBJECTIVES)}",
+            "message": "data.select chooses among texts without labels, and those of this objective have some: remove "
+            "it",
             "fieldPath": ".data",
         },
         {

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from runyard import admission, pods, rules, settling, sources
+from runyard import admission, kueue, pods, rules, settling, sources
 from runyard.endings import has_failing_pod
 from runyard.situation import Situation, build_delete
 from runyard.status import Decision, build_events, build_status
@@ -42,6 +42,7 @@ RULES: tuple[Rule, ...] = (
     rules.is_finished,
     rules.has_invalid_spec,
     rules.has_succeeded,
+    kueue.has_lost_place,
     settling.has_ended_early,
     rules.has_failed_to_prepare,
     rules.is_told_to_stop,
@@ -55,8 +56,11 @@ RULES: tuple[Rule, ...] = (
     sources.waits_for_run,
     rules.should_prepare,
     rules.is_backing_off,
+    admission.waits_for_budget,
+    kueue.waits_for_place,
     rules.is_stopping,
     admission.waits_for_quota,
+    kueue.should_start_in_place,
     rules.should_start_attempt,
 )
 
@@ -70,7 +74,7 @@ def plan(run: Run, observed: Observed, settings: Settings, now: datetime) -> Pla
     )
     return Plan(
         status=status,
-        actions=(*stop_settled_attempts(situation), *decision.actions),
+        actions=(*stop_settled_attempts(situation), *decision.actions, *kueue.keep_place(situation)),
         events=build_events(run.status, status),
         requeue_at=decision.requeue_at,
         needs_namespace=decision.needs_namespace,
@@ -90,5 +94,5 @@ def stop_settled_attempts(situation: Situation) -> tuple[Action, ...]:
         for job in situation.train_jobs
         if pods.attempt_of(job) <= settled
         and pods.is_live(job)
-        and not has_failing_pod(pods.pods_of(job, situation.observed.pods))
+        and (kueue.is_suspended(job) or not has_failing_pod(pods.pods_of(job, situation.observed.pods)))
     )

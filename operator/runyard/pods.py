@@ -88,12 +88,12 @@ def index_of(pod: Manifest) -> int:
 
 def is_complete(job: Manifest) -> bool:
     """All its pods ended with 0."""
-    return _condition_of(job, "Complete") is not None
+    return find_condition(job, "Complete") is not None
 
 
 def find_job_failure(job: Manifest) -> Manifest | None:
     """The condition that says that the Job has failed or is about to."""
-    return _condition_of(job, "Failed") or _condition_of(job, "FailureTarget")
+    return find_condition(job, "Failed") or find_condition(job, "FailureTarget")
 
 
 def is_deleting(manifest: Manifest) -> bool:
@@ -104,7 +104,7 @@ def is_deleting(manifest: Manifest) -> bool:
 def is_live(job: Manifest) -> bool:
     """It runs pods, or would if they went away."""
     ends = ("Complete", "SuccessCriteriaMet", "Failed", "FailureTarget")
-    return not is_deleting(job) and not any(_condition_of(job, end) for end in ends)
+    return not is_deleting(job) and not any(find_condition(job, end) for end in ends)
 
 
 def pods_of(job: Manifest, pods: Iterable[Manifest]) -> list[Manifest]:
@@ -177,9 +177,9 @@ def lost_at(pod: Manifest) -> datetime | None:
     if not is_deleting(pod):
         return None
     deadline = parse_time(pod["metadata"]["deletionTimestamp"])  # of the request, plus the grace period
-    taint = _condition_of(pod, "DisruptionTarget")
+    taint = find_condition(pod, "DisruptionTarget")
     is_unreachable = taint is not None and taint.get("reason") == "DeletionByTaintManager"
-    ready = _condition_of(pod, "Ready", status="False")
+    ready = find_condition(pod, "Ready", status="False")
     if is_unreachable and ready is not None:
         return deadline - timedelta(seconds=pod["metadata"].get("deletionGracePeriodSeconds", 0))
     return deadline + timedelta(seconds=LOST_AFTER_S)
@@ -212,7 +212,7 @@ def _read_wait(pod: Manifest) -> Wait | None:
     if waiting.get("reason") in _MENDABLE_WAITS:
         reason = _MENDABLE_WAITS[waiting["reason"]]
         return Wait(reason, f"pod {name} cannot start: {waiting.get('message') or waiting['reason']}")
-    unscheduled = _condition_of(pod, "PodScheduled", status="False")
+    unscheduled = find_condition(pod, "PodScheduled", status="False")
     if unscheduled:
         reason = unscheduled.get("reason", "Unschedulable")
         return Wait(reason, f"no node takes pod {name}: {unscheduled.get('message') or reason}")
@@ -227,7 +227,7 @@ def _parse_report(message: str | None) -> PodReport | None:
 
 
 def _find_disruption(pod: Manifest, ended: dict[str, Any] | None, report: PodReport | None) -> str | None:
-    target = _condition_of(pod, "DisruptionTarget")
+    target = find_condition(pod, "DisruptionTarget")
     if target:
         return str(target.get("reason", "DisruptionTarget"))
     if ended is None:
@@ -259,6 +259,7 @@ def _phase(pod: Manifest) -> str | None:
     return phase
 
 
-def _condition_of(manifest: Manifest, kind: str, status: str = "True") -> Manifest | None:
+def find_condition(manifest: Manifest, kind: str, status: str = "True") -> Manifest | None:
+    """The condition of that type and status that the object has, if it has."""
     conditions: list[Manifest] = manifest.get("status", {}).get("conditions") or []
     return next((found for found in conditions if (found["type"], found["status"]) == (kind, status)), None)

@@ -120,7 +120,7 @@ def build_prepare_job(run: Run, spec: TrainingRunSpec, settings: Settings) -> Ma
         spec,
         settings,
         command=["python", "-m", "runyard_trainer", "prepare"],
-        env=[*_build_run_env(run), *_build_storage_env(recipe)],
+        env=[*_build_run_env(run), *_build_storage_env(recipe), *_build_judge_env(recipe)],
         recipe=recipe,
     )
     pod["terminationGracePeriodSeconds"] = PREPARE_GRACE_PERIOD_S
@@ -152,6 +152,7 @@ def build_train_job(
             *_build_run_env(run),
             *_build_attempt_env(run, spec, attempt, _cpu_of(spec, settings)),
             *_build_storage_env(recipe),
+            *_build_judge_env(recipe),
         ],
         recipe=recipe,
     )
@@ -317,6 +318,14 @@ def _build_storage_env(recipe: Recipe) -> list[dict[str, Any]]:
         {"key": "AWS_SESSION_TOKEN", "optional": True},
     )
     return [{"name": key["key"], "valueFrom": {"secretKeyRef": {"name": secret, **key}}} for key in keys]
+
+
+def _build_judge_env(recipe: Recipe) -> list[dict[str, Any]]:
+    judge = recipe.evaluation.judge
+    if judge is None or judge.secret_name is None:
+        return []
+    key = "JUDGE_API_KEY"
+    return [{"name": key, "valueFrom": {"secretKeyRef": {"name": judge.secret_name, "key": key}}}]
 
 
 def _build_env(values: dict[str, str]) -> list[dict[str, Any]]:

@@ -84,6 +84,17 @@ class Situation:
     # ------------------------------------------------------------------------------------------------------- attempts
 
     @cached_property
+    def place_job(self) -> Manifest | None:
+        """The Job that holds the run's place in a queue of Kueue."""
+        return next((job for job in self.observed.jobs if pods.role_of(job) == Role.PLACE), None)
+
+    @property
+    def lacks_place(self) -> bool:
+        """It queues with Kueue, which does not let it start."""
+        place = self.place_job
+        return self.spec.queue.name is not None and (place is None or bool(place["spec"].get("suspend")))
+
+    @cached_property
     def train_jobs(self) -> list[Manifest]:
         """The Jobs of all attempts that are still there."""
         return [job for job in self.observed.jobs if pods.role_of(job) == Role.TRAIN]

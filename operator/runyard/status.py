@@ -110,11 +110,14 @@ def _show_progress(progress: Progress) -> RunProgress:
     )
 
 
-def count(restarts: Restarts, *, failures: int = 0, disruptions: int = 0, startups: int = 0) -> Restarts:
+def count(
+    restarts: Restarts, *, failures: int = 0, disruptions: int = 0, preemptions: int = 0, startups: int = 0
+) -> Restarts:
     """With one more attempt that has ended early."""
     return Restarts(
         failures=restarts.failures + failures,
         disruptions=restarts.disruptions + disruptions,
+        preemptions=restarts.preemptions + preemptions,
         startups=restarts.startups + startups,
         failures_since_checkpoint=restarts.failures_since_checkpoint + failures,
     )

@@ -81,6 +81,8 @@ class Observed:
     """Names of this run's Services that exist."""
     config_maps: frozenset[str] = frozenset()
     """Names of this run's ConfigMaps that exist."""
+    workload: Manifest | None = None
+    """Kueue's Workload of the run's place, while the place is suspended; None where there is none."""
     source: Run | None = None
     """The run that `model.run` names, while it is waited for; None where there is none of that name."""
     conflicts: tuple[str, ...] = ()
@@ -89,6 +91,8 @@ class Observed:
     """What rank 0 of the live attempt last answered; None where there is none or it did not answer."""
     silent_since: datetime | None = None
     """Since when rank 0 of the live attempt has been asked in vain, without a break, by this process."""
+    budget_block: str | None = None
+    """Why a GPUBudget lets no further run of the namespace start; None where none does."""
     namespace: Namespace | None = Namespace()
     """What the run shares its namespace's quotas with; None where nobody has looked yet."""
     apply_errors: tuple[str, ...] = ()
@@ -112,7 +116,17 @@ class Delete:
     resource_version: str
 
 
-Action = Create | Delete
+@dataclass(frozen=True)
+class PatchStatus:
+    """Change fields of an object's status, and only of the one that was seen."""
+
+    kind: str
+    name: str
+    resource_version: str
+    fields: dict[str, Any]
+
+
+Action = Create | Delete | PatchStatus
 
 
 @dataclass(frozen=True)

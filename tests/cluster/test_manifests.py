@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
+from runyard.kueue import build_place
 from runyard.render import build_config_map, build_prepare_job, build_service, build_train_job, resolve_recipe
 from runyard.world import Manifest
 
@@ -18,6 +19,7 @@ MANIFESTS: dict[str, Manifest] = {
     "Service": build_service(RUN),
     "prepare Job": build_prepare_job(RUN, SPEC, SETTINGS),
     "train Job": build_train_job(RUN, SPEC, SETTINGS, 1),
+    "place Job": build_place(RUN, make_spec(queue={"name": "gpus"}), SETTINGS),
 }
 
 

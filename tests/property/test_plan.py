@@ -1,8 +1,9 @@
 """The plan in a small world that does to a run whatever a cluster can do, in any order.
 
 Pods start, end with any code, are deleted and lost with their nodes; Jobs fail, complete, are deleted; status writes
-are lost after the actions; the nodes are full, rank 0 falls silent; the user suspends and resumes; time passes. After
-each step the promises of `plan` are checked, and in the end the weather turns good and the run has to arrive.
+are lost after the actions; the nodes are full, rank 0 falls silent; the user suspends and resumes; time passes. A run
+may queue with Kueue, which admits and evicts it. After each step the promises of `plan` are checked, and in the end the
+weather turns good and the run has to arrive.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from runyard.plan import plan
 from runyard.pods import attempt_of, is_deleting, is_live, is_over, pods_of, role_of
 from runyard.status import is_finished
 from runyard.times import format_time
-from runyard.world import Create, Manifest, Observed, Plan
+from runyard.world import Create, Delete, Manifest, Observed, PatchStatus, Plan
 from runyard_trainer.outcome import CommittedCheckpoint, Progress
 
 from tests.builders import NOW, SETTINGS, SPEC, make_pod, make_progress, make_run, make_unscheduled_pod
@@ -31,8 +32,9 @@ MAX_PASSES = 6
 class Cluster:
     """A run, its Jobs and Pods, and those who act on them besides the operator."""
 
-    def __init__(self) -> None:
+    def __init__(self, queue: str | None = None) -> None:
         self.now = NOW
+        self.queue = queue
         self.status = TrainingRunStatus()
         self.suspend = False
         self.is_full = False
@@ -58,15 +60,19 @@ class Cluster:
             progress=self.progress,
             silent_since=self.silent_since,
         )
-        return plan(make_run(self.status, suspend=self.suspend), observed, SETTINGS, self.now)
+        queue = {} if self.queue is None else {"name": self.queue}
+        return plan(make_run(self.status, suspend=self.suspend, queue=queue), observed, SETTINGS, self.now)
 
     def reconcile(self, *, loses_status: bool = False) -> Plan:
         planned = self.plan()
         for action in planned.actions:
-            if isinstance(action, Create):
-                self._create(action.manifest)
-            else:
-                self.delete_job(action.name)
+            match action:
+                case Create():
+                    self._create(action.manifest)
+                case Delete():
+                    self.delete_job(action.name)
+                case PatchStatus():
+                    self.jobs[action.name]["status"] |= action.fields
         if not loses_status:
             self.status = planned.status
         return planned
@@ -89,6 +95,16 @@ class Cluster:
         for pod in pods_of(self.jobs.pop(name), self.pods.values()):
             self.delete_pod(pod)
 
+    def admit(self, *, admits: bool) -> None:
+        """Kueue admits the run, or evicts it."""
+        for job in self.jobs.values():
+            if role_of(job) == "place":
+                job["spec"]["suspend"] = not admits
+
+    def is_admitted(self) -> bool:
+        places = [job for job in self.jobs.values() if role_of(job) == "place"]
+        return self.queue is None or any(not place["spec"]["suspend"] for place in places)
+
     def delete_pod(self, pod: Manifest) -> None:
         if not is_deleting(pod):
             deadline = format_time(self.now + timedelta(seconds=GRACE_S))
@@ -109,7 +125,7 @@ class Cluster:
             if is_over(pod) and (is_orphan or (is_deleting(pod) and pod["status"]["phase"] == "Succeeded")):
                 del self.pods[name]
         for job in self.jobs.values():
-            if is_live(job):
+            if is_live(job) and "managedBy" not in job["spec"]:
                 self._sync_job(job)
 
     def _sync_job(self, job: Manifest) -> None:
@@ -170,13 +186,14 @@ class Cluster:
 class Story:
     """What happens to a cluster, with the promises of `plan` checked at each pass."""
 
-    def __init__(self) -> None:
-        self.cluster = Cluster()
+    def __init__(self, queue: str | None = None) -> None:
+        self.cluster = Cluster(queue)
 
     def start_an_attempt(self) -> None:
         """Go to where most of it can go wrong."""
         while not self.cluster.live_pods() or self.cluster.status.attempt == 0:
             self.settle()
+            self.cluster.admit(admits=True)
             for pod in self.cluster.live_pods():
                 self.cluster.end_pod(pod, 0)
             self.cluster.sync_jobs()
@@ -223,11 +240,13 @@ class Story:
         """One pass of the operator, checked."""
         cluster = self.cluster
         before, num_created, was_finished = cluster.status, len(cluster.created), is_finished(cluster.status)
+        was_admitted = cluster.is_admitted()
         planned = cluster.reconcile(loses_status=loses_status)
         check_counts(before, cluster.status)
         check_ledger(before, cluster.status, cluster.gpu_seconds_held())
         created = cluster.created[num_created:]
-        for name in filter(lambda name: name != "cpt-prepare", created):
+        for name in filter(lambda name: name not in ("cpt-prepare", "cpt-place"), created):
+            assert was_admitted, "Kueue has not admitted it"
             assert name == f"cpt-a{before.ended_attempt + 1}", "it does not rest on a stored end of the last attempt"
             assert cluster.created.count(name) == 1, "a second Job for one attempt"
         if was_finished:
@@ -247,8 +266,10 @@ class Story:
             raise AssertionError("passes without end")
         again = self.cluster.plan()
         assert (again.actions, again.events, again.status) == ((), (), self.cluster.status)
+        assert self.cluster.is_admitted() or again.status.attempt == again.status.ended_attempt, "evicted, it trains on"
         if self.cluster.suspend or is_finished(self.cluster.status):
-            assert not [name for name, job in self.cluster.jobs.items() if self.would_go_on(job)]
+            on = [name for name, job in self.cluster.jobs.items() if self.would_go_on(job)]
+            assert not on or (on == ["cpt-place"] and self.cluster.live_pods()), "it holds quota for nothing"
 
     def would_go_on(self, job: Manifest) -> bool:
         """Nobody ends this Job: neither the operator, nor the Job controller for a pod that failed."""
@@ -266,6 +287,7 @@ class Story:
         self.cluster.schedule()
         for _ in range(60):
             self.settle()
+            self.cluster.admit(admits=True)
             if is_finished(self.cluster.status):
                 return
             self.cluster.sync_jobs()
@@ -286,6 +308,8 @@ EVENTS: dict[str, Callable[[Story, int], None]] = {
     "the nodes are full": lambda story, _: story.fill_nodes(),
     "there is room again": lambda story, _: story.cluster.schedule(),
     "rank 0 falls silent": lambda story, _: story.fall_silent(),
+    "Kueue admits": lambda story, _: story.cluster.admit(admits=True),
+    "Kueue evicts": lambda story, _: story.cluster.admit(admits=False),
     "a second passes": lambda story, _: story.pass_time(1),
     "minutes pass": lambda story, _: story.pass_time(300),
     "a quarter of an hour passes": lambda story, _: story.pass_time(900),
@@ -305,7 +329,7 @@ def check_counts(before: TrainingRunStatus, after: TrainingRunStatus) -> None:
     num_ended = after.ended_attempt - before.ended_attempt
     num_counted = sum(
         getattr(after.restarts, name) - getattr(before.restarts, name)
-        for name in ("failures", "disruptions", "startups")
+        for name in ("failures", "disruptions", "preemptions", "startups")
     )
     assert 0 <= num_counted <= num_ended <= 1
     assert after.ended_attempt <= after.attempt <= after.ended_attempt + 1
@@ -321,12 +345,16 @@ def check_ledger(before: TrainingRunStatus, after: TrainingRunStatus, held: floa
     assert new.productive + new.lost <= new.allocated
 
 
-@given(st.booleans(), st.lists(st.tuples(st.sampled_from([*EVENTS]), st.integers(0, 9), st.sampled_from([*REACTIONS]))))
+@given(
+    st.sampled_from([None, "gpus"]),
+    st.booleans(),
+    st.lists(st.tuples(st.sampled_from([*EVENTS]), st.integers(0, 9), st.sampled_from([*REACTIONS]))),
+)
 @settings(max_examples=1000)
 def test_whatever_happens_each_end_counts_once_no_attempt_starts_twice_and_the_run_arrives(
-    has_begun: bool, happenings: list[tuple[str, int, str]]
+    queue: str | None, has_begun: bool, happenings: list[tuple[str, int, str]]
 ) -> None:
-    story = Story()
+    story = Story(queue)
     if has_begun:
         story.start_an_attempt()
     for event, pick, reaction in happenings:

@@ -93,6 +93,11 @@ def test_a_run_that_does_not_fit_makes_nothing_and_says_what_it_needs_and_what_t
     assert planned.requeue_at is not None
 
 
+def test_a_run_that_kueue_does_not_let_start_keeps_nobody_from_the_quota() -> None:
+    older = named("older", queue={"name": "gpus"}, created="2026-05-04T09:00:00Z")
+    assert starts(decide(named("cpt"), others=(older,)))
+
+
 def test_two_runs_that_look_at_the_same_quota_do_not_both_take_the_last_gpus() -> None:
     first = named("first")
     planned = decide(named("second"), others=(first,), jobs=(job_of(first),))

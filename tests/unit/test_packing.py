@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from runyard_trainer.examples import Examples
-from runyard_trainer.records.packing import PackedRecords, pack_lengths
+from runyard_trainer.records.packing import PackedRecords, pack_apart, pack_lengths
 from runyard_trainer.shards import IGNORED
 
 END = 9
@@ -35,13 +35,20 @@ def test_records_go_where_they_leave_the_least_room(lengths: list[int], want: in
     assert len(pack_lengths(np.array(lengths, dtype=np.int64), 16)) == want
 
 
+def test_no_sequence_has_records_of_two_sources_that_are_packed_apart() -> None:
+    lengths = np.array([3, 9, 4, 6, 2, 8], dtype=np.int64)
+    packed = pack_apart(lengths, [2, 0, 4], 12)
+    assert [sorted(record for sequence in part for record in sequence) for part in packed] == [[0, 1], [], [2, 3, 4, 5]]
+    assert packed[2] == [[2 + record for record in sequence] for sequence in pack_lengths(lengths[2:], 12)]
+
+
 def build_samples() -> PackedRecords:
     rows = [
         {"input_ids": np.array([1, 2, 3, 4, END]), "spans": np.array([1, 2, 3, 5])},
         {"input_ids": np.array([5, 6, END]), "spans": np.array([2, 3])},
         {"input_ids": np.array([7, 8]), "spans": np.array([1, 2])},
     ]
-    return PackedRecords(cast(Examples, rows), [[0, 1], [2]], 10, END)
+    return PackedRecords(cast(Examples, rows), [[0, 1], [2]], 10, END, [2])
 
 
 def lists(sample: dict[str, Any]) -> dict[str, list[int]]:

@@ -254,6 +254,19 @@ def test_what_a_run_says_of_its_pods_goes_before_the_settings() -> None:
     assert (env["RUNYARD_PROCESSES_PER_NODE"], env["OMP_NUM_THREADS"], env["RUNYARD_GRACE_SECONDS"]) == ("2", "8", "7")
 
 
+def test_the_judges_key_comes_from_the_secret_that_the_run_names_and_from_nowhere_else() -> None:
+    judge = {"endpoint": "http://judge/v1", "model": "j", "prompts": {"uri": "s3://p/p.jsonl"}}
+    named = make_spec(evaluation={"judge": {**judge, "secretName": "judge-key"}})
+    want = {
+        "name": "JUDGE_API_KEY",
+        "valueFrom": {"secretKeyRef": {"name": "judge-key", "key": "JUDGE_API_KEY"}},
+    }
+    for spec, has_key in ((named, True), (make_spec(evaluation={"judge": judge}), False)):
+        for job in (build_prepare_job(make_run(), spec, SETTINGS), build_train_job(make_run(), spec, SETTINGS, 1)):
+            assert (want in container_of(job)["env"]) == has_key
+            assert ("JUDGE_API_KEY" in json.dumps(job)) == has_key
+
+
 def test_a_run_without_gpus_asks_for_none() -> None:
     job = build_train_job(make_run(), make_spec(compute={"gpusPerNode": 0}), SETTINGS, 1)
     assert container_of(job)["resources"]["limits"] == {"cpu": "1", "memory": "4Gi"}

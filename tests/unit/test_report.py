@@ -247,3 +247,34 @@ def test_prompts_are_the_beginnings_of_the_first_long_texts_cut_at_a_word() -> N
     prompts = choose_prompts(texts)
     assert [prompt[:6] for prompt in prompts] == ["text 0", "text 1", "text 2"]
     assert all(prompt.endswith("word") and len(prompt) <= 120 for prompt in prompts)
+
+
+def test_page_and_card_tell_what_was_chosen_left_out_and_weighed() -> None:
+    summary = build_summary()
+    data = {
+        "train": [{"uri": "s3://text/code/", "weight": 0.5}, {"uri": "s3://text/more/"}],
+        "select": {
+            "method": "combined",
+            "fraction": 0.1,
+            "target": [{"uri": "s3://tasks/a/"}, {"uri": "s3://tasks/b/"}],
+            "reference": [{"uri": "s3://text/general/"}],
+        },
+    }
+    recipe = Recipe.model_validate({**summary.recipe.model_dump(by_alias=True, exclude_none=True), "data": data})
+    left_out = {"duplicate": 12, "noise": 400, "notSelected": 3200}
+    train = summary.streams["train"].model_copy(update={"left_out": left_out})
+    summary = dataclasses.replace(summary, recipe=recipe, streams={**summary.streams, "train": train})
+    assert (
+        "Of <em>train</em>, left out or cut: 12 duplicate, 400 left out as noise by data.select, 3,200 not chosen by "
+        "data.select." in render_report(summary)
+    )
+    card = render_card(summary)
+    assert (
+        "\nOf train, left out or cut: 12 duplicate, 400 left out as noise by data.select, 3,200 not chosen by" in card
+    )
+    listed = card.partition("## What it was trained on\n\n")[2].partition("\n\n|")[0]
+    assert listed.strip().splitlines() == [
+        "- `s3://text/code/` (each sample 0.5 times an epoch)",
+        "- `s3://text/more/`",
+        "- of these, 10 % of the documents, as `data.select` chose them by `combined`; its target: `s3://tasks/a/`, `s3://tasks/b/`",
+    ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from runyard_trainer.contract import Recipe
@@ -54,6 +54,8 @@ class RunContext:
     """After how long a step that does not end counts as hanging; 0: never."""
     restarts_on_stall: bool = True
     """Whether the attempt ends then; otherwise it is only told."""
+    judge_api_key: str | None = field(default=None, repr=False)
+    """What the judge's endpoint asks for."""
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str], recipe: Recipe) -> RunContext:
@@ -80,6 +82,7 @@ class RunContext:
             master_port=_read_int(env, "MASTER_PORT", 0),
             stall_s=_read_int(env, "RUNYARD_STALL_SECONDS", 0),
             restarts_on_stall=env.get("RUNYARD_ON_STALL", "Restart") == "Restart",
+            judge_api_key=env.get("JUDGE_API_KEY") or None,
         )
 
 

@@ -7,19 +7,23 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runyard_trainer.checks import check_model, has_token_types
+from runyard_trainer.choosing import choose_documents
 from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe
 from runyard_trainer.encoder_tokenizers import train_encoder_tokenizer
 from runyard_trainer.examples import ExampleWriter
+from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.progress_log import ProgressLog
-from runyard_trainer.records import HELD_OUT_STREAMS, Encoder, RecordKind, kind_of
+from runyard_trainer.records import COMPARED, HELD_OUT_STREAMS, Encoder, RecordKind, kind_of
+from runyard_trainer.records.text import TokenIds
 from runyard_trainer.screening import HeldOut, Reason, Screen, is_held_out
-from runyard_trainer.shard_files import StreamInfo
+from runyard_trainer.shard_files import SourceCount, StreamInfo
 from runyard_trainer.shards import DatasetInfo, ShardWriter, token_dtype
-from runyard_trainer.sources import Problem, SourceFile, list_sources, read_records
+from runyard_trainer.sources import Problem, Row, SourceFile, list_sources, read_records
 from runyard_trainer.storage import Location, PreconditionFailed, open_store
 from runyard_trainer.tokenizer import DocumentTokenizer, load_tokenizer, train_tokenizer
 
@@ -31,8 +35,11 @@ _LOGGED_ROWS = 10
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 Files = dict[str, list[SourceFile]]
-"""What to read: `train`, `replay`, `general`, and `validation` where it is not a part of the first."""
+"""What to read: `train`, `replay`, `general`, `validation` where it is not a part of the first, and `target` and
+`reference`, which choosing compares with."""
 
 
 def list_files(recipe: Recipe) -> Files:
@@ -45,17 +52,23 @@ def list_files(recipe: Recipe) -> Files:
         files["validation"] = listed
     if recipe.evaluation.general:
         files["general"] = list_sources(recipe.evaluation.general, recipe.storage, "evaluation.general")
+    if recipe.data.select is not None:
+        for name, sources in recipe.data.select.compared.items():
+            files[name] = list_sources(sources, recipe.storage, f"data.select.{name}")
     return files
 
 
 def write_dataset(location: Location, recipe: Recipe, files: Files, scratch_dir: Path) -> bytes:
     """Tokenize everything; returns dataset.json as it now lies there."""
     held_out = gather_held_out(recipe, files)
-    tokenizer = make_tokenizer(recipe, files["train"], held_out, scratch_dir)
+    tokenizer = make_tokenizer(recipe, files, held_out, scratch_dir)
     encoders = {stream: kind_of(recipe, stream).build_encoder(tokenizer, recipe) for stream in ("train", "general")}
+    verdicts = choose(recipe, files, held_out, tokenizer, scratch_dir)
     screen = Screen(recipe.data, held_out)
     streams: dict[str, StreamInfo] = {}
     for stream, listed in files.items():
+        if stream in COMPARED:
+            continue
         kind, encoder = kind_of(recipe, stream), encoders["general" if stream == "general" else "train"]
 
         def open_writer(name: str, kind: RecordKind = kind, encoder: Encoder = encoder) -> StreamWriter:
@@ -66,13 +79,17 @@ def write_dataset(location: Location, recipe: Recipe, files: Files, scratch_dir:
         if held_out_fraction > 0:
             writers["validation"] = open_writer("validation")
         count_invalid = partial(writers[stream].leave_out, "invalid")
-        for record in read_stream(listed, kind, recipe, f"tokenizing {stream}", count_invalid):
+        parse = partial(_parse_with_source, kind)
+        for source, record in read_stream(listed, parse, recipe, f"tokenizing {stream}", count_invalid):
             identity = kind.identity(record)
             writer = writers["validation" if is_held_out(identity, held_out_fraction) else stream]
-            if reason := screen.reason(writer.stream, identity, kind.to_json(record)):
+            reason = screen.reason(writer.stream, identity, kind.to_json(record))
+            if reason is None and writer.stream == "train":
+                reason = next(verdicts)
+            if reason is not None:
                 writer.leave_out(reason)
             else:
-                writer.add(record)
+                writer.add(record, source)
         streams |= {name: writer.finish() for name, writer in writers.items()}
     for path in sorted(tokenizer.folder.iterdir()):  # only now: an encoder may have given it a chat template
         (location / "tokenizer" / path.name).upload_file(path)
@@ -92,43 +109,81 @@ def gather_held_out(recipe: Recipe, files: Files) -> HeldOut:
     data, held_out = recipe.data, HeldOut(recipe.data)
     kind, what = kind_of(recipe, "validation"), "looking at held-out data"
     if "validation" in files:
-        for record in read_stream(files["validation"], kind, recipe, what):
+        for record in read_stream(files["validation"], kind.parse, recipe, what):
             held_out.add_validation(kind.identity(record))
     fraction = data.validation.held_out_fraction
     if fraction > 0 and (data.decontaminate is not None or data.deduplicate == "near"):
-        for record in read_stream(files["train"], kind, recipe, what):
+        for record in read_stream(files["train"], kind.parse, recipe, what):
             if is_held_out(identity := kind.identity(record), fraction):
                 held_out.add_validation(identity)
     if "general" in files and data.decontaminate is not None:
         kind = kind_of(recipe, "general")
-        for record in read_stream(files["general"], kind, recipe, what):
+        for record in read_stream(files["general"], kind.parse, recipe, what):
             held_out.add_general(kind.identity(record))
     return held_out
 
 
-def make_tokenizer(
-    recipe: Recipe, train_files: Sequence[SourceFile], held_out: HeldOut, scratch_dir: Path
-) -> DocumentTokenizer:
-    """Train one on what is trained on (nothing held out), or read the one that is there."""
+def make_tokenizer(recipe: Recipe, files: Files, held_out: HeldOut, scratch_dir: Path) -> DocumentTokenizer:
+    """Train one on what may be trained on (nothing held out), or read the one that is there."""
     folder = scratch_dir / "tokenizer"
     folder.mkdir()
     training = recipe.model.scratch.tokenizer.train if recipe.model.scratch is not None else None
     if training is None:
         source, field = tokenizer_source(recipe)
         return load_tokenizer(source, folder, field)
-    texts = _texts_to_learn(recipe, train_files, held_out)
+    kind = kind_of(recipe, "train")
+    learned = kind.tokenizer_text if kind.tokenizer_text is not None else kind.identity
+    texts = map(learned, _read_candidates(recipe, files, held_out, "training the tokenizer"))
     if recipe.objective in MASKED_OBJECTIVES:
         return train_encoder_tokenizer(texts, training, has_token_types(check_model(recipe)), folder)
     return train_tokenizer(texts, training.vocab_size, folder)
 
 
-def _texts_to_learn(recipe: Recipe, train_files: Sequence[SourceFile], held_out: HeldOut) -> Iterator[str]:
+def choose(
+    recipe: Recipe, files: Files, held_out: HeldOut, tokenizer: DocumentTokenizer, scratch_dir: Path
+) -> Iterator[Reason | None]:
+    """Of each record of `data.train` that may be trained on, in order, why it is not: what `data.select` says."""
+    select = recipe.data.select
+    if select is None:
+        return repeat(None)
+
+    def text_of(kind: RecordKind, record: Any) -> str:
+        return tokenizer.decode(record.ids) if isinstance(record, TokenIds) else kind.identity(record)
+
+    def read(stream: str, what: str) -> Iterator[str]:
+        kind = kind_of(recipe, stream)
+        records = read_stream(files.get(stream, ()), kind.parse, recipe, what)
+        return (text for record in records if (text := text_of(kind, record)).strip())
+
+    candidates = _read_candidates(recipe, files, held_out, "choosing from data.train")
+    verdicts = choose_documents(
+        select,
+        recipe.training.seed,
+        map(partial(text_of, kind_of(recipe, "train")), candidates),
+        read("target", "reading data.select.target"),
+        read("reference" if "reference" in files else "replay", "reading text that the model knows"),
+        tokenizer,
+        scratch_dir,
+    )
+    return _tell_each(verdicts)
+
+
+def _tell_each(verdicts: Sequence[Reason | None]) -> Iterator[Reason | None]:
+    yield from verdicts
+    raise UserError(
+        "data.train: its files have changed while data.select chose from them: apply the run again when they are whole",
+        ExitCode.DATA_ERROR,
+    )
+
+
+def _read_candidates(recipe: Recipe, files: Files, held_out: HeldOut, what: str) -> Iterator[Any]:
+    """The records of `data.train` that may be trained on."""
     kind, fraction = kind_of(recipe, "train"), recipe.data.validation.held_out_fraction
     screen = Screen(recipe.data, held_out)
-    for record in read_stream(train_files, kind, recipe, "training the tokenizer"):
+    for record in read_stream(files["train"], kind.parse, recipe, what):
         identity = kind.identity(record)
         if not is_held_out(identity, fraction) and not screen.reason("train", identity, kind.to_json(record)):
-            yield kind.tokenizer_text(record) if kind.tokenizer_text is not None else identity
+            yield record
 
 
 def tokenizer_source(recipe: Recipe) -> tuple[Location, str]:
@@ -163,15 +218,20 @@ class StreamWriter:
         self._record_location = location / f"{stream}.jsonl"
         self._record_path = scratch_dir / f"{stream}.jsonl" if stream in HELD_OUT_STREAMS else None
         self._records: list[Any] = []
+        self._sources: list[int] = []
+        """Of each of these records."""
         self._waiting_bytes = 0
         self._num_truncated = 0
         self._num_dropped = 0
         self._left_out: Counter[Reason] = Counter()
         self._text_bytes = 0
+        self._source_documents: Counter[int] = Counter()
+        self._source_tokens: Counter[int] = Counter()
 
-    def add(self, record: Any) -> None:
-        """Append a record with text."""
+    def add(self, record: Any, source: int) -> None:
+        """Append a record with text, of the source with this number."""
         self._records.append(record)
+        self._sources.append(source)
         self._waiting_bytes += len(self._kind.identity(record))
         if self._waiting_bytes >= _ENCODED_BYTES:
             self._flush()
@@ -190,13 +250,19 @@ class StreamWriter:
             "truncated": self._num_truncated,
             "dropped": self._num_dropped,
             "left_out": dict(sorted(self._left_out.items())),
+            "by_source": [
+                SourceCount(documents=self._source_documents[source], tokens=self._source_tokens[source])
+                for source in range(max(self._source_documents, default=-1) + 1)
+            ],
         }
         return self._shards.finish().model_copy(update=counts)
 
     def _flush(self) -> None:
-        for examples in self._encoder.encode(self._records):
+        for source, examples in zip(self._sources, self._encoder.encode(self._records), strict=True):
             self._num_dropped += not examples
             for example in examples:
+                self._source_documents[source] += 1
+                self._source_tokens[source] += len(example.columns["input_ids"])
                 self._shards.add(example.columns)
                 self._num_truncated += example.is_truncated
                 self._text_bytes += example.text_bytes
@@ -205,16 +271,16 @@ class StreamWriter:
                 file.writelines(
                     json.dumps(self._kind.to_json(record), ensure_ascii=False) + "\n" for record in self._records
                 )
-        self._records, self._waiting_bytes = [], 0
+        self._records, self._sources, self._waiting_bytes = [], [], 0
 
 
 def read_stream(
     files: Sequence[SourceFile],
-    kind: RecordKind,
+    parse: Callable[[Row], T],
     recipe: Recipe,
     what: str,
     on_invalid: Callable[[], object] = lambda: None,
-) -> Iterator[Any]:
+) -> Iterator[T]:
     """The records of a stream's files; `on_invalid` is told of each row that is left out, as the recipe allows."""
     num_dropped = 0
 
@@ -227,9 +293,13 @@ def read_stream(
 
     on_dropped = drop if recipe.data.invalid_rows == "Drop" else None
     with ProgressLog(log, what, total_bytes(files)) as progress:
-        for record in read_records(files, kind.parse, progress.advance, on_dropped):
+        for record in read_records(files, parse, progress.advance, on_dropped):
             progress.count_document()
             yield record
+
+
+def _parse_with_source(kind: RecordKind, row: Row) -> tuple[int, Any]:
+    return row.source, kind.parse(row)
 
 
 def _commit(manifest: Location, info: DatasetInfo, is_fenced: bool) -> bytes:

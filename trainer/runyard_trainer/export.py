@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,9 +33,10 @@ from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe
 from runyard_trainer.distributed import run_on_rank_0
 from runyard_trainer.four_bits import packed_layers
+from runyard_trainer.judge import INSTRUCTIONS, Judging
 from runyard_trainer.lineage import build_lineage, read_source_lineage
 from runyard_trainer.model import build_empty_model
-from runyard_trainer.model_folder import digest_of, files_of
+from runyard_trainer.model_folder import CARD_NAME, digest_of, files_of
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.outcome import Losses, Result
 from runyard_trainer.report import RunSummary, TrainedRun, render_card, render_report
@@ -43,7 +45,7 @@ from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset
 from runyard_trainer.storage import Location
 from runyard_trainer.tensorboard_events import build_events
-from runyard_trainer.words import WORDS
+from runyard_trainer.words import JUDGE_DEFINITION, WORDS
 
 MAX_SHARD_SIZE = "5GB"
 EVENTS_FILE = "tensorboard/events.out.tfevents.runyard"
@@ -56,6 +58,7 @@ def export_run(
     context: RunContext,
     dataset: Dataset,
     output: Location,
+    judging: Judging | None = None,
 ) -> Result:
     """Write everything a run leaves under `output`; all ranks call this together and get the same Result.
 
@@ -66,6 +69,7 @@ def export_run(
         context: whose run this is, and the world.
         dataset: the prepared data it trained on.
         output: where `output.uri` lies.
+        judging: on rank 0, what is being asked of a judge: waited for once the model is uploaded.
     """
     weights = gather_weights(model, trained_only=recipe.method.is_adapter and not recipe.method.is_merged)
     num_packed = sum(layer.shape.numel() for layer in packed_layers(model).values())
@@ -79,7 +83,8 @@ def export_run(
             TemporaryDirectory(prefix="runyard-export-", dir=scratch_dir) as scratch,
         ):
             folders = write_folders(model, weights, Path(scratch), recipe, dataset)
-            return _leave(folders, (num_parameters, num_trained), trained, recipe, context, dataset, output)
+            upload(folders, dataset, output)
+            return _leave(folders, (num_parameters, num_trained), trained, judging, recipe, context, dataset, output)
 
     return run_on_rank_0(write, context.world)
 
@@ -118,15 +123,17 @@ def _leave(
     folders: dict[str, Path],
     num_parameters: tuple[int, int],
     trained: TrainedRun,
+    judging: Judging | None,
     recipe: Recipe,
     context: RunContext,
     dataset: Dataset,
     output: Location,
 ) -> Result:
-    """Complete the folders, upload them and what goes beside them."""
+    """Write the cards of the uploaded folders, and what goes beside them."""
     name, folder = next(iter(folders.items()))
-    for path in folders.values():
-        _copy_tokenizer(dataset, path)
+    samples = write_samples(folder, choose_prompts(_held_out_texts(dataset))) if _writes(recipe) else []
+    if judging is not None:
+        trained = replace(trained, judged=judging.finish())
     lineage = build_lineage(
         recipe, context, _describe_dataset(dataset, trained), read_source_lineage(recipe), datetime.now(UTC)
     )
@@ -141,14 +148,14 @@ def _leave(
         num_trained=num_parameters[1],
         num_labels=len(dataset.info.labels),
         streams=dataset.info.streams,
-        samples=write_samples(folder, choose_prompts(_held_out_texts(dataset))) if _writes(recipe) else [],
+        samples=samples,
         lineage=lineage,
         model_uri=(output / name).uri,
     )
     for kind, path in folders.items():
         card = render_card(summary, is_adapter=kind == "adapter")
-        (path / "README.md").write_text(card, encoding="utf-8")
-        _upload_folder(path, output / kind)
+        (path / CARD_NAME).write_text(card, encoding="utf-8")
+        (output / kind / CARD_NAME).put(card.encode())
     for file, text in {
         "eval.json": _to_json(describe_evaluation(trained, recipe, dataset)),
         "lineage.json": _to_json(lineage),
@@ -165,6 +172,7 @@ def _leave(
         warning=trained.warning,
         before=trained.before and _quote(trained.before, trained),
         after=_quote(trained.after, trained),
+        judgement=trained.judged and trained.judged.judgement,
     )
 
 
@@ -210,7 +218,29 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
             }
             for task in trained.tasks.tasks
         },
+        **({"judge": _describe_judge(trained, recipe, dataset)} if trained.judged is not None else {}),
     }
+
+
+def _describe_judge(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    assert trained.judged is not None
+    assert recipe.evaluation.judge is not None
+    return {
+        "endpoint": recipe.evaluation.judge.endpoint,
+        "model": recipe.evaluation.judge.model,
+        "instructions": INSTRUCTIONS,
+        "definition": JUDGE_DEFINITION,
+        "file": (dataset.location / f"prompts-{trained.prompts_sha256}.json").uri,
+        **trained.judged.judgement.model_dump(by_alias=True, exclude_none=True),
+        "comparisons": trained.judged.model_dump(by_alias=True)["comparisons"],
+    }
+
+
+def upload(folders: dict[str, Path], dataset: Dataset, output: Location) -> None:
+    """Put the folders, with their tokenizer and yet without a card, where they belong."""
+    for name, path in folders.items():
+        _copy_tokenizer(dataset, path)
+        _upload_folder(path, output / name)
 
 
 def _copy_tokenizer(dataset: Dataset, folder: Path) -> None:
@@ -235,8 +265,9 @@ def _held_out_texts(dataset: Dataset) -> Iterator[str]:
 
 def _describe_dataset(dataset: Dataset, trained: TrainedRun) -> dict[str, str]:
     manifest = dataset.location / "dataset.json"
-    tasks = {"tasks": trained.tasks_sha256} if trained.tasks_sha256 is not None else {}
-    return {"uri": manifest.uri, "sha256": hashlib.sha256(manifest.get().data).hexdigest(), **tasks}
+    asked = {"tasks": trained.tasks_sha256, "prompts": trained.prompts_sha256}
+    frozen = {name: sha256 for name, sha256 in asked.items() if sha256 is not None}
+    return {"uri": manifest.uri, "sha256": hashlib.sha256(manifest.get().data).hexdigest(), **frozen}
 
 
 def _upload_folder(folder: Path, target: Location) -> None:

@@ -1,16 +1,21 @@
 """Which sequence is trained on when: arithmetic on integers, so that nothing needs to be stored to resume.
 
     place p = step x batch + i  ──(floor arithmetic)──>  the r-th replayed or the t-th trained sequence of the run
-    t  ──>  epoch = t // n, index = t % n  ──(permute, a new key each epoch)──>  which sequence of the stream
+    t  ──(floor arithmetic, where sources have weights)──>  the q-th of a part of the stream: of one source
+    q  ──>  round = q // n, index = q % n  ──(permute, a new key each round)──>  which sequence of the part
 
-The world's size takes no part in that: it only decides which rank computes which places of a step (`Order.places`).
+So a part of n sequences and weight w has its share w x n / sum(w x n) of any stretch of the run, to within as many
+sequences as there are parts, and has each of its sequences once before any of them again. The world's size has no say
+in that: it only decides which rank computes which places of a step (`Order.places`).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from math import ceil
 from typing import Literal
 
@@ -40,6 +45,31 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Samples of the stream `train` that lie one after the other, and how often each is trained on in an epoch."""
+
+    size: int
+    weight: float = 1.0
+
+    @property
+    def share(self) -> Fraction:
+        """Its samples in an epoch: exact, as the decimal fraction that was written."""
+        return self.size * Fraction(repr(self.weight))
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A part, and which of what no part before it has taken is its own."""
+
+    name: str
+    start: int
+    """Its first sample in the stream."""
+    size: int
+    share: tuple[int, int]
+    """Numerator and denominator."""
+
+
+@dataclass(frozen=True)
 class Order:
     """The samples of every step: a pure function of these numbers."""
 
@@ -52,12 +82,16 @@ class Order:
     batch: int
     """Samples in a step, over all ranks."""
     seed: int
+    parts: tuple[Part, ...] = ()
+    """Of the stream `train`, where its samples do not all weigh the same."""
 
     def __post_init__(self) -> None:
         if self.num_train < 1 or self.batch < 1:
             raise ValueError(f"an order needs sequences to train on and a batch: {self}")
         if not 0 <= self.replay_fraction < 1 or (self.replay_fraction > 0 and self.num_replay < 1):
             raise ValueError(f"nothing to replay: {self}")
+        if self.parts and sum(part.size for part in self.parts) != self.num_train:
+            raise ValueError(f"the parts are not all samples: {self}")
 
     def sample(self, step: int, i: int) -> Sample:
         """The sequence at place `i` (below `batch`) of a step (from 0). O(1)."""
@@ -65,7 +99,7 @@ class Order:
         num_replayed = count_replayed(self.replay_fraction, place)
         if count_replayed(self.replay_fraction, place + 1) > num_replayed:
             return Sample("replay", self._shuffled("replay", num_replayed, self.num_replay))
-        return Sample("train", self._shuffled("train", place - num_replayed, self.num_train))
+        return Sample("train", self._trained(place - num_replayed))
 
     def places(self, step: int, world: World, micro_batch: int) -> list[list[Place]]:
         """This rank's micro-steps of a step, each of `micro_batch` places.
@@ -76,6 +110,29 @@ class Order:
             [Place(i, self.sample(step, i) if i < self.batch else None) for i in range(start, start + micro_batch)]
             for start in rank_starts(self.batch, world, micro_batch)
         ]
+
+    def _trained(self, nth: int) -> int:
+        """Each part takes its share of what the ones before it have left, and the last one all of it."""
+        for split in self._splits:
+            numerator, denominator = split.share
+            taken = nth * numerator // denominator
+            if (nth + 1) * numerator // denominator > taken:
+                return split.start + self._shuffled(split.name, taken, split.size)
+            nth -= taken
+        raise AssertionError("the last part takes all that is left")
+
+    @cached_property
+    def _splits(self) -> list[_Split]:
+        splits, start = [], 0
+        parts = self.parts or (Part(self.num_train),)
+        left = count_epoch(parts)
+        for number, part in enumerate(parts):
+            if part.size:
+                name = f"train/{number}" if number else "train"
+                splits.append(_Split(name, start, part.size, (part.share / left).as_integer_ratio()))
+            start += part.size
+            left -= part.share
+        return splits
 
     def _shuffled(self, stream: str, nth: int, num_sequences: int) -> int:
         epoch, index = divmod(nth, num_sequences)
@@ -90,8 +147,13 @@ def rank_starts(count: int, world: World, micro_batch: int) -> range:
     return range(first, first + num_micro_steps * stride, stride)
 
 
-def count_steps(recipe: Recipe, num_train: int) -> int:
-    """Optimizer steps of the whole run, at least 1; `num_train` is the samples of the stream `train`.
+def count_epoch(parts: Sequence[Part]) -> Fraction:
+    """Samples in an epoch, each as often as it weighs."""
+    return sum((part.share for part in parts), Fraction())
+
+
+def count_steps(recipe: Recipe, num_train: int | Fraction) -> int:
+    """Optimizer steps of the whole run, at least 1; `num_train` is the samples of an epoch.
 
     Replay replaces: it takes places of these steps and adds none.
     """

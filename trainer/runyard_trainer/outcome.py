@@ -135,6 +135,27 @@ class Estimate(Report):
     plain transformer."""
 
 
+class Judgement(Report):
+    """What a judge model found: the answers of the exported model against those of the model as it came."""
+
+    wins: int = 0
+    """Prompts whose answer has become better, whichever answer was shown first."""
+    ties: int = 0
+    """Answers are as good, or which one is called better depends on the order they are shown in."""
+    losses: int = 0
+    """Prompts whose answer has become worse."""
+    unjudged: int = 0
+    """Prompts without a verdict."""
+    win_rate: float | None = None
+    """Wins and half of the ties, as a share of all that were judged."""
+    low: float | None = None
+    """Lower end of the 95 % confidence interval of `winRate`."""
+    high: float | None = None
+    """Its upper end."""
+    message: str | None = None
+    """Why there are prompts without a verdict."""
+
+
 class DataSummary(Report):
     """What prepare found."""
 
@@ -148,7 +169,7 @@ class DataSummary(Report):
     """Held-out documents."""
     dropped: int = 0
     """Records of `data.train` that are not trained on: duplicates, empty or wrong ones, those held out by
-    `data.validation.sources` or with nothing to train on. dataset.json says which."""
+    `data.validation.sources`, not chosen by `data.select` or with nothing to train on. dataset.json says which."""
     truncated: int = 0
     """Examples that the sequence length cuts."""
     estimate: Estimate | None = None
@@ -172,6 +193,8 @@ class Result(Report):
     """Before the first step."""
     after: Losses | None = None
     """After the last."""
+    judgement: Judgement | None = None
+    """What `evaluation.judge` found."""
 
 
 class ModelFolder(Report):

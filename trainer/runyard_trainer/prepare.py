@@ -19,22 +19,23 @@ from transformers import PretrainedConfig
 
 from runyard_trainer.checks import check_model, check_vocabulary, classes_of, count_positions, has_token_types
 from runyard_trainer.context import RunContext
-from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe
+from runyard_trainer.contract import DEFAULT_NOISE_CLIP, MASKED_OBJECTIVES, Recipe
 from runyard_trainer.dataset_writer import Files, list_files, tokenizer_source, total_bytes, write_dataset
 from runyard_trainer.estimate import estimate_run
-from runyard_trainer.order import count_steps
-from runyard_trainer.outcome import DataSummary, Estimate, ExitCode, PodReport, UserError
+from runyard_trainer.judge import build_prompts
+from runyard_trainer.order import count_epoch, count_steps
+from runyard_trainer.outcome import DataSummary, Estimate, ExitCode, PodReport, Report, UserError
 from runyard_trainer.preview import Preview, show_rows
-from runyard_trainer.records import kind_of
+from runyard_trainer.records import kind_of, parts_of
 from runyard_trainer.row_samples import read_samples
-from runyard_trainer.screening import REASON_WORDS
+from runyard_trainer.screening import tell_left_out
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset, DatasetInfo, Resolved, open_dataset
 from runyard_trainer.storage import FolderStore, Location, NotFound, PreconditionFailed, open_store, probe
-from runyard_trainer.tasks import build_tasks
+from runyard_trainer.tasks import FrozenTasks, build_tasks
 from runyard_trainer.tokenizer import list_tokenizer_files, load_tokenizer
 
-_FORMAT = 3
+_FORMAT = 4
 """Of what lies under a key: raised when the same text would give other shards."""
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,10 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
     probe(output, recipe.storage.fencing)
     claim_output(output, recipe, context)
     config = check_model(recipe)
+    if recipe.evaluation.judge is not None:
+        from runyard_trainer.judge.protocol import check_judge  # deferred: few runs have a judge
+
+        check_judge(recipe.evaluation.judge, context.judge_api_key)
     files = list_files(recipe)
     log.info("found %d files, %.1f MB", sum(map(len, files.values())), sum(map(total_bytes, files.values())) / 1e6)
 
@@ -69,7 +74,7 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
         check_enough_data(prepared, recipe)
         resolved = resolve(prepared, recipe)
         estimate = estimate_prepared(prepared, recipe, config)
-        tasks = freeze_tasks(location, recipe, config, Path(cache))
+        tasks, prompts = freeze_questions(location, recipe, config, Path(cache))
         shown = Preview(
             objective=recipe.objective,
             mode=recipe.mode,
@@ -81,7 +86,12 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
     (output / "preview.json").put(shown.to_json().encode())
     labels = order_labels(prepared.info.labels, config)
     record = Resolved(
-        dataset=(location / "dataset.json").uri, sha256=digest, resolved=resolved, labels=labels, tasks=tasks
+        dataset=(location / "dataset.json").uri,
+        sha256=digest,
+        resolved=resolved,
+        labels=labels,
+        tasks=tasks,
+        prompts=prompts,
     )
     (output / "resolved.json").put(record.to_json().encode())
     return build_report(record, prepared.info, estimate)
@@ -101,10 +111,15 @@ def check_apart(recipe: Recipe) -> None:
         held_out = recipe.data.validation.sources
         inputs |= {f"data.validation.sources[{i}].uri": source.uri for i, source in enumerate(held_out)}
     inputs |= {f"evaluation.general[{i}].uri": source.uri for i, source in enumerate(recipe.evaluation.general)}
+    if recipe.data.select is not None:
+        for name, sources in recipe.data.select.compared.items():
+            inputs |= {f"data.select.{name}[{i}].uri": source.uri for i, source in enumerate(sources)}
     for i, task in enumerate(recipe.evaluation.tasks):
         inputs[f"evaluation.tasks[{i}].test.uri"] = task.test.uri
         if task.shots is not None:
             inputs[f"evaluation.tasks[{i}].shots.uri"] = task.shots.uri
+    if recipe.evaluation.judge is not None:
+        inputs["evaluation.judge.prompts.uri"] = recipe.evaluation.judge.prompts.uri
     for field, uri in inputs.items():
         if output.startswith(uri.rstrip("/") + "/"):
             raise UserError(f"output.uri {recipe.output.uri} lies within {field} {uri}: write elsewhere")
@@ -165,6 +180,7 @@ def compute_key(recipe: Recipe, files: Files) -> str:
                     file.size_bytes,
                     file.format,
                     file.record_format,
+                    file.source,
                     file.columns.model_dump(),
                 ]
                 for file in listed
@@ -175,9 +191,22 @@ def compute_key(recipe: Recipe, files: Files) -> str:
         "records": kind_of(recipe, "train").depends_on(recipe),
         "validation": recipe.data.validation.held_out_fraction,
         "screening": recipe.data.model_dump(mode="json", include={"deduplicate", "decontaminate", "invalid_rows"}),
+        "select": _describe_select(recipe),
         "tokenizer": _describe_tokenizer(recipe),
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _describe_select(recipe: Recipe) -> object:
+    """What is asked for; the texts to compare with are among the files."""
+    select = recipe.data.select
+    if select is None:
+        return None
+    settings = select.model_dump(mode="json", include={"method", "fraction", "sampling"})
+    return settings | {
+        "noiseClip": select.resolved_noise_clip,
+        "seed": recipe.training.seed if select.sampling == "soft" else None,
+    }
 
 
 def _describe_tokenizer(recipe: Recipe) -> object:
@@ -219,25 +248,19 @@ def check_enough_data(dataset: Dataset, recipe: Recipe) -> None:
         )
 
 
-def tell_left_out(info: StreamInfo) -> list[str]:
-    """What of a stream's sources is not in it, and what of it is cut, such as `3 empty`."""
-    counts = {REASON_WORDS[reason]: count for reason, count in info.left_out.items()}
-    counts |= {"with nothing to train on": info.dropped, "truncated": info.truncated}
-    return [f"{count:,} {words}" for words, count in counts.items() if count]
-
-
 def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
     """Each value that was automatic, as text."""
     training = recipe.training
-    num_train = len(kind_of(recipe, "train").open_samples(dataset, "train", recipe))
-    validation = recipe.data.validation
+    validation, select = recipe.data.validation, recipe.data.select
     is_split_default = validation.fraction is None and validation.sources is None
+    is_clip_default = select is not None and select.uses_reference and select.noise_clip is None
     return {
         **({"validationFraction": f"{validation.held_out_fraction:g}"} if is_split_default else {}),
+        **({"noiseClip": f"{DEFAULT_NOISE_CLIP:g}"} if is_clip_default else {}),
         "learningRate": f"{recipe.learning_rate:g}",
         "batchSequences": str(recipe.sequences_per_step),
         "batchTokens": str(recipe.sequences_per_step * training.sequence_length),
-        "totalSteps": str(count_steps(recipe, num_train)),
+        "totalSteps": str(count_prepared_steps(dataset, recipe)),
         "vocabSize": str(dataset.info.vocab_size),
         **resolve_method(recipe),
     }
@@ -264,30 +287,61 @@ def resolve_method(recipe: Recipe) -> dict[str, str]:
     return resolved | ({"beta": f"{recipe.beta:g}"} if recipe.objective == "preference" else {})
 
 
-def freeze_tasks(location: Location, recipe: Recipe, config: PretrainedConfig, scratch_dir: Path) -> str | None:
-    """Leave the tasks beside the prepared data, under the sha256 of what they are; None where there are none."""
-    if not recipe.evaluation.tasks:
-        return None
+Digests = tuple[str | None, str | None]
+
+
+def freeze_questions(location: Location, recipe: Recipe, config: PretrainedConfig, scratch_dir: Path) -> Digests:
+    """Leave tasks, and prompts for a judge, beside the prepared data; the sha256 of each, None where there is none."""
+    if not recipe.evaluation.tasks and recipe.evaluation.judge is None:
+        return None, None
     folder = scratch_dir / "tokenizer"
     folder.mkdir()
     tokenizer = load_tokenizer(location / "tokenizer", folder, "the prepared tokenizer")
-    tasks = build_tasks(recipe, tokenizer, count_positions(config) or recipe.training.sequence_length)
+    max_tokens = count_positions(config) or recipe.training.sequence_length
+    tasks = prompts = None
+    if recipe.evaluation.tasks:
+        built = build_tasks(recipe, tokenizer, max_tokens)
+        tell_tasks(built)
+        tasks = freeze(location, "tasks", built)
+    if recipe.evaluation.judge is not None:
+        chosen = build_prompts(recipe, tokenizer, max_tokens)
+        log.info(
+            "a judge will compare answers to %d of %d prompts; %d more do not fit the model",
+            *(len(chosen.prompts), chosen.records, chosen.too_long),
+        )
+        prompts = freeze(location, "prompts", chosen)
+    return tasks, prompts
+
+
+def freeze(location: Location, name: str, value: Report) -> str:
+    """Put it under the sha256 of what it is."""
+    data = value.to_json().encode()
+    digest = hashlib.sha256(data).hexdigest()
+    (location / f"{name}-{digest}.json").put(data)
+    return digest
+
+
+def tell_tasks(tasks: FrozenTasks) -> None:
+    """What will be asked, and what is left out."""
     for task in tasks.tasks:
         log.info(
             "task %s: %d questions, %d more do not fit the model; %d shots dropped for room",
             *(task.name, len(task.items), task.too_long, task.dropped_shots),
         )
-    data = tasks.to_json().encode()
-    digest = hashlib.sha256(data).hexdigest()
-    (location / f"tasks-{digest}.json").put(data)
-    return digest
 
 
 def estimate_prepared(dataset: Dataset, recipe: Recipe, config: PretrainedConfig) -> Estimate:
     """What training on the prepared data will take."""
     num_train = len(kind_of(recipe, "train").open_samples(dataset, "train", recipe))
     tokens_per_sample = min(float(recipe.training.sequence_length), dataset.info.streams["train"].tokens / num_train)
-    return estimate_run(recipe, config, dataset.info.vocab_size, count_steps(recipe, num_train), tokens_per_sample)
+    num_steps = count_prepared_steps(dataset, recipe)
+    return estimate_run(recipe, config, dataset.info.vocab_size, num_steps, tokens_per_sample)
+
+
+def count_prepared_steps(dataset: Dataset, recipe: Recipe) -> int:
+    """Optimizer steps of the whole run."""
+    samples = kind_of(recipe, "train").open_samples(dataset, "train", recipe)
+    return count_steps(recipe, count_epoch(parts_of(recipe, dataset, samples)))
 
 
 def build_report(record: Resolved, info: DatasetInfo, estimate: Estimate) -> PodReport:

@@ -18,13 +18,13 @@ from pydantic import Field
 
 from runyard_trainer.checks import check_model, check_vocabulary
 from runyard_trainer.contract import Mode, Recipe
-from runyard_trainer.dataset_writer import gather_held_out, list_files, write_dataset
+from runyard_trainer.dataset_writer import choose, gather_held_out, list_files, write_dataset
 from runyard_trainer.estimate import estimate_run
 from runyard_trainer.order import count_steps
 from runyard_trainer.outcome import Estimate, Report, UserError
-from runyard_trainer.records import Example, RecordKind, kind_of
+from runyard_trainer.records import COMPARED, Example, RecordKind, kind_of
 from runyard_trainer.row_samples import Sample, name_places, read_samples, store_samples
-from runyard_trainer.screening import REASON_WORDS, Screen, is_held_out
+from runyard_trainer.screening import REASON_WORDS, Reason, Screen, is_held_out
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset, open_dataset
 from runyard_trainer.sources import MAX_DROPPED_SHARE, Problem
@@ -134,11 +134,16 @@ def _summarize_streams(dataset: Dataset, samples: Mapping[str, Sequence[Sample]]
 
 def _reckon_steps(recipe: Recipe, dataset: Dataset, sampled: Sequence[Sample]) -> tuple[int, float]:
     """Steps of the whole run, and tokens of a training sample, from those of the small dataset."""
-    tokens, length = dataset.info.streams["train"].tokens, recipe.training.sequence_length
+    info, length = dataset.info.streams["train"], recipe.training.sequence_length
     num_samples = len(kind_of(recipe, "train").open_samples(dataset, "train", recipe))
-    tokens_per_sample = min(float(length), tokens / num_samples) if num_samples else float(length)
-    scale = sum(sample.total_rows for sample in sampled) / max(1, sum(len(sample.rows) for sample in sampled))
-    return count_steps(recipe, int(tokens * scale / max(1.0, tokens_per_sample))), tokens_per_sample
+    tokens_per_sample = min(float(length), info.tokens / num_samples) if num_samples else float(length)
+    tokens = 0.0
+    for sample in sampled:
+        source = sample.files[0].source
+        if source < len(info.by_source):
+            scale = sample.total_rows / max(1, len(sample.rows))
+            tokens += recipe.data.train[source].weight * scale * info.by_source[source].tokens
+    return count_steps(recipe, int(tokens / max(1.0, tokens_per_sample))), tokens_per_sample
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
@@ -151,9 +156,17 @@ def show_rows(
     for name in ("shown", "tokenizer-shown"):
         (scratch_dir / name).mkdir()
     tokenizer = load_tokenizer(dataset.location / "tokenizer", scratch_dir / "tokenizer-shown", "tokenizer")
-    held_out = gather_held_out(recipe, store_samples(samples, scratch_dir / "shown" / "rows"))
+    files = store_samples(samples, scratch_dir / "shown" / "rows")
+    held_out = gather_held_out(recipe, files)
     screen = Screen(recipe.data, held_out)
-    rows = [row for stream in samples for row in _describe_stream(recipe, stream, samples[stream], tokenizer, screen)]
+    is_whole = all(sample.is_whole for sample in samples["train"])
+    verdicts = _tell(choose(recipe, files, held_out, tokenizer, scratch_dir / "shown"), is_whole)
+    rows = [
+        row
+        for stream in samples
+        if stream not in COMPARED
+        for row in _describe_stream(recipe, stream, samples[stream], tokenizer, screen, verdicts)
+    ]
     shown = []
     for stream in dataset.info.streams:
         of_stream = [row for row in rows if row.stream == stream]
@@ -162,8 +175,19 @@ def show_rows(
     return shown
 
 
+def _tell(verdicts: Iterator[Reason | None], is_whole: bool) -> Iterator[str | None]:
+    """What `data.select` has against each row, which depends on all the others."""
+    among = "" if is_whole else ", were these first rows all there is"
+    return (None if reason is None else REASON_WORDS[reason] + among for reason in verdicts)
+
+
 def _describe_stream(
-    recipe: Recipe, stream: str, sampled: Sequence[Sample], tokenizer: DocumentTokenizer, screen: Screen
+    recipe: Recipe,
+    stream: str,
+    sampled: Sequence[Sample],
+    tokenizer: DocumentTokenizer,
+    screen: Screen,
+    verdicts: Iterator[str | None],
 ) -> Iterator[PreviewRow]:
     kind = kind_of(recipe, stream)
     fraction = recipe.data.validation.held_out_fraction if stream == "train" else 0.0
@@ -178,8 +202,9 @@ def _describe_stream(
         identity = kind.identity(record)
         target = "validation" if is_held_out(identity, fraction) else stream
         reason = screen.reason(target, identity, kind.to_json(record))
-        if reason is not None:
-            yield PreviewRow(place=row.place, stream=target, left_out=REASON_WORDS[reason])
+        left_out = REASON_WORDS[reason] if reason is not None else next(verdicts) if target == "train" else None
+        if left_out is not None:
+            yield PreviewRow(place=row.place, stream=target, left_out=left_out)
             continue
         records.append(record)
         rows.append(PreviewRow(place=row.place, stream=target))

@@ -17,12 +17,14 @@ from markupsafe import Markup
 
 from runyard_trainer.contract import LANGUAGE_OBJECTIVES, Mode, Recipe
 from runyard_trainer.held_out import HeldOut
-from runyard_trainer.outcome import Losses
+from runyard_trainer.judge import Judged
+from runyard_trainer.outcome import Judgement, Losses
 from runyard_trainer.samples import Sample
+from runyard_trainer.screening import tell_left_out
 from runyard_trainer.selection import Candidate
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.tasks import FrozenTasks
-from runyard_trainer.words import WORDS, words_of_metric
+from runyard_trainer.words import JUDGE_DEFINITION, WORDS, words_of_metric
 
 _MODES: dict[Mode, str] = {
     "PreTraining": "Pre-training",
@@ -57,6 +59,10 @@ class TrainedRun:
     """What the model was asked."""
     tasks_sha256: str | None = None
     """Of the file that holds them."""
+    prompts_sha256: str | None = None
+    """Likewise of the prompts that were judged."""
+    judged: Judged | None = None
+    """What a judge has found; None where none was asked for."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +203,21 @@ def _tell(name: str, unit: str, before: float | None, after: float) -> str:
     return f"the {name} loss {verb} by {abs(after - before):.2f} to {after:.2f} {unit}"
 
 
+def tell_judgement(found: Judgement, recipe: Recipe) -> str:
+    """What the judge found, in a sentence or two."""
+    judge = recipe.evaluation.judge.model if recipe.evaluation.judge is not None else ""
+    why = f"{found.message[0].upper()}{found.message[1:]}." if found.message else ""
+    if found.win_rate is None or found.low is None or found.high is None:
+        return f"{judge} has judged nothing. {why}".rstrip()
+    count = found.wins + found.ties + found.losses
+    sentence = (
+        f"Of {count} prompts, the answer has become better in {found.wins}, worse in {found.losses}, and neither in "
+        f"{found.ties}, as {judge} judges: a win rate of {found.win_rate:.0%} (95 % interval {found.low:.0%} to "
+        f"{found.high:.0%})."
+    )
+    return f"{sentence} {why}".rstrip()
+
+
 def read_held_out(trained: TrainedRun) -> HeldOut:
     """The losses on held-out data, from before the first step on."""
     points = [(0, trained.before)] if trained.before else []
@@ -247,6 +268,8 @@ def _render(template: str, summary: RunSummary, **values: object) -> str:
         words=WORDS[summary.recipe.objective],
         comparisons=compare(summary.recipe.objective, trained.before, trained.after),
         verdict=verdict(summary.recipe.objective, trained.before, trained.after),
+        judged_words=trained.judged and tell_judgement(trained.judged.judgement, summary.recipe),
+        judge_definition=JUDGE_DEFINITION,
         streams={name: info for name, info in summary.streams.items() if info.documents},
         **values,
     )
@@ -284,5 +307,6 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "count": format_count,
     "time": format_time,
     "number": format_number,
+    "left_out": lambda info: ", ".join(tell_left_out(info)),
     "pretty_json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
 }

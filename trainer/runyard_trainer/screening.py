@@ -18,11 +18,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from runyard_trainer.contract import Data
+from runyard_trainer.shard_files import StreamInfo
 
 if TYPE_CHECKING:
     from datasketch import MinHash
 
-Reason = Literal["invalid", "empty", "duplicate", "nearDuplicate", "heldOut", "contaminated"]
+Reason = Literal["invalid", "empty", "duplicate", "nearDuplicate", "heldOut", "contaminated", "noise", "notSelected"]
 
 REASON_WORDS: dict[str, str] = {
     "invalid": "invalid",
@@ -31,12 +32,21 @@ REASON_WORDS: dict[str, str] = {
     "nearDuplicate": "near-duplicate",
     "heldOut": "also in data.validation.sources",
     "contaminated": "with words of held-out data",
+    "noise": "left out as noise by data.select",
+    "notSelected": "not chosen by data.select",
 }
 """How one of them, or a count of them, is told."""
 
 _NEAR_THRESHOLD = 0.8
 _NUM_PERMUTATIONS = 128
 _SHINGLE_WORDS = 5
+
+
+def tell_left_out(info: StreamInfo) -> list[str]:
+    """What of a stream's sources is not in it, and what of it is cut, such as `3 empty`."""
+    counts = {REASON_WORDS[reason]: count for reason, count in info.left_out.items()}
+    counts |= {"with nothing to train on": info.dropped, "truncated": info.truncated}
+    return [f"{count:,} {words}" for words, count in counts.items() if count]
 
 
 def is_held_out(text: str, fraction: float) -> bool:

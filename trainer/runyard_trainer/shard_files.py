@@ -26,6 +26,14 @@ class ShardInfo(Report):
     documents: int
 
 
+class SourceCount(Report):
+    """What one source has given to a stream."""
+
+    documents: int = 0
+    """Or examples."""
+    tokens: int = 0
+
+
 class StreamInfo(Report):
     """One stream of a dataset."""
 
@@ -43,7 +51,19 @@ class StreamInfo(Report):
     """Records of which nothing would be trained on."""
     left_out: dict[str, int] = Field(default_factory=dict)
     """Records, and rows that are none, that are not in the stream: how many for which reason (`screening`)."""
+    by_source: list[SourceCount] = Field(default_factory=list)
+    """Of each source in order, up to the last that has given anything: the stream is theirs one after the other."""
     shards: list[ShardInfo] = Field(default_factory=list)
+
+
+def describe_stream(lengths: Counter[int], shards: list[ShardInfo]) -> StreamInfo:
+    """A stream that was written: how often each length in tokens came, and where it lies."""
+    return StreamInfo(
+        documents=lengths.total(),
+        tokens=sum(shard.tokens for shard in shards),
+        document_tokens=summarize(lengths),
+        shards=shards,
+    )
 
 
 def summarize(lengths: Counter[int]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Ask a model its tasks: how likely each choice is, or what it writes.
+"""Ask a model its tasks: how likely each choice is, or what it writes; and what it writes to prompts for a judge.
 
 Requests are dealt to the ranks, which take the same number of forward passes, and padded at their start, so that all
 end together and logits are kept of the answers alone.
@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from runyard_trainer.answers import pad_left, until_stop
 from runyard_trainer.context import World
 from runyard_trainer.distributed import gather_in_order, run_on_rank_0
+from runyard_trainer.judge import FrozenPrompts
 from runyard_trainer.objectives import ObjectiveModule
 from runyard_trainer.order import rank_starts
 from runyard_trainer.shard_files import check_sha256
@@ -26,12 +27,19 @@ _ASKED_AT_ONCE = 8
 
 def read_tasks(dataset: Dataset, sha256: str | None) -> FrozenTasks:
     """What prepare has frozen; nothing where the recipe has no tasks."""
-    if sha256 is None:
-        return FrozenTasks()
-    location = dataset.location / f"tasks-{sha256}.json"
+    return FrozenTasks() if sha256 is None else FrozenTasks.model_validate_json(_read(dataset, "tasks", sha256))
+
+
+def read_prompts(dataset: Dataset, sha256: str | None) -> FrozenPrompts:
+    """Likewise, for a judge; none where the recipe has none."""
+    return FrozenPrompts() if sha256 is None else FrozenPrompts.model_validate_json(_read(dataset, "prompts", sha256))
+
+
+def _read(dataset: Dataset, what: str, sha256: str) -> bytes:
+    location = dataset.location / f"{what}-{sha256}.json"
     data = location.get().data
     check_sha256(location, hashlib.sha256(data).hexdigest(), sha256)
-    return FrozenTasks.model_validate_json(data)
+    return data
 
 
 @torch.no_grad()
@@ -47,6 +55,25 @@ def measure_tasks(
         module.train(was_training)
 
 
+@torch.no_grad()
+def answer_prompts(
+    module: ObjectiveModule, prompts: FrozenPrompts, dataset: Dataset, world: World, device: torch.device
+) -> list[str]:
+    """What the model writes for a judge to read; all ranks call this together and get the same."""
+    was_training = module.training
+    module.eval()
+    try:
+        asked = [prompt.prompt_ids for prompt in prompts.prompts]
+        written = write_answers(module, asked, prompts.max_new_tokens, dataset, world, device)
+    finally:
+        module.train(was_training)
+    return run_on_rank_0(lambda: _open_tokenizer(dataset).decode_batch(written), world)
+
+
+def _open_tokenizer(dataset: Dataset) -> Tokenizer:
+    return Tokenizer.from_buffer((dataset.location / "tokenizer" / "tokenizer.json").get().data)
+
+
 def _measure_task(
     module: ObjectiveModule, task: FrozenTask, dataset: Dataset, world: World, device: torch.device
 ) -> dict[str, float]:
@@ -54,11 +81,12 @@ def _measure_task(
         requests = [(item.prompt_ids, ids) for item in task.items for ids in item.choice_ids]
         values = iter(measure_likelihoods(module, requests, dataset.info.eos_token_id, world, device))
         return score_choices(task.items, [[next(values) for _ in item.choices] for item in task.items])
-    written = write_answers(module, task, dataset, world, device)
+    written = write_answers(
+        module, [item.prompt_ids for item in task.items], task.max_new_tokens, dataset, world, device
+    )
 
     def score() -> dict[str, float]:
-        tokenizer = Tokenizer.from_buffer((dataset.location / "tokenizer" / "tokenizer.json").get().data)
-        return score_texts(task, tokenizer.decode_batch(written))
+        return score_texts(task, _open_tokenizer(dataset).decode_batch(written))
 
     return run_on_rank_0(score, world)
 
@@ -85,14 +113,19 @@ def measure_likelihoods(
 
 
 def write_answers(
-    module: ObjectiveModule, task: FrozenTask, dataset: Dataset, world: World, device: torch.device
+    module: ObjectiveModule,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    dataset: Dataset,
+    world: World,
+    device: torch.device,
 ) -> list[list[int]]:
     """What the model writes to each prompt, greedily."""
     info = dataset.info
     stop_token_ids = info.stop_token_ids or [info.eos_token_id]
     written: dict[int, list[int]] = {}
-    for start in rank_starts(len(task.items), world, _ASKED_AT_ONCE):
-        asked = [item.prompt_ids for item in task.items[start : start + _ASKED_AT_ONCE]]
+    for start in rank_starts(len(prompts), world, _ASKED_AT_ONCE):
+        asked = list(prompts[start : start + _ASKED_AT_ONCE])
         fillers = [[info.eos_token_id]] * (_ASKED_AT_ONCE - len(asked))
         input_ids, mask = pad_left([*asked, *fillers], info.eos_token_id)
         tokens = module.write(
@@ -100,7 +133,7 @@ def write_answers(
             mask.to(device),
             stop_token_ids=stop_token_ids,
             pad_token_id=info.eos_token_id,
-            max_new_tokens=task.max_new_tokens,
+            max_new_tokens=max_new_tokens,
         )
         written |= {start + i: until_stop(tokens[i].tolist(), stop_token_ids) for i in range(len(asked))}
     return gather_in_order(written, world)

@@ -37,14 +37,15 @@ from runyard_trainer.distributed import joined_ranks, run_on_rank_0, select_devi
 from runyard_trainer.evaluate import evaluate_model
 from runyard_trainer.export import export_run
 from runyard_trainer.head import Head
+from runyard_trainer.judge import FrozenPrompts, Judging, Pair
 from runyard_trainer.micro_batch import choose_micro_batch
 from runyard_trainer.model import ShardedModule, load_model, resolve_precision
 from runyard_trainer.monitor import Monitor, StopRequest
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.optimizer import build_optimizer, learning_rate, set_learning_rate
-from runyard_trainer.order import Order, count_replayed, count_steps
+from runyard_trainer.order import Order, Part, count_epoch, count_replayed, count_steps
 from runyard_trainer.outcome import ExitCode, Interrupted, Losses, PodReport, Result, UserError
-from runyard_trainer.records import Samples, kind_of
+from runyard_trainer.records import Samples, kind_of, parts_of
 from runyard_trainer.report import TrainedRun
 from runyard_trainer.selection import (
     Candidate,
@@ -58,7 +59,7 @@ from runyard_trainer.self_replay import write_replay
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.step import Learner, StepResult, take_step
 from runyard_trainer.storage import Location, be_patient, open_store
-from runyard_trainer.task_answers import measure_tasks, read_tasks
+from runyard_trainer.task_answers import answer_prompts, measure_tasks, read_prompts, read_tasks
 from runyard_trainer.watchdog import Watchdog, handle_stall
 
 MAX_NON_FINITE_STEPS = 5
@@ -79,6 +80,10 @@ class TrainState:
     """Skipped, one after the other, up to now."""
     before: dict[str, Any] | None = None
     """`Losses` of the model as it came."""
+    base_answers: list[str] | None = None
+    """What it wrote for the judge to read."""
+    prompts: str | None = None
+    """sha256 of the prompts that these are answers to."""
     measured: list[dict[str, Any]] = field(default_factory=list)
     """Every `Candidate` since."""
     is_stopped_early: bool = False
@@ -180,8 +185,9 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
         prepared = be_patient(open_store(resolved.dataset, recipe.storage, "output.uri"))
         dataset = open_dataset(prepared, context.scratch_dir / "shards", resolved.sha256, resolved.labels)
         streams = {name: kind_of(recipe, name).open_samples(dataset, name, recipe) for name in ("train", "replay")}
-        total_steps = count_steps(recipe, len(streams["train"]))
-        order = build_order(recipe, streams, total_steps)
+        parts = parts_of(recipe, dataset, streams["train"])
+        total_steps = count_steps(recipe, count_epoch(parts))
+        order = build_order(recipe, streams, parts, total_steps)
         monitor = Monitor(context.attempt, total_steps, is_rank_0=world.rank == 0)
         stack.callback(monitor.close)
         if world.rank == 0:
@@ -240,8 +246,17 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
             with watchdog.watching(f"the tasks after {state.step} steps"):
                 return losses.model_copy(update={"tasks": measure_tasks(module, tasks, dataset, world, device)})
 
+        prompts = read_prompts(dataset, resolved.prompts)
+
+        def answer() -> list[str]:
+            monitor.set_stage("evaluating")
+            with watchdog.watching(f"the answers for the judge after {state.step} steps"):
+                return answer_prompts(module, prompts, dataset, world, device)
+
         if recipe.evaluation.before and state.step == 0:
             state.before = with_tasks(measure()).model_dump()
+            if prompts.prompts:
+                state.base_answers, state.prompts = answer(), resolved.prompts
         criterion = build_criterion(recipe, objective.best_by, state.before)
 
         monitor.set_stage("training")
@@ -282,12 +297,14 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
             log.info("exporting the model of step %d, the best that was measured", best.step)
             checkpointer.restore_step(best.step, {"sharded": Weights(module)})
         after = with_tasks(best.losses)
+        judging = begin_judging(recipe, context, prompts, state, resolved.prompts, answer) if prompts.prompts else None
         monitor.set_stage("exporting")
         trained = TrainedRun(
             before=Losses(**state.before) if state.before else None,
             after=after,
             tasks=tasks,
             tasks_sha256=resolved.tasks,
+            prompts_sha256=resolved.prompts,
             steps=state.step,
             exported_step=best.step,
             candidates=state.candidates,
@@ -297,13 +314,13 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
             metrics_csv=monitor.metrics_csv(),
             resolved=settings,
         )
-        result = export_run(module.model, trained, recipe, context, dataset, output)
+        result = export_run(module.model, trained, recipe, context, dataset, output, judging)
         finish_head(head, result, world)
         monitor.set_stage("finished")
         return result
 
 
-def build_order(recipe: Recipe, streams: Mapping[str, Samples], total_steps: int) -> Order:
+def build_order(recipe: Recipe, streams: Mapping[str, Samples], parts: tuple[Part, ...], total_steps: int) -> Order:
     """The order of a run whose replay is prepared, or will be written by the model: as much as is replayed."""
     replay = recipe.data.replay
     num_replay = len(streams["replay"])
@@ -315,7 +332,30 @@ def build_order(recipe: Recipe, streams: Mapping[str, Samples], total_steps: int
         replay_fraction=replay.fraction if replay is not None else 0.0,
         batch=recipe.sequences_per_step,
         seed=recipe.training.seed,
+        parts=parts,
     )
+
+
+def begin_judging(
+    recipe: Recipe,
+    context: RunContext,
+    prompts: FrozenPrompts,
+    state: TrainState,
+    sha256: str | None,
+    answer: Callable[[], list[str]],
+) -> Judging | None:
+    """Let the exported model answer, and rank 0 ask the judge from now on; None on the others."""
+    assert recipe.evaluation.judge is not None, "there are prompts"
+    base, missing = state.base_answers, None
+    if base is None or state.prompts != sha256:
+        missing = "the model as it came had not answered these prompts when the run began"
+        base = [""] * len(prompts.prompts)
+    answers = answer() if missing is None else base
+    if context.world.rank > 0:
+        return None
+    texts = [prompt.text for prompt in prompts.prompts]
+    pairs = [Pair(*each) for each in zip(texts, base, answers, strict=True)]
+    return Judging(recipe.evaluation.judge, context.judge_api_key, pairs, missing)
 
 
 def is_due(step: int, every_steps: int | None) -> bool:

@@ -112,6 +112,14 @@ WORDS: dict[str, ObjectiveWords] = {
 }
 
 
+JUDGE_DEFINITION = (
+    "The model as it came and the exported model answered each prompt greedily. The judge compared the two answers "
+    "twice, in both orders: one is better where it is called so both times, and else it is a tie; equal answers are a "
+    "tie without asking. The win rate counts ties half; its interval is Wilson's at 95 %. Judges tend to prefer longer "
+    "answers, and those of models like themselves."
+)
+
+
 @dataclass(frozen=True)
 class MetricWords:
     """Of one metric."""

@@ -31,6 +31,12 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
+- apiGroups: [batch]
+  resources: [jobs/status]
+  verbs: [patch] # of the Job that holds a run's place in a queue of Kueue
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list] # why Kueue lets a run wait
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]

@@ -27,13 +27,15 @@ _KUBERNETES_FLAGS = tuple(
 
 @dataclass(frozen=True)
 class Module:
-    """A Go module of `gomods/` and the programs that are built from it."""
+    """A folder with a Go module, and the programs that are built from it."""
 
     name: str
     version: str
     packages: Mapping[str, str]
     """Import path by program."""
     linker_flags: tuple[str, ...] = ()
+    gomods: Path = Path(__file__).parent / "gomods"
+    """Where the module's folder is."""
 
 
 MODULES = (
@@ -136,7 +138,7 @@ def _build(module: Module, programs: list[str]) -> dict[str, Path]:
             CONSOLE.print(f"Building {', '.join(missing)} {module.version}: once, then it is kept in {folder}")
             with make_scratch(folder) as scratch:
                 packages = [module.packages[program] for program in missing]
-                build_programs(Build(module.name, packages, module.linker_flags, scratch))
+                build_programs(Build(module.gomods / module.name, packages, module.linker_flags, scratch))
                 folder.mkdir(exist_ok=True)
                 for program in missing:
                     (scratch / program).replace(folder / program)

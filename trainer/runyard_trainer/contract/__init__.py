@@ -10,7 +10,19 @@ Nothing here knows Kubernetes or torch: only pydantic is imported, so the operat
 from __future__ import annotations
 
 from runyard_trainer.contract.base import URI_PATTERN, Model
-from runyard_trainer.contract.data import RECORD_FORMATS, Columns, Data, DataSource, Validation
+from runyard_trainer.contract.data import (
+    DEFAULT_NOISE_CLIP,
+    PERPLEXITY_REFUSAL,
+    RECORD_FORMATS,
+    REFERENCE_METHODS,
+    TARGET_METHODS,
+    Columns,
+    Data,
+    DataSource,
+    Select,
+    Validation,
+)
+from runyard_trainer.contract.judge import Judge
 from runyard_trainer.contract.models import ADAPTER_FIELDS, ModelSource, ScratchModel, SourceRun, TokenizerTraining
 from runyard_trainer.contract.objectives import (
     HEAD_OBJECTIVES,
@@ -25,17 +37,22 @@ from runyard_trainer.contract.training import EarlyStopping, Optimizer, Schedule
 
 __all__ = [
     "ADAPTER_FIELDS",
+    "DEFAULT_NOISE_CLIP",
     "HEAD_OBJECTIVES",
     "LANGUAGE_OBJECTIVES",
     "MASKED_OBJECTIVES",
     "NEXT_TOKEN_OBJECTIVES",
+    "PERPLEXITY_REFUSAL",
     "RECIPE_PATH",
     "RECORD_FORMATS",
+    "REFERENCE_METHODS",
+    "TARGET_METHODS",
     "URI_PATTERN",
     "Columns",
     "Data",
     "DataSource",
     "EarlyStopping",
+    "Judge",
     "Mode",
     "Model",
     "ModelSource",
@@ -43,6 +60,7 @@ __all__ = [
     "Recipe",
     "Schedule",
     "ScratchModel",
+    "Select",
     "SourceRun",
     "Storage",
     "TokenizerTraining",

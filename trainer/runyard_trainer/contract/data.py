@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -82,6 +83,14 @@ class DataSource(Model):
 Sources = Annotated[list[DataSource], Field(min_length=1, max_length=64)]
 
 
+class TrainSource(DataSource):
+    """A source of the domain's text, and how much it counts."""
+
+    weight: float = Field(default=1.0, gt=0, le=100)
+    """How often each of its samples is trained on in an epoch: 2 is twice, 0.5 half of them, the others in the next
+    epoch. For mixing sources; of one source alone, say training.epochs."""
+
+
 DEFAULT_VALIDATION_FRACTION = 0.02
 
 
@@ -133,10 +142,93 @@ class Decontamination(Model):
     case and punctuation, keep it from being trained on or replayed."""
 
 
+TARGET_METHODS = ("combined", "similarity")
+"""Those that compare with text of a task."""
+REFERENCE_METHODS = ("combined", "novelty-diversity")
+"""Those that compare with text that the model knows already."""
+DEFAULT_NOISE_CLIP = 0.1
+PERPLEXITY_REFUSAL = (
+    "data.select.method perplexity picks noise: what surprises a model most is what nobody wrote for it to learn (in a "
+    "trial it took all 60 noise documents of 1,000 into its 100): choose novelty-diversity, which asks for variety too "
+    "and leaves out the extreme"
+)
+
+
+class Select(Model):
+    """Train on a part of the domain's documents: those that are worth it, chosen when the data is prepared."""
+
+    method: Literal["similarity", "novelty-diversity", "combined", "perplexity"]
+    """`similarity`: documents most like the text of a task (TF-IDF). `novelty-diversity`: those that are new to the
+    model (perplexity of a small model of `reference`) and varied (entropy of their tokens), by the mean of both ranks;
+    it needs no task. `combined`: by the mean of all three ranks. `perplexity`: refused, as it picks noise."""
+    fraction: float = Field(gt=0, lt=1)
+    """Share of the documents of `data.train` to train on, of those that nothing else leaves out and that are not held
+    out."""
+    target: Sources | None = None
+    """Text of the task, for similarity and combined: some hundred of its texts or questions will do. Take no held-out
+    ones: what is chosen by them does too well on them."""
+    reference: Sources | None = None
+    """Text of the kind that the model knows already, for novelty-diversity and combined. Absent:
+    `data.replay.sources`."""
+    sampling: Literal["hard", "soft"] = "hard"
+    """`hard`: the documents that rank highest. `soft`: as many, drawn by `training.seed` with their ranks as weights,
+    none twice: less of the same."""
+    noise_clip: float | None = Field(default=None, ge=0, le=0.5)
+    """Share of the documents to leave out first, for novelty-diversity and combined: those that surprise most (and, for
+    combined, are least like the target). Absent: 0.1."""
+
+    @property
+    def uses_target(self) -> bool:
+        """Whether documents are compared with text of a task."""
+        return self.method in TARGET_METHODS
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether they are compared with text that the model knows."""
+        return self.method in REFERENCE_METHODS
+
+    @property
+    def compared(self) -> dict[str, list[DataSource]]:
+        """The texts to compare with, by field."""
+        named = {"target": self.target, "reference": self.reference}
+        return {name: sources for name, sources in named.items() if sources is not None}
+
+    @property
+    def resolved_noise_clip(self) -> float:
+        """Default resolved; 0 where nothing is told of noise."""
+        if not self.uses_reference:
+            return 0.0
+        return DEFAULT_NOISE_CLIP if self.noise_clip is None else self.noise_clip
+
+    @model_validator(mode="after")
+    def _check_method(self) -> Select:
+        if self.method == "perplexity":
+            raise ValueError(PERPLEXITY_REFUSAL)
+        if self.uses_target and self.target is None:
+            raise ValueError(f"data.select.method {self.method} needs data.select.target: give texts of the task")
+        for name, value, is_used in (
+            ("target", self.target, self.uses_target),
+            ("reference", self.reference, self.uses_reference),
+            ("noiseClip", self.noise_clip, self.uses_reference),
+        ):
+            if value is not None and not is_used:
+                raise ValueError(f"data.select.{name} has no use for method {self.method}: remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> Select:
+        if self.fraction + self.resolved_noise_clip > 1:
+            raise ValueError(
+                f"data.select.fraction {self.fraction:g} and noiseClip {self.resolved_noise_clip:g} are more than all "
+                "documents together: lower one of them"
+            )
+        return self
+
+
 class Data(Model):
     """The text to learn from."""
 
-    train: Sources
+    train: Annotated[list[TrainSource], Field(min_length=1, max_length=64)]
     """The domain's text."""
     validation: Validation = Validation()
     """The held-out part of it."""
@@ -147,12 +239,34 @@ class Data(Model):
     their word 5-grams (MinHash), and none that is near a held-out one is trained on. What was left out is counted."""
     decontaminate: Decontamination | None = None
     """Absent: only whole records are compared."""
+    select: Select | None = None
+    """Absent: all of it is trained on."""
     invalid_rows: Literal["Fail", "Drop"] = "Fail"
     """`Drop`: leave out rows that are no records, and count them; more than 5 % of a stream's rows are refused all the
     same, as is a file that cannot be read to its end."""
 
+    @model_validator(mode="after")
+    def _check_reference(self) -> Data:
+        select = self.select
+        has_replay_sources = self.replay is not None and self.replay.sources is not None
+        if select is not None and select.uses_reference and select.reference is None and not has_replay_sources:
+            raise ValueError(
+                f"data.select.method {select.method} asks what is new to the model: give text that it knows "
+                "in data.select.reference, or data.replay.sources"
+            )
+        return self
 
-def check_formats(field: str, sources: list[DataSource], reason: str, allowed: tuple[str, ...]) -> None:
+    @model_validator(mode="after")
+    def _check_weights(self) -> Data:
+        if len(self.train) == 1 and self.train[0].weight != 1:
+            raise ValueError(
+                f"data.train[0].weight is {self.train[0].weight:g}, and there is no other source to weigh it against: "
+                "remove it, and say training.epochs"
+            )
+        return self
+
+
+def check_formats(field: str, sources: Sequence[DataSource], reason: str, allowed: tuple[str, ...]) -> None:
     """Raises ValueError, with the reason, for a format of records that is not among the allowed ones."""
     for i, source in enumerate(sources):
         if source.format not in (*_FILE_FORMATS, *allowed):

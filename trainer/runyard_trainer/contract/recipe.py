@@ -71,6 +71,18 @@ class Recipe(Model):
         check_formats("data.replay.sources", replayed, *own)
         check_formats("data.validation.sources", self.data.validation.sources or [], *own)
         check_formats("evaluation.general", self.evaluation.general, "general text has no records", ())
+        if self.data.select is not None:
+            for name, sources in self.data.select.compared.items():
+                check_formats(f"data.select.{name}", sources, "it is read as text, which has no records", ())
+        return self
+
+    @model_validator(mode="after")
+    def _check_select(self) -> Recipe:
+        if self.data.select is not None and self.objective not in LANGUAGE_OBJECTIVES:
+            raise ValueError(
+                f"data.select chooses among texts without labels, and those of objective {self.objective} have some: "
+                "remove it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -96,6 +108,22 @@ class Recipe(Model):
         names = [task.name for task in tasks]
         if len(set(names)) < len(names):
             raise ValueError("evaluation.tasks[].name: two tasks have the same: name each differently")
+        return self
+
+    @model_validator(mode="after")
+    def _check_judge(self) -> Recipe:
+        if self.evaluation.judge is None:
+            return self
+        if self.objective not in NEXT_TOKEN_OBJECTIVES:
+            raise ValueError(
+                f"evaluation.judge compares what models write, and objective is {self.objective}: remove it, or choose "
+                f"one of {', '.join(sorted(NEXT_TOKEN_OBJECTIVES))}"
+            )
+        if self.model.scratch is not None or not self.evaluation.before:
+            raise ValueError(
+                "evaluation.judge compares with the model as it came: give model.uri or model.run, and leave "
+                "evaluation.before true"
+            )
         return self
 
     @model_validator(mode="after")

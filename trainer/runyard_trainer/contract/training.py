@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from runyard_trainer.contract.base import Fraction, Model, check_exactly_one
 from runyard_trainer.contract.data import DataSource
+from runyard_trainer.contract.judge import Judge
 from runyard_trainer.contract.tasks import Task
 
 
@@ -113,6 +114,8 @@ class Evaluation(Model):
     tasks: list[Task] = Field(default=[], max_length=16)
     """Asked of the model that is exported, and with `before` of the model as it came. For causal-lm, sft and
     preference."""
+    judge: Judge | None = None
+    """Compares answers of the exported model with those of the model as it came. Absent: nothing is sent anywhere."""
 
 
 class Checkpoint(Model):

@@ -10,6 +10,7 @@ becomes of it depends on the tokenizer and the recipe alone, so preparing the sa
 from __future__ import annotations
 
 from runyard_trainer.contract import LANGUAGE_OBJECTIVES, Recipe
+from runyard_trainer.order import Part
 from runyard_trainer.records import (
     classification,
     masked_text,
@@ -21,8 +22,23 @@ from runyard_trainer.records import (
     token_classification,
 )
 from runyard_trainer.records.base import HELD_OUT_STREAMS, Encoder, Example, RecordKind, Sample, Samples, Shown
+from runyard_trainer.shards import Dataset
 
-__all__ = ["HELD_OUT_STREAMS", "Encoder", "Example", "RecordKind", "Sample", "Samples", "Shown", "kind_of"]
+__all__ = [
+    "COMPARED",
+    "HELD_OUT_STREAMS",
+    "Encoder",
+    "Example",
+    "RecordKind",
+    "Sample",
+    "Samples",
+    "Shown",
+    "kind_of",
+    "parts_of",
+]
+
+COMPARED = ("target", "reference")
+"""Text that the domain's is compared with by `data.select`, and that is in no stream of the dataset."""
 
 _KINDS: dict[str, RecordKind] = {
     "causal-lm": text.KIND,
@@ -37,6 +53,17 @@ _KINDS: dict[str, RecordKind] = {
 
 
 def kind_of(recipe: Recipe, stream: str) -> RecordKind:
-    """What a stream of this recipe's dataset consists of: general text is text, whatever a model is fine-tuned on."""
+    """What a stream of this recipe's dataset consists of: general text, and what the domain's text is compared with,
+    is text, whatever a model is trained on.
+    """
     is_text = stream == "general" and recipe.objective not in LANGUAGE_OBJECTIVES
-    return text.KIND if is_text else _KINDS[recipe.objective]
+    return text.KIND if is_text or stream in COMPARED else _KINDS[recipe.objective]
+
+
+def parts_of(recipe: Recipe, dataset: Dataset, samples: Samples) -> tuple[Part, ...]:
+    """The samples of the stream `train` by source; all are one part, where no source has a weight of its own."""
+    weights = [source.weight for source in recipe.data.train]
+    if set(weights) == {1}:
+        return (Part(len(samples)),)
+    sizes = kind_of(recipe, "train").split_samples(samples, dataset.info.streams["train"], recipe)
+    return tuple(Part(size, weight) for size, weight in zip(sizes, weights, strict=False))

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from runyard_trainer.contract import Recipe
+from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset
 from runyard_trainer.sources import Row
 from runyard_trainer.tokenizer import DocumentTokenizer
@@ -82,6 +83,10 @@ class RecordKind:
     """The samples of a stream of a prepared dataset."""
     depends_on: Callable[[Recipe], dict[str, Any]] = field(default=lambda _: {})
     """What of the recipe the examples depend on: a part of the dataset's key."""
+    split_samples: Callable[[Samples, StreamInfo, Recipe], list[int]] = field(
+        default=lambda _samples, info, _recipe: [source.documents for source in info.by_source]
+    )
+    """How many samples of a stream are of each source, in order: as many as examples, where nothing else is said."""
     show: Callable[[dict[str, Any]], Shown] = field(default=lambda columns: Shown([(0, len(columns["input_ids"]))]))
     """What is learned of an example with these columns: all of its tokens, where a kind says nothing else."""
     tokenizer_text: Callable[[Any], str] | None = None

@@ -112,7 +112,39 @@ class ChatEncoder:
             for dialogue, text, encoding in zip(dialogues, texts, encodings, strict=True)
         ]
 
+    def encode_prompts(self, prompts: Sequence[Dialogue], with_opening: bool = True) -> list[list[int]]:
+        """The tokens that the model is given of each dialogue, whose last turn is the user's, to answer it.
+
+        Args:
+            prompts: conversations are laid out by the tokenizer's own template.
+            with_opening: whether what is no conversation begins with the tokenizer's opening token.
+
+        Raises:
+            UserError: DATA_ERROR where there is no chat template, or it refuses a conversation.
+        """
+        texts = [self._open_answer(prompt) if prompt.is_chat else prompt.turns[0].content for prompt in prompts]
+        encodings = self._backend.encode_batch(texts)
+        opening = self._opening_ids if with_opening else []
+        return [
+            encoding.ids if prompt.is_chat else [*opening, *encoding.ids]
+            for prompt, encoding in zip(prompts, encodings, strict=True)
+        ]
+
     # ---------------------------------------------------------------------------------------------------------- text
+
+    def _open_answer(self, dialogue: Dialogue) -> str:
+        if self._fast.chat_template is None:
+            raise UserError(
+                f"{dialogue.place}: the model's tokenizer has no chat template to lay messages out with: give a text "
+                "in 'prompt' instead",
+                ExitCode.DATA_ERROR,
+            )
+        try:
+            return self._render([turn.to_message() for turn in dialogue.turns], is_asked=True)
+        except Exception as error:  # a template raises what it wants
+            raise UserError(
+                f"{dialogue.place}: the model's chat template refuses this conversation: {error}", ExitCode.DATA_ERROR
+            ) from error
 
     def _lay_out(self, dialogue: Dialogue) -> _Text:
         if dialogue.is_chat:

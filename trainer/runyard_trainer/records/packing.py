@@ -7,6 +7,7 @@ Which records lie together follows from the lengths alone, so every rank and att
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,8 @@ class PackedRecords:
     sequences: list[list[int]]
     length: int
     eos_token_id: int
+    sizes: list[int]
+    """How many of the sequences are of each source; none has records of two, where sources have weights."""
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -77,4 +80,19 @@ class PackedRecords:
 def open_packed_records(dataset: Dataset, stream: str, recipe: Recipe) -> PackedRecords:
     """The sequences of a stream."""
     examples, length = dataset.examples(stream), recipe.training.sequence_length
-    return PackedRecords(examples, pack_lengths(examples.lengths, length), length, dataset.info.eos_token_id)
+    sizes = [len(examples)]
+    if stream == "train" and any(source.weight != 1 for source in recipe.data.train):
+        sizes = [source.documents for source in examples.info.by_source]
+    packed = pack_apart(examples.lengths, sizes, length)
+    sequences = [sequence for part in packed for sequence in part]
+    return PackedRecords(examples, sequences, length, dataset.info.eos_token_id, [len(part) for part in packed])
+
+
+def pack_apart(lengths: NDArray[np.int64], sizes: Sequence[int], capacity: int) -> list[list[list[int]]]:
+    """The sequences of each of these many records one after the other, as `pack_lengths` has them."""
+    packed, start = [], 0
+    for size in sizes:
+        sequences = pack_lengths(lengths[start : start + size], capacity)
+        packed.append([[start + record for record in sequence] for sequence in sequences])
+        start += size
+    return packed

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ from runyard_trainer.contract import Recipe
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.records.base import Example, RecordKind, Shown
 from runyard_trainer.records.chat import ChatEncoder, Dialogue, Tokens, Turn
-from runyard_trainer.records.packing import open_packed_records
+from runyard_trainer.records.packing import PackedRecords, open_packed_records
 from runyard_trainer.sources import BadRecord, Row, check_text, name_of_type
 from runyard_trainer.tokenizer import DocumentTokenizer
 
@@ -283,6 +283,7 @@ KIND = RecordKind(
     to_json=_to_json,
     build_encoder=_build_encoder,
     open_samples=open_packed_records,
+    split_samples=lambda samples, _info, _recipe: cast(PackedRecords, samples).sizes,
     show=_show,
     depends_on=lambda recipe: {"sequenceLength": recipe.training.sequence_length},
 )

@@ -10,7 +10,8 @@ import numpy as np
 
 from runyard_trainer.contract import Columns, Recipe
 from runyard_trainer.outcome import ExitCode, UserError
-from runyard_trainer.records.base import HELD_OUT_STREAMS, Example, RecordKind, Sample
+from runyard_trainer.records.base import HELD_OUT_STREAMS, Example, RecordKind, Sample, Samples
+from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset, PackedSequence, Stream, pack
 from runyard_trainer.sources import BadRecord, Row, name_of_type
 from runyard_trainer.tokenizer import DocumentTokenizer
@@ -160,6 +161,13 @@ def to_sample(sequence: PackedSequence) -> Sample:
     return {"input_ids": sequence.input_ids, "position_ids": sequence.position_ids, "labels": sequence.labels}
 
 
+def split_packed_text(samples: Samples, info: StreamInfo, recipe: Recipe) -> list[int]:
+    """A sequence with text of two sources is of the one that it begins with."""
+    ends = np.cumsum([0, *(source.tokens for source in info.by_source)])
+    starts = np.minimum(-(-ends // recipe.training.sequence_length), len(samples))
+    return [int(size) for size in np.diff(starts)]
+
+
 KIND = RecordKind(
     parse=parse_document,
     identity=identity_of,
@@ -167,4 +175,5 @@ KIND = RecordKind(
     build_encoder=lambda tokenizer, _: TextEncoder(tokenizer),
     open_samples=open_packed_text,
     tokenizer_text=text_to_learn,
+    split_samples=split_packed_text,
 )

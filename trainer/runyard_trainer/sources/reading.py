@@ -64,7 +64,10 @@ def read_records(
 def read_rows(file: SourceFile, on_read: Callable[[int], object] = lambda _: None) -> Iterator[Row | Problem]:
     """What one file holds, not yet parsed."""
     for row in _read_rows(file, on_read):
-        yield replace(row, record_format=file.record_format) if isinstance(row, Row) else row
+        if isinstance(row, Row):
+            yield replace(row, record_format=file.record_format, source=file.source)
+        else:
+            yield row
 
 
 def _read_rows(file: SourceFile, on_read: Callable[[int], object]) -> Iterator[Row | Problem]:

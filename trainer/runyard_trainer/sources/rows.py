@@ -25,6 +25,8 @@ class Row:
     columns: Columns
     record_format: str | None = None
     """What the source says that its records are."""
+    source: int = 0
+    """Which of the listed sources it is of."""
 
     def name_of(self, field: str) -> str:
         """What this source calls one of `Columns`' fields."""

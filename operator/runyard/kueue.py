@@ -1,0 +1,251 @@
+"""Runs that queue with Kueue (`queue.name`): all that is different about them. Pure.
+
+Kueue admits Jobs, and a Job that is replaced loses its place. So a run has one more Job, its *place*: it carries the
+queue's name and says what an attempt takes, and it lives until the run ends or is suspended. `managedBy` says that its
+controller is this operator, so Kubernetes makes no pods of it. Kueue owns its `suspend`. While it is not suspended, the
+run's attempts are Jobs as they always are, but that the place controls them: Kueue knows that they are admitted with
+it, and stops them when it evicts it. See docs/decisions/0014-kueue.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from types import MappingProxyType
+
+from runyard import pods, render, rules
+from runyard.api import LABEL_ATTEMPT, LABEL_ROLE, LABEL_RUN, LABEL_RUN_UID, Phase, QueuePlace, Role, TrainingRunSpec
+from runyard.situation import Situation, build_delete
+from runyard.status import Decision, count, is_finished
+from runyard.world import Action, Create, Manifest, PatchStatus, Run, Settings
+
+LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
+MANAGER = "runyard.dev/operator"
+
+RECHECK = timedelta(seconds=10)
+"""That a place is admitted shows in its Job, which is watched; this is for Kueue's reasons, which are not."""
+
+_JOB_CONTROLLERS_LABELS = ("controller-uid", "job-name")
+_PLACEMENT_FIELDS = ("nodeSelector", "tolerations", "schedulingGates")
+"""What Kueue adds to a Job's pods when it admits it: where the flavor's nodes are."""
+
+
+# ---------------------------------------------------------------------------------------------------------------- rules
+
+
+def has_lost_place(situation: Situation) -> Decision | None:
+    """Kueue has evicted the run while it trained: settle the attempt, at no cost to a budget."""
+    if situation.spec.queue.name is None or not situation.is_attempting:
+        return None
+    place, job = situation.place_job, situation.attempt_job
+    is_stopped = job is not None and is_suspended(job)
+    if place is not None and is_open(place) and not is_stopped:
+        return None
+    why = "its place in the queue was deleted" if place is None else _describe_eviction(situation.observed.workload)
+    changes = {
+        "ended_attempt": situation.attempt,
+        "next_attempt_time": None,
+        "restarts": count(situation.known.restarts, preemptions=1),
+    }
+    message = f"attempt {situation.attempt} saves a checkpoint and stops: {why}"
+    return replace(_wait(situation, "Preempted", message, changes), requeue_at=situation.now)
+
+
+def waits_for_place(situation: Situation) -> Decision | None:
+    """Kueue has not admitted the run, or not again."""
+    queue, place = situation.spec.queue.name, situation.place_job
+    if queue is None:
+        return None
+    if place is None:
+        action = Create(build_place(situation.run, situation.spec, situation.settings))
+        return _wait(situation, "Queued", f"asks Kueue for a place in LocalQueue {queue}", actions=(action,))
+    if "managedBy" not in place["spec"]:
+        message = (
+            "queue.name needs Kubernetes 1.32 or newer: this one would run the pods of the Job that holds the place"
+        )
+        return rules.fail(situation, "NotSupported", message)
+    if pods.is_deleting(place):
+        return _wait(situation, "Queued", "gives its former place back, and then asks for another")
+    if place["spec"]["parallelism"] != situation.spec.compute.nodes:
+        message = "gives its place back, as compute.nodes has changed, and then asks for another"
+        return _wait(situation, "Queued", message, actions=(build_delete(place),))
+    if is_open(place):
+        return None
+    workload = situation.observed.workload
+    refusal = _describe_refusal(workload) if workload else None
+    if refusal is not None:
+        return replace(_wait(situation, "Refused", refusal), is_stalled=True)
+    return _wait(situation, "Queued", _describe_wait(workload, situation.run.namespace, queue))
+
+
+def should_start_in_place(situation: Situation) -> Decision | None:
+    """As any attempt starts, under the place."""
+    place = situation.place_job
+    if situation.spec.queue.name is None or place is None:
+        return None
+    decision = rules.should_start_attempt(situation)
+    actions = tuple(
+        Create(_put_under(place, action.manifest))
+        if isinstance(action, Create) and _is_job(action.manifest)
+        else action
+        for action in decision.actions
+    )
+    return replace(decision, actions=actions)
+
+
+def _wait(
+    situation: Situation,
+    reason: str,
+    message: str,
+    changes: Mapping[str, object] = MappingProxyType({}),
+    actions: tuple[Action, ...] = (),
+) -> Decision:
+    return Decision(
+        Phase.QUEUED,
+        reason,
+        message,
+        changes={"queue": QueuePlace(message=message), **changes},
+        actions=actions,
+        requeue_at=situation.now + RECHECK,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- bookkeeping
+
+
+def keep_place(situation: Situation) -> tuple[Action, ...]:
+    """What the controller of a place owes to Kueue: how many pods it has, and the place itself once it has no use.
+
+    While `active` is not 0 an evicted place keeps its quota: whoever preempts it starts when the checkpoint is saved.
+    `ready` is what Kueue's waitForPodsReady looks at.
+    """
+    place, spec = situation.place_job, situation.run.spec
+    if place is None or pods.is_deleting(place):
+        return ()
+    holding = [pod for pod in situation.train_pods if _holds(situation, pod)]
+    if not holding and (spec is None or spec.suspend or is_finished(situation.run.status)):
+        return (build_delete(place),)
+    ready = [pod for pod in holding if pods.has_started(pod) and pods.attempt_of(pod) == situation.attempt]
+    stored, counts = place.get("status", {}), {"active": len(holding), "ready": len(ready)}
+    if counts == {name: stored.get(name, 0) for name in counts}:
+        return ()
+    metadata = place["metadata"]
+    return (PatchStatus("Job", metadata["name"], metadata["resourceVersion"], counts),)
+
+
+def _holds(situation: Situation, pod: Manifest) -> bool:
+    """A rank that has ended well waits for the others."""
+    end = pods.read_termination(pod)
+    has_done_well = end is not None and end.exit_code == 0 and pods.attempt_of(pod) == situation.attempt
+    return pods.is_alive(pod, situation.now) or (has_done_well and situation.is_attempting)
+
+
+# -------------------------------------------------------------------------------------------------------------- objects
+
+
+def build_place(run: Run, spec: TrainingRunSpec, settings: Settings) -> Manifest:
+    """The Job that holds what an attempt takes; no pod is made of it."""
+    job = render.build_train_job(run, spec, settings, attempt=0)
+    labels = {LABEL_RUN_UID: run.uid, LABEL_RUN: run.name}
+    metadata, body = job["metadata"], job["spec"]
+    del metadata["labels"][LABEL_ATTEMPT]
+    metadata["labels"] |= {LABEL_ROLE: Role.PLACE.value, LABEL_QUEUE: spec.queue.name}
+    body["template"]["metadata"] = {"labels": labels}
+    return job | {
+        "metadata": metadata | {"name": f"{run.name}-place"},
+        "spec": body | {"suspend": True, "managedBy": MANAGER},
+    }
+
+
+def _put_under(place: Manifest, job: Manifest) -> Manifest:
+    """The attempt's Job under the place, where Kueue wants its pods.
+
+    The run owns it as well, so that it outlives the place: its pods save, and its logs stay.
+    """
+    metadata, template, given = job["metadata"], job["spec"]["template"], place["spec"]["template"]
+    owner = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "name": place["metadata"]["name"],
+        "uid": place["metadata"]["uid"],
+    }
+    owners = [owner | {"controller": True, "blockOwnerDeletion": False}]
+    owners += [run | {"controller": False} for run in metadata["ownerReferences"]]
+    labels = {
+        name: value for name, value in given["metadata"].get("labels", {}).items() if not _is_job_controllers(name)
+    }
+    template_metadata = {
+        "labels": labels | template["metadata"]["labels"],
+        "annotations": given["metadata"].get("annotations", {}),
+    }
+    placement = {field: given["spec"][field] for field in _PLACEMENT_FIELDS if field in given["spec"]}
+    template = template | {"metadata": template_metadata, "spec": template["spec"] | placement}
+    return job | {"metadata": metadata | {"ownerReferences": owners}, "spec": job["spec"] | {"template": template}}
+
+
+def _is_job_controllers(label: str) -> bool:
+    return label in _JOB_CONTROLLERS_LABELS or label.startswith("batch.kubernetes.io/")
+
+
+def _is_job(manifest: Manifest) -> bool:
+    return bool(manifest["kind"] == "Job")
+
+
+def is_suspended(job: Manifest) -> bool:
+    """Whether a Job may have pods; of a run's Jobs only Kueue suspends any."""
+    return bool(job["spec"].get("suspend", False))
+
+
+def is_open(place: Manifest) -> bool:
+    """Kueue has admitted the run, and has not evicted it since."""
+    return not is_suspended(place) and not pods.is_deleting(place)
+
+
+# ---------------------------------------------------------------------------------------------------------------- words
+
+
+def _describe_eviction(workload: Manifest | None) -> str:
+    evicted = pods.find_condition(workload, "Evicted") if workload else None
+    return f"Kueue says: {evicted['message']}" if evicted else "Kueue has taken its place back"
+
+
+def _describe_wait(workload: Manifest | None, namespace: str, queue: str) -> str:
+    """Kueue's own words, and what to do where there are none."""
+    if workload is None:
+        return (
+            f"Kueue has not seen it yet: if this stays, check that Kueue runs and manages namespace {namespace}, and "
+            f"that it has a LocalQueue {queue}"
+        )
+    held = pods.find_condition(workload, "QuotaReserved", status="False")
+    if held is not None:
+        return f"Kueue says: {held['message']}"
+    checks = [check for check in _read_checks(workload) if check["state"] != "Ready"]
+    if checks:
+        return f"Kueue has quota for it and waits for {', '.join(map(_describe_check, checks))}"
+    return "Kueue is about to admit it"
+
+
+def _describe_refusal(workload: Manifest) -> str | None:
+    """Why Kueue, or a person, has taken the run out of the queue; None where it is in it."""
+    rejected = ", ".join(_describe_check(check) for check in _read_checks(workload) if check["state"] == "Rejected")
+    if "multikueue" in rejected.lower():
+        return (
+            f"Kueue has refused it ({rejected}): runs are not sent to other clusters. Delete it, and make it anew with "
+            "a LocalQueue whose ClusterQueue has no MultiKueue check"
+        )
+    if rejected:
+        return f"Kueue has refused it ({rejected}): see to that, or delete it and make it anew with another LocalQueue"
+    if workload["spec"].get("active", True):
+        return None
+    name, evicted = workload["metadata"]["name"], pods.find_condition(workload, "Evicted")
+    why = evicted["message"] if evicted else "nobody says why"
+    return f"Workload {name} is not active ({why}): set its spec.active to true to go on"
+
+
+def _read_checks(workload: Manifest) -> list[Manifest]:
+    return list(workload.get("status", {}).get("admissionChecks") or ())
+
+
+def _describe_check(check: Manifest) -> str:
+    return f"{check['name']}: {check.get('message') or check['state']}"

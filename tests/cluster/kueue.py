@@ -1,0 +1,200 @@
+"""A real Kueue for an instance of `runyard local`: built once into the cache, run as a process beside the instance."""
+
+from __future__ import annotations
+
+import base64
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from runyard.local.binaries import Module, find_or_build_module
+from runyard.local.certs import make_certs
+from runyard.local.gobuild import prepare_go
+
+from tests.cluster.conftest import Cluster
+from tests.cluster.test_operator_process import free_port
+from tests.waiting import wait_until
+
+VERSION = "0.19.2"
+GOMODS = Path(__file__).parents[1] / "gomods"
+KUEUE = Module("kueue", VERSION, {"kueue": "sigs.k8s.io/kueue/cmd/kueue"}, gomods=GOMODS)
+WEBHOOKS = re.compile(
+    r"^[mv](job|clusterqueue|cohort|resourceflavor|workload|localqueue|admissioncheck|workloadpriorityclass)\.kb\.io$"
+)
+"""Of what is used here; the others are about kinds that the instance does not know."""
+
+
+@dataclass
+class Kueue:
+    """Its process."""
+
+    argv: list[str]
+    log: Path
+    _process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Until it serves its webhooks."""
+        with self.log.open("wb") as log:
+            process = self._process = subprocess.Popen(self.argv, stderr=log, stdout=log)
+        wait_until(lambda: process.poll() is not None or "Serving webhook" in self.log.read_text(), 60)
+        assert process.poll() is None, self.log.read_text()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def run_kueue(cluster: Cluster, folder: Path) -> Iterator[Kueue]:
+    """Install and run it, until the end of the context."""
+    program = find_or_build_module(KUEUE)["kueue"]
+    make_certs(folder / "certs")
+    etc, certs = folder / "etc", folder / "etc" / "kueue" / "metrics" / "certs"
+    certs.mkdir(parents=True)
+    for kind in ("crt", "key"):
+        (certs / f"tls.{kind}").write_bytes((folder / "certs" / f"apiserver.{kind}").read_bytes())
+    port = free_port()
+    config = folder / "kueue.yaml"
+    config.write_text(yaml.safe_dump(build_config(certs, port, health_port=free_port())))
+    # some of its paths, below /etc, are fixed: it has an /etc of its own
+    script = 'mount --bind "$1" /etc && shift && exec "$@"'
+    sandbox = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(etc)]
+    argv = [str(program), "--config", str(config), "--kubeconfig", str(cluster.kubeconfig)]
+    crds, webhooks = read_manifests(port, base64.b64encode((folder / "certs" / "ca.crt").read_bytes()).decode())
+    cluster.kubectl("create", "namespace", "kueue-system")
+    install(cluster, crds)
+    wait_until(lambda: all(map(is_established, cluster.get_json("crd")["items"])), 60)
+    kueue = Kueue([*sandbox, *argv], folder / "kueue.log")
+    try:
+        kueue.start()
+        install(cluster, webhooks)
+        yield kueue
+    finally:
+        kueue.kill()
+
+
+def is_established(crd: dict[str, Any]) -> bool:
+    conditions = crd.get("status", {}).get("conditions") or ()
+    return any((condition["type"], condition["status"]) == ("Established", "True") for condition in conditions)
+
+
+def install(cluster: Cluster, manifests: list[dict[str, Any]]) -> None:
+    cluster.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(manifests))
+
+
+def build_config(certs: Path, port: int, health_port: int) -> dict[str, Any]:
+    return {
+        "apiVersion": "config.kueue.x-k8s.io/v1beta2",
+        "kind": "Configuration",
+        "namespace": "kueue-system",
+        "health": {"healthProbeBindAddress": f"127.0.0.1:{health_port}"},
+        "metrics": {"bindAddress": "0"},
+        "webhook": {"host": "127.0.0.1", "port": port, "certDir": str(certs)},
+        "leaderElection": {"leaderElect": False},
+        "internalCertManagement": {"enable": False},
+        "integrations": {"frameworks": ["batch/job"]},
+        "featureGates": {"VisibilityOnDemand": False},
+    }
+
+
+def read_manifests(port: int, authority: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The CRDs, and the webhooks, of the version that is built; both reach it on loopback."""
+    components = find_sources() / "config" / "components"
+    crds = [
+        yaml.safe_load((components / "crd" / name).read_text())
+        for name in yaml.safe_load((components / "crd" / "kustomization.yaml").read_text())["resources"]
+    ]
+    patches = yaml.safe_load((components / "crd" / "kustomization.yaml").read_text())["patches"]
+    for patch in patches:
+        conversion = yaml.safe_load((components / "crd" / patch["path"]).read_text())
+        crd = next(crd for crd in crds if crd["metadata"]["name"] == conversion["metadata"]["name"])
+        crd["spec"]["conversion"] = conversion["spec"]["conversion"]
+        point_at(crd["spec"]["conversion"]["webhook"]["clientConfig"], port, authority)
+    webhooks = list(yaml.safe_load_all((components / "webhook" / "manifests.yaml").read_text()))
+    for configuration in webhooks:
+        configuration["metadata"]["name"] = f"kueue-{configuration['metadata']['name']}"
+        configuration["webhooks"] = [hook for hook in configuration["webhooks"] if WEBHOOKS.match(hook["name"])]
+        for hook in configuration["webhooks"]:
+            point_at(hook["clientConfig"], port, authority)
+    return crds, webhooks
+
+
+def point_at(client: dict[str, Any], port: int, authority: str) -> None:
+    path = client.pop("service", {}).get("path", "/convert")
+    client |= {"url": f"https://127.0.0.1:{port}{path}", "caBundle": authority}
+
+
+def find_sources() -> Path:
+    """Where Go keeps the module."""
+    folder = GOMODS / "kueue"
+    environment = prepare_go((1, 26))
+    subprocess.run(["go", "mod", "download", "sigs.k8s.io/kueue"], cwd=folder, env=environment, check=True)
+    argv = ["go", "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kueue"]
+    done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    return Path(done.stdout.strip())
+
+
+API = {"apiVersion": "kueue.x-k8s.io/v1beta2"}
+
+
+def make_queues(cluster: Cluster, gpus: int) -> None:
+    """LocalQueue `gpus` in namespace default with so many GPUs, and PriorityClasses `low` and `high`."""
+    labels = {"nodeLabels": {"kubernetes.io/os": "linux"}}
+    install(
+        cluster,
+        [
+            API | {"kind": "ResourceFlavor", "metadata": {"name": "linux"}, "spec": labels},
+            *build_queue("gpus", gpus, preemption={"withinClusterQueue": "LowerPriority"}),
+            *(build_priority_class(name, value) for name, value in (("low", 10), ("high", 1000))),
+        ],
+    )
+
+
+def make_multikueue_queue(cluster: Cluster) -> None:
+    """LocalQueue `far`, which sends what it admits to another cluster."""
+    parameters = {"apiGroup": "kueue.x-k8s.io", "kind": "MultiKueueConfig", "name": "far"}
+    check = {"controllerName": "kueue.x-k8s.io/multikueue", "parameters": parameters}
+    source = {"kubeConfig": {"locationType": "Secret", "location": "far"}}
+    far = {"metadata": {"name": "far"}}
+    install(
+        cluster,
+        [
+            API | far | {"kind": "MultiKueueCluster", "spec": {"clusterSource": source}},
+            API | far | {"kind": "MultiKueueConfig", "spec": {"clusters": ["far"]}},
+            API | far | {"kind": "AdmissionCheck", "spec": check},
+            *build_queue("far", 2, admissionChecksStrategy={"admissionChecks": [{"name": "far"}]}),
+        ],
+    )
+
+
+def build_queue(name: str, gpus: int, **fields: Any) -> list[dict[str, Any]]:
+    """A ClusterQueue and its LocalQueue in namespace default."""
+    quotas = {"cpu": "1000", "memory": "1000Gi", "nvidia.com/gpu": str(gpus)}
+    resources = [{"name": resource, "nominalQuota": amount} for resource, amount in quotas.items()]
+    group = {"coveredResources": list(quotas), "flavors": [{"name": "linux", "resources": resources}]}
+    spec = {"namespaceSelector": {}, "resourceGroups": [group], **fields}
+    local = {"metadata": {"name": name, "namespace": "default"}, "spec": {"clusterQueue": name}}
+    return [
+        API | {"kind": "ClusterQueue", "metadata": {"name": name}, "spec": spec},
+        API | {"kind": "LocalQueue"} | local,
+    ]
+
+
+def build_priority_class(name: str, value: int) -> dict[str, Any]:
+    return {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": name},
+        "value": value,
+        "preemptionPolicy": "Never",
+    }
+
+
+if __name__ == "__main__":
+    find_or_build_module(KUEUE)  # minutes, the first time: before the tests, whose time is limited

@@ -1,0 +1,16 @@
+"""A judge model compares what the model wrote before training with what it writes after: prompts, verdicts, protocol.
+
+    prepare   prompts ─> frozen with their tokens; the judge's server is asked once
+    attempt   answers of the model as it came ─> ... ─> answers of the exported model
+              ─> each pair in both orders to the judge, while rank 0 uploads the model ─> wins, ties, losses
+
+Without torch; the model is asked in `task_answers`.
+"""
+
+from __future__ import annotations
+
+from runyard_trainer.judge.judging import Judging, Pair
+from runyard_trainer.judge.prompts import FrozenPrompts, build_prompts
+from runyard_trainer.judge.verdicts import INSTRUCTIONS, Comparison, Judged
+
+__all__ = ["INSTRUCTIONS", "Comparison", "FrozenPrompts", "Judged", "Judging", "Pair", "build_prompts"]

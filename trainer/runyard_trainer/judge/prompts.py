@@ -1,0 +1,118 @@
+"""What both models answer: read, checked, laid out as the model reads it, and frozen beside the prepared data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from runyard_trainer.contract import DataSource, Recipe
+from runyard_trainer.outcome import ExitCode, Report, UserError
+from runyard_trainer.records.chat import ChatEncoder, Dialogue, Turn
+from runyard_trainer.sources import BadRecord, Row, check_text, list_source, name_of_type, read_records
+from runyard_trainer.tokenizer import DocumentTokenizer
+
+MAX_PROMPTS = 128
+"""That are judged: their answers are written, and compared, while GPUs are held."""
+
+MAX_ANSWER_TOKENS = 256
+
+_FIELD = "evaluation.judge.prompts.uri"
+_ROLES = ("system", "user", "assistant")
+
+
+class FrozenPrompt(Report):
+    """One prompt."""
+
+    text: str
+    """As the judge reads it."""
+    prompt_ids: list[int]
+    """As the model reads it."""
+
+
+class FrozenPrompts(Report):
+    """The prompts of a run."""
+
+    prompts: list[FrozenPrompt] = Field(default_factory=list)
+    max_new_tokens: int = 0
+    """That an answer may have."""
+    records: int = 0
+    """In the files."""
+    too_long: int = 0
+    """Of those that were chosen: they leave no room for an answer, and are not asked."""
+
+
+def build_prompts(recipe: Recipe, tokenizer: DocumentTokenizer, max_tokens: int) -> FrozenPrompts:
+    """At most MAX_PROMPTS, spread evenly over the records, each begun as the objective's records begin.
+
+    Args:
+        recipe: with where the prompts are, and how to reach storage.
+        tokenizer: the model's.
+        max_tokens: that the model can read and write together.
+
+    Raises:
+        UserError: DATA_ERROR, for what is wrong with the files.
+    """
+    assert recipe.evaluation.judge is not None, "there is one to answer to"
+    uri = recipe.evaluation.judge.prompts.uri
+    records = list(read_records(list_source(DataSource(uri=uri), 0, recipe.storage, _FIELD), parse_prompt))
+    if not records:
+        raise UserError(f"{_FIELD}: {uri} has no records", ExitCode.DATA_ERROR)
+    count = min(len(records), MAX_PROMPTS)
+    chosen = [records[number * len(records) // count] for number in range(count)]
+    max_new_tokens = min(MAX_ANSWER_TOKENS, max_tokens // 2)
+    all_ids = ChatEncoder(tokenizer).encode_prompts(chosen, with_opening=recipe.objective != "causal-lm")
+    prompts = [
+        FrozenPrompt(text=show_prompt(record.turns), prompt_ids=ids)
+        for record, ids in zip(chosen, all_ids, strict=True)
+        if 0 < len(ids) <= max_tokens - max_new_tokens
+    ]
+    if not prompts:
+        raise UserError(
+            f"{_FIELD}: no prompt of {uri} fits the model's {max_tokens} tokens with an answer of "
+            f"{max_new_tokens}: give shorter ones",
+            ExitCode.DATA_ERROR,
+        )
+    return FrozenPrompts(
+        prompts=prompts,
+        max_new_tokens=max_new_tokens,
+        records=len(records),
+        too_long=count - len(prompts),
+    )
+
+
+def parse_prompt(row: Row) -> Dialogue:
+    """`prompt` or `messages`; raises BadRecord."""
+    found = [name for name in ("prompt", "messages") if name in row.fields]
+    if len(found) != 1:
+        raise BadRecord(f"expected one of the fields 'prompt' and 'messages', found {' and '.join(found) or 'neither'}")
+    if found == ["messages"]:
+        return Dialogue(_parse_messages(row.fields["messages"]), is_chat=True, place=row.place)
+    text = check_text(row.fields["prompt"], "prompt")
+    if not text.strip():
+        raise BadRecord("field 'prompt' is empty")
+    return Dialogue((Turn("user", text),), is_chat=False, place=row.place)
+
+
+def _parse_messages(items: object) -> tuple[Turn, ...]:
+    if not isinstance(items, list) or not items:
+        raise BadRecord("field 'messages' is no list of messages, or an empty one")
+    turns = tuple(_parse_message(item, f"messages[{i}]") for i, item in enumerate(items))
+    if turns[-1].role != "user":
+        raise BadRecord(f"the last message is the {turns[-1].role}'s: end with the user's, which the model answers")
+    return turns
+
+
+def _parse_message(item: object, where: str) -> Turn:
+    if not isinstance(item, dict):
+        raise BadRecord(f"field '{where}' is {name_of_type(item)}, not a message")
+    if item.get("role") not in _ROLES:
+        raise BadRecord(f"field '{where}.role' is {item.get('role')!r}, not one of {', '.join(_ROLES)}")
+    return Turn(item["role"], check_text(item.get("content"), f"{where}.content"))
+
+
+def show_prompt(turns: Sequence[Turn]) -> str:
+    """A single turn as it is, a conversation with its speakers."""
+    if len(turns) == 1:
+        return turns[0].content
+    return "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
