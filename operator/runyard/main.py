@@ -139,7 +139,13 @@ async def operate(config: Config) -> None:
         kube = await stack.enter_async_context(connect(telemetry.request_tracer()))
         pods = await stack.enter_async_context(aiohttp.ClientSession())
         await require_crd(kube)
-        lease = Lease(kube, config.lease, on_change=telemetry.set_leader)
+
+        def note_leadership(leads: bool) -> None:
+            telemetry.set_leader(leads)
+            if not leads:
+                bookkeeper.forget()
+
+        lease = Lease(kube, config.lease, on_change=note_leadership)
         cluster, turns = Cluster(kube, lease.is_leader), Turns(lambda key: runtime.queue.add(key))
         bookkeeper = Bookkeeper(
             cluster,
