@@ -102,7 +102,7 @@ def run_language(place: Place) -> dict[str, dict[str, Losses]]:
     english, code = place.source("general/"), place.source("code/")
     scratch = {"scratch": {"config": LLAMA, "tokenizer": {"train": {"vocabSize": 1024}}}}
     validation = {"fraction": 0.1}
-    place.train("english", 300, 3e-3, model=scratch, data={"train": english, "validation": validation})
+    place.train("english", 600, 3e-3, model=scratch, data={"train": english, "validation": validation})
     tokenizer = {"uri": f"{place.folder.as_uri()}/english-{place.seed}/model"}
     own = {"scratch": {"config": LLAMA, "tokenizer": tokenizer}}
     continue_run = partial(place.train, steps=120, learning_rate=3e-3, evaluation=general)

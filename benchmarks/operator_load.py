@@ -1,10 +1,11 @@
 """What the operator costs: on a real control plane without nodes, whose Job controller sleeps, so that no pod is made.
 
-    python benchmarks/operator_load.py [--runs 1000] [--restart 1000 5000] [--one-by-one 50]
+    python benchmarks/operator_load.py [--runs 1000] [--restart 100 1000 5000] [--one-by-one 50]
 
     one by one     a run is created; until its first Job is there
     all at once    `--runs` runs, as fast as one client can (16 requests at a time); until all first Jobs are there
     restart        so many runs whose preparation goes on; the operator is stopped and started: until it has seen all
+    one look       then, beside so many, a hundred runs get a label one by one: what each costs the operator
 
 CPU seconds are those of the processes; writes are requests that the operator made, by its own metrics, its Lease's
 left out. Prints a table in Markdown.
@@ -21,7 +22,6 @@ import ssl
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -31,12 +31,14 @@ from typing import Any
 
 import aiohttp
 import psutil
+from instances import open_instance
 from runyard.api import API_VERSION
-from runyard.kube import Kube, connect
+from runyard.kube import MERGE_PATCH, Kube, connect
 from runyard.local.instance import Instance
 
 ROOT = Path(__file__).parents[1]
 AT_ONCE = 16
+LOOKS = 100
 METRICS_PORT, PROBE_PORT = 18080, 18081
 RUNS = f"/apis/{API_VERSION}/namespaces/default/trainingruns"
 JOBS = "/apis/batch/v1/namespaces/default/jobs"
@@ -111,6 +113,12 @@ def count_writes(metrics: dict[str, float]) -> int:
     """Requests that were no reads."""
     pattern = re.compile(r'runyard_api_requests_total\{method="(POST|PATCH|PUT|DELETE)"')
     return round(sum(value for name, value in metrics.items() if pattern.match(name)))
+
+
+async def count_looks() -> int:
+    """How often the operator has looked at a run since its start."""
+    metrics = await read_metrics()
+    return round(sum(value for name, value in metrics.items() if name.startswith("runyard_reconciles_total")))
 
 
 async def wait_for_seen(count: int) -> None:
@@ -222,7 +230,7 @@ class Bench:
         ]
 
     async def restart(self, count: int) -> None:
-        """Measure a start with so many runs."""
+        """Measure a start with so many runs, and then what a look at one of them costs."""
         there = len((await self.kube.get(RUNS))["items"])
         await self.create_all([f"idle-{number}" for number in range(there, count)])
         await wait_for_seen(count)
@@ -234,24 +242,35 @@ class Bench:
         self.rows.append(
             (f"restart with {count:,}: all seen after", f"{took_s:.1f} s, {cpu_s:.1f} CPU seconds, {rss_mib:.0f} MiB")
         )
+        await self._look_at([f"idle-{number}" for number in range(LOOKS)], count)
+
+    async def _look_at(self, names: list[str], count: int) -> None:
+        before, looks = self.operator.usage[0], await count_looks()
+        for name in names:
+            body = {"metadata": {"labels": {"looked-at": str(count)}}}
+            await self.kube.request("PATCH", f"{RUNS}/{name}", body=body, content_type=MERGE_PATCH)
+        deadline = time.monotonic() + DEADLINE_S
+        while await count_looks() < looks + len(names) and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        cost_ms = (self.operator.usage[0] - before) / len(names) * 1000
+        self.rows.append((f"one look beside {count:,}", f"{cost_ms:.1f} ms of CPU"))
 
 
 @asynccontextmanager
-async def open_bench(state: Path) -> AsyncIterator[Bench]:
+async def open_bench(instance: Instance) -> AsyncIterator[Bench]:
     """A control plane with the CRD, its Job controller stopped, and an operator that leads."""
-    instance = Instance.load(state)
-    assert instance is not None
     os.environ["KUBECONFIG"] = str(instance.kubeconfig)
-    crd = str(ROOT / "crds" / "runyard.dev_trainingruns.yaml")
-    subprocess.run([instance.kubectl, "apply", "--server-side", "-f", crd], check=True, stdout=subprocess.DEVNULL)
-    wait = [instance.kubectl, "wait", "--for=condition=Established", "crd/trainingruns.runyard.dev", "--timeout=60s"]
-    subprocess.run(wait, check=True, stdout=subprocess.DEVNULL)
+    crds = str(ROOT / "crds")
+    subprocess.run([instance.kubectl, "apply", "--server-side", "-f", crds], check=True, stdout=subprocess.DEVNULL)
+    is_served = [instance.kubectl, "get", "trainingruns,gpubudgets"]
+    while subprocess.run(is_served, check=False, capture_output=True).returncode:
+        time.sleep(0.1)
     parts = {name: instance.processes.find(name) for name in instance.processes.names()}
     for name in ("controller-manager", "scheduler"):
         part = next(each for key, each in parts.items() if name in key and each is not None)
         psutil.Process(part.pid).suspend()
     apiserver = next(each for key, each in parts.items() if "apiserver" in key and each is not None)
-    operator = OperatorProcess(state / "operator.log")
+    operator = OperatorProcess(instance.state / "operator.log")
     async with connect() as kube:
         jobs = JobWatch()
         watching = asyncio.create_task(jobs.follow(kube))
@@ -264,12 +283,18 @@ async def open_bench(state: Path) -> AsyncIterator[Bench]:
             operator.stop()
 
 
-async def measure(state: Path, arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    """All figures, as rows."""
-    async with open_bench(state) as bench:
+async def measure_creation(instance: Instance, arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    """What a run waits for its first Job, alone and in a burst."""
+    async with open_bench(instance) as bench:
         await bench.run_one_by_one(arguments.one_by_one)
         await bench.run_all_at_once(arguments.runs)
-        for count in arguments.restart:
+        return bench.rows
+
+
+async def measure_restarts(instance: Instance, arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    """What it costs that there are many runs."""
+    async with open_bench(instance) as bench:
+        for count in sorted(arguments.restart):
             await bench.restart(count)
         return bench.rows
 
@@ -278,17 +303,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--restart", type=int, nargs="*", default=[1000, 5000])
+    parser.add_argument("--restart", type=int, nargs="*", default=[100, 1000, 5000], help="each 100 or more")
     parser.add_argument("--one-by-one", type=int, default=50)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="runyard-load-") as parent:
-        state = Path(parent, "local")
-        local = [sys.executable, "-m", "runyard", "local"]
-        try:
-            subprocess.run([*local, "up", "--dir", state, "--nodes", "0", "--no-operator"], check=True)
-            rows = asyncio.run(measure(state, arguments))
-        finally:
-            subprocess.run([*local, "down", "--delete", "--dir", state], check=True)
+    rows = []
+    for measure in (measure_creation, measure_restarts):
+        with open_instance("--nodes", "0", "--no-operator") as instance:
+            rows += asyncio.run(measure(instance, arguments))
     print("| | |\n|---|---|")
     for what, figures in rows:
         print(f"| {what} | {figures} |")

@@ -17,9 +17,9 @@ from runyard import pods, rules
 from runyard.amounts import format_quantity, is_charged, name_for_people
 from runyard.api import ConditionType, Phase, QueuePlace, Role, TrainingRunStatus
 from runyard.quota import Gang, Quota, Shortage, Ticket, find_ahead, find_shortages, read_quota
-from runyard.situation import Situation
+from runyard.situation import Situation, build_delete
 from runyard.status import Decision, find_condition, is_finished
-from runyard.world import Create, Manifest, Namespace, Observed, Run
+from runyard.world import Action, Create, Manifest, Namespace, Observed, Run
 
 RECHECK = timedelta(seconds=30)
 """Quotas and runs are watched; this is for what changes without them."""
@@ -41,6 +41,16 @@ def is_preparation_blocked(situation: Situation) -> Decision | None:
         return None
     message = f"the pod that prepares the data {_describe(shortages[0], situation.run.namespace)}"
     return Decision(Phase.PREPARING, "QuotaExceeded", message, requeue_at=situation.now + RECHECK)
+
+
+def waits_for_budget(situation: Situation) -> Decision | None:
+    """A GPUBudget lets no further run start; one that has started goes on. One that waits holds no place either."""
+    block = situation.observed.budget_block
+    if block is None or keeps_admission(situation.run.status, is_suspended=False):
+        return None
+    place = situation.place_job
+    actions = (build_delete(place),) if place is not None and not pods.is_deleting(place) else ()
+    return _wait(situation, "BudgetUsedUp", None, block, actions=actions)
 
 
 def waits_for_quota(situation: Situation) -> Decision | None:
@@ -69,12 +79,21 @@ def _look(situation: Situation) -> Decision:
     return Decision(situation.known.phase or Phase.PENDING, "Admitting", "looking for room", needs_namespace=True)
 
 
-def _wait(situation: Situation, reason: str, position: int, message: str, *, is_stalled: bool = False) -> Decision:
+def _wait(
+    situation: Situation,
+    reason: str,
+    position: int | None,
+    message: str,
+    *,
+    is_stalled: bool = False,
+    actions: tuple[Action, ...] = (),
+) -> Decision:
     return Decision(
         Phase.QUEUED,
         reason,
         message,
         changes={"queue": QueuePlace(position=position, message=message)},
+        actions=actions,
         requeue_at=situation.now + RECHECK,
         is_stalled=is_stalled,
     )

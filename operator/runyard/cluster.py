@@ -82,12 +82,8 @@ class Cluster:
 
     async def read_run(self, key: Key) -> Run | None:
         """The run as stored, or None where there is none. Raises ApiError."""
-        try:
-            return parse_run(await self._kube.get(f"{collection_path(API_VERSION, key.namespace, PLURAL)}/{key.name}"))
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
+        manifest = await self.read(f"{collection_path(API_VERSION, key.namespace, PLURAL)}/{key.name}")
+        return None if manifest is None else parse_run(manifest)
 
     async def observe(self, run: Run) -> Observed:
         """What belongs to `run` now. Raises ApiError."""
@@ -124,8 +120,8 @@ class Cluster:
         if not has_quotas:
             return Namespace(priority_classes=known_classes)
         runs, jobs, before = await asyncio.gather(
-            self._list_all(collection_path(API_VERSION, run.namespace, PLURAL)),
-            self._list_all(collection_path("batch/v1", run.namespace, "jobs"), labelSelector=LABEL_RUN_UID),
+            self.list_all(collection_path(API_VERSION, run.namespace, PLURAL)),
+            self.list_all(collection_path("batch/v1", run.namespace, "jobs"), labelSelector=LABEL_RUN_UID),
             self._list_pods(run),
         )
         quotas = await self._list_quotas(run)
@@ -139,16 +135,16 @@ class Cluster:
         )
 
     async def _list_quotas(self, run: Run) -> list[Manifest]:
-        return await self._list_all(collection_path("v1", run.namespace, "resourcequotas"))
+        return await self.list_all(collection_path("v1", run.namespace, "resourcequotas"))
 
     async def _list_pods(self, run: Run) -> list[Manifest]:
         """Those of every run of the namespace."""
-        return await self._list_all(collection_path("v1", run.namespace, "pods"), labelSelector=LABEL_RUN_UID)
+        return await self.list_all(collection_path("v1", run.namespace, "pods"), labelSelector=LABEL_RUN_UID)
 
     async def _list_priority_classes(self) -> list[Manifest] | None:
         """They belong to the cluster: an operator that serves some namespaces only may not see them."""
         try:
-            return await self._list_all("/apis/scheduling.k8s.io/v1/priorityclasses")
+            return await self.list_all("/apis/scheduling.k8s.io/v1/priorityclasses")
         except ApiError as error:
             if error.status == 403:
                 return None
@@ -168,7 +164,7 @@ class Cluster:
             return None
         path = collection_path(KUEUE_API_VERSION, run.namespace, "workloads")
         try:
-            found = await self._list_all(path, labelSelector=f"kueue.x-k8s.io/job-uid={place['metadata']['uid']}")
+            found = await self.list_all(path, labelSelector=f"kueue.x-k8s.io/job-uid={place['metadata']['uid']}")
         except ApiError as error:
             if error.status in (403, 404):
                 return None
@@ -221,15 +217,23 @@ class Cluster:
         if not self._is_leader():
             raise NotLeaderError("not holding the lease any more")
 
-    async def _list_all(self, path: str, **parameters: str) -> list[Manifest]:
-        items: list[Manifest] = (await self._kube.get(path, **parameters))["items"]
-        return items
+    async def read(self, path: str) -> Manifest | None:
+        """Any object; None where there is none. Raises ApiError."""
+        try:
+            return await self._kube.get(path)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list_all(self, path: str, *, accept: str = "application/json", **parameters: str) -> list[Manifest]:
+        """Any collection. Raises ApiError."""
+        items: list[Manifest] | None = (await self._kube.get(path, accept=accept, **parameters))["items"]
+        return items or []  # null in an empty list of metadata
 
     async def _list(self, run: Run, kind: str, accept: str = "application/json") -> list[Manifest]:
         path = collection_path(_COLLECTIONS[kind][0], run.namespace, _COLLECTIONS[kind][1])
-        answer = await self._kube.get(path, accept=accept, labelSelector=f"{LABEL_RUN_UID}={run.uid}")
-        items: list[Manifest] = answer["items"] or []  # null in an empty list of metadata
-        return items
+        return await self.list_all(path, accept=accept, labelSelector=f"{LABEL_RUN_UID}={run.uid}")
 
     async def _is_taken(self, run: Run, manifest: Manifest) -> bool:
         """Create the object; True where its name is held by one that is not the run's."""

@@ -1,43 +1,114 @@
-"""The CRD, made from the pydantic models of `api.py`.
+"""The CRDs, made from the pydantic models of `api.py` and `budget_api.py`.
 
     pydantic model ─> JSON schema ─> structural schema (`to_structural`) ─> CRD with CEL rules, columns, status
 
 What a CRD cannot say the same way ($ref, anyOf null, const, numeric exclusiveMinimum, additionalProperties: false) is
 rewritten; a keyword that is not known here is refused, so that nothing is dropped in silence.
 
-    python -m runyard.crd            write the CRD where it is committed
-    python -m runyard.crd --check    fail with a diff where it is stale
+    python -m runyard.crd            write the CRDs where they are committed
+    python -m runyard.crd --check    fail with a diff where one is stale
 """
 
 from __future__ import annotations
 
 import difflib
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel
 from runyard_trainer.contract import URI_PATTERN
 
 from runyard.api import GROUP, KIND, PLURAL, VERSION, TrainingRunSpec, TrainingRunStatus
+from runyard.budget_api import BUDGET_KIND, BUDGET_PLURAL, MAX_BUDGET_NAME_LENGTH, GPUBudgetSpec, GPUBudgetStatus
 from runyard.crd_rules import build_name_rules, build_rules
 
 Schema = dict[str, Any]
 
-PATHS = ("crds/runyard.dev_trainingruns.yaml", "charts/runyard/crds/runyard.dev_trainingruns.yaml")
-"""Where the CRD is committed, below the root of the repository: for kubectl, and for helm."""
+Column = tuple[str, str, str, str]
+"""Name, type, JSON path, description."""
 
-COLUMNS = (
-    ("Phase", "string", ".status.phase", "What the run is doing"),
-    ("Mode", "string", ".status.mode", "Pre-training from scratch, or continued"),
-    ("Step", "integer", ".status.progress.step", "Optimizer steps done"),
-    ("Loss", "string", ".status.progress.loss", "Training loss, nats per token"),
-    ("ETA", "string", ".status.progress.eta", "Time until the last step"),
-    ("Attempt", "integer", ".status.attempt", "How often pods were started"),
-    ("GPUs", "integer", ".status.gpus", "GPUs of an attempt"),
-    ("Age", "date", ".metadata.creationTimestamp", "Time since the run was created"),
+
+@dataclass(frozen=True)
+class Resource:
+    """A kind that the operator serves, and what of its CRD does not follow from its models."""
+
+    kind: str
+    plural: str
+    short_names: tuple[str, ...]
+    scope: Literal["Namespaced", "Cluster"]
+    description: str
+    spec: type[BaseModel]
+    status: type[BaseModel]
+    rules: dict[str, list[dict[str, str]]]
+    """CEL, by the path below spec that it stands on."""
+    name_rules: list[dict[str, str]]
+    """CEL on metadata.name."""
+    columns: tuple[Column, ...]
+
+    @property
+    def paths(self) -> tuple[str, str]:
+        """Where the CRD is committed, below the root of the repository: for kubectl, and for helm."""
+        name = f"crds/{GROUP}_{self.plural}.yaml"
+        return name, f"charts/runyard/{name}"
+
+
+TRAINING_RUN = Resource(
+    kind=KIND,
+    plural=PLURAL,
+    short_names=("trun",),
+    scope="Namespaced",
+    description="A model to train: what to learn, from what, on which pods, and where to leave it.",
+    spec=TrainingRunSpec,
+    status=TrainingRunStatus,
+    rules=build_rules(),
+    name_rules=build_name_rules(),
+    columns=(
+        ("Phase", "string", ".status.phase", "What the run is doing"),
+        ("Mode", "string", ".status.mode", "Pre-training from scratch, or continued"),
+        ("Step", "integer", ".status.progress.step", "Optimizer steps done"),
+        ("Loss", "string", ".status.progress.loss", "Training loss, nats per token"),
+        ("ETA", "string", ".status.progress.eta", "Time until the last step"),
+        ("Attempt", "integer", ".status.attempt", "How often pods were started"),
+        ("GPUs", "integer", ".status.gpus", "GPUs of an attempt"),
+        ("Age", "date", ".metadata.creationTimestamp", "Time since the run was created"),
+    ),
 )
+GPU_BUDGET = Resource(
+    kind=BUDGET_KIND,
+    plural=BUDGET_PLURAL,
+    short_names=("gbud",),
+    scope="Cluster",
+    description="GPU-hours that the runs of some namespaces may take in a while.",
+    spec=GPUBudgetSpec,
+    status=GPUBudgetStatus,
+    rules={
+        "namespaceSelector.matchExpressions[]": [
+            {
+                "rule": "(self.operator in ['In', 'NotIn']) == (size(self.values) > 0)",
+                "message": "values are needed for In and NotIn, and have no use for Exists and DoesNotExist",
+            }
+        ]
+    },
+    name_rules=[
+        {
+            "rule": f"self.metadata.name.size() <= {MAX_BUDGET_NAME_LENGTH}",
+            "message": f"metadata.name may have at most {MAX_BUDGET_NAME_LENGTH} characters: the name of the budget's "
+            "ledger is made from it; choose a shorter one",
+        }
+    ],
+    columns=(
+        ("Used", "string", ".status.used", "GPU-hours in the window"),
+        ("Hours", "number", ".spec.gpuHours", "GPU-hours that may be used in the window"),
+        ("Days", "integer", ".spec.windowDays", "The window"),
+        ("Action", "string", ".spec.action", "What follows when it is used up"),
+        ("Exceeded", "string", '.status.conditions[?(@.type=="Exceeded")].status', "Whether it is used up"),
+        ("Age", "date", ".metadata.creationTimestamp", "Time since the budget was created"),
+    ),
+)
+RESOURCES = (TRAINING_RUN, GPU_BUDGET)
 
 _KEPT = {
     "type", "description", "default", "enum", "format", "pattern", "required", "items", "properties",
@@ -50,48 +121,47 @@ class UnsupportedSchemaError(Exception):
     """The models say something that this generator cannot put into a CRD."""
 
 
-def build_crd() -> dict[str, Any]:
+def build_crd(resource: Resource = TRAINING_RUN) -> dict[str, Any]:
     """The CustomResourceDefinition as plain JSON."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "metadata": {"name": f"{resource.plural}.{GROUP}"},
         "spec": {
             "group": GROUP,
-            "scope": "Namespaced",
+            "scope": resource.scope,
             "names": {
-                "kind": KIND,
-                "listKind": f"{KIND}List",
-                "plural": PLURAL,
-                "singular": KIND.lower(),
-                "shortNames": ["trun"],
+                "kind": resource.kind,
+                "listKind": f"{resource.kind}List",
+                "plural": resource.plural,
+                "singular": resource.kind.lower(),
+                "shortNames": list(resource.short_names),
             },
-            "versions": [_build_version()],
+            "versions": [_build_version(resource)],
         },
     }
 
 
-def _build_version() -> dict[str, Any]:
-    columns = [dict(zip(("name", "type", "jsonPath", "description"), column, strict=True)) for column in COLUMNS]
+def _build_version(resource: Resource) -> dict[str, Any]:
+    names = ("name", "type", "jsonPath", "description")
     return {
         "name": VERSION,
         "served": True,
         "storage": True,
         "subresources": {"status": {}},
-        "additionalPrinterColumns": columns,
-        "schema": {"openAPIV3Schema": _build_root()},
+        "additionalPrinterColumns": [dict(zip(names, column, strict=True)) for column in resource.columns],
+        "schema": {"openAPIV3Schema": _build_root(resource)},
     }
 
 
-def _build_root() -> Schema:
-    spec = _schema_of(TrainingRunSpec)
-    status = _schema_of(TrainingRunStatus)
+def _build_root(resource: Resource) -> Schema:
+    spec, status = _schema_of(resource.spec), _schema_of(resource.status)
     status["default"] = {"observedGeneration": -1}  # for kstatus, to which an object without status is all right
     status["properties"]["conditions"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
-    for path, rules in build_rules().items():
+    for path, rules in resource.rules.items():
         _find(spec, path)["x-kubernetes-validations"] = rules
     return {
-        "description": "A model to train: what to learn, from what, on which pods, and where to leave it.",
+        "description": resource.description,
         "type": "object",
         "required": ["spec"],
         "properties": {
@@ -101,13 +171,14 @@ def _build_root() -> Schema:
             "spec": spec,
             "status": status,
         },
-        "x-kubernetes-validations": build_name_rules(),
+        "x-kubernetes-validations": resource.name_rules,
     }
 
 
 def _find(schema: Schema, path: str) -> Schema:
     for name in filter(None, path.split(".")):
-        schema = schema["properties"][name]
+        schema = schema["properties"][name.removesuffix("[]")]
+        schema = schema["items"] if name.endswith("[]") else schema
     return schema
 
 
@@ -186,24 +257,24 @@ def _without_nulls(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------ command line
 
 
-def render() -> str:
+def render(resource: Resource) -> str:
     """The CRD as YAML, the same bytes each time."""
-    header = "# Made from operator/runyard/api.py by `make generate`; do not edit.\n"
-    return header + yaml.safe_dump(build_crd(), sort_keys=False, width=120, allow_unicode=True)
+    header = "# Made from the models in operator/runyard by `make generate`; do not edit.\n"
+    return header + yaml.safe_dump(build_crd(resource), sort_keys=False, width=120, allow_unicode=True)
 
 
 def main(arguments: list[str]) -> int:
     """Write or check the committed files; returns the exit status."""
     root = Path(__file__).parents[2]
-    wanted = render()
-    for path in (root / name for name in PATHS):
+    wanted = {root / path: render(resource) for resource in RESOURCES for path in resource.paths}
+    for path, text in wanted.items():
         if "--check" not in arguments:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(wanted)
+            path.write_text(text)
             continue
         found = path.read_text() if path.exists() else ""
-        if found != wanted:
-            diff = difflib.unified_diff(found.splitlines(), wanted.splitlines(), str(path), "generated", lineterm="")
+        if found != text:
+            diff = difflib.unified_diff(found.splitlines(), text.splitlines(), str(path), "generated", lineterm="")
             sys.stdout.write("\n".join([*diff, "The CRD is stale: run `make generate` and commit it.\n"]))
             return 1
     return 0

@@ -31,14 +31,17 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 from runyard_trainer.outcome import UserError
 
 from runyard.api import API_VERSION, PLURAL
+from runyard.bookkeeping import Bookkeeper
+from runyard.budget_api import BUDGET_PLURAL
 from runyard.cluster import Cluster, Key, NotLeaderError
 from runyard.kube import ApiError, Kube, connect
 from runyard.lease import Lease, LeaseKey
@@ -136,52 +139,74 @@ async def operate(config: Config) -> None:
         kube = await stack.enter_async_context(connect(telemetry.request_tracer()))
         pods = await stack.enter_async_context(aiohttp.ClientSession())
         await require_crd(kube)
-        lease = Lease(kube, config.lease, on_change=telemetry.set_leader)
+
+        def note_leadership(leads: bool) -> None:
+            telemetry.set_leader(leads)
+            if not leads:
+                bookkeeper.forget()
+
+        lease = Lease(kube, config.lease, on_change=note_leadership)
+        cluster, turns = Cluster(kube, lease.is_leader), Turns(lambda key: runtime.queue.add(key))
+        bookkeeper = Bookkeeper(
+            cluster,
+            config.lease.namespace,
+            later=lambda name, delay_s: budget_runtime.queue.add_after(name, delay_s),
+            wake=turns.wake,
+        )
         reconciler = Reconciler(
-            cluster=Cluster(kube, lease.is_leader),
+            cluster=cluster,
             progress=ProgressReader(pods, config.progress_interval_s, asyncio.get_running_loop().time),
             telemetry=telemetry,
-            turns=(turns := Turns(lambda key: runtime.queue.add(key))),
+            turns=turns,
+            budgets=None if config.namespaces else bookkeeper,
             settings=config.settings,
             instance=config.lease.identity,
         )
         runtime: Runtime[Key] = Runtime(
             reconciler, gate=lease.wait_until_leader, expected_errors=(ApiError, ApplyError, NotLeaderError)
         )
+        budget_runtime: Runtime[str] = Runtime(
+            bookkeeper.reconcile,
+            gate=lease.wait_until_leader,
+            expected_errors=(ApiError, NotLeaderError),
+            num_workers=1,
+        )
         telemetry.watch_queue(lambda: len(runtime.queue))
-        watch = Watch(kube, runtime.queue.add, turns.wake, config.namespaces)
+        watch = Watch(kube, runtime.queue.add, turns.wake, budget_runtime.queue.add, config.namespaces)
         await stack.enter_async_context(serve_probes(config.address, config.probe_port, watch.is_ready))
         await stack.enter_async_context(serve_metrics(config.address, config.metrics_port, telemetry.render))
-        await _run_until_signal(runtime, lease, watch)
+        await _run_until_signal([runtime.run(), budget_runtime.run()], lease, watch)
 
 
 async def require_crd(kube: Kube) -> None:
-    """Raise UserError where the API server does not serve TrainingRuns: kopf would wait for ever in silence."""
+    """Raise UserError where the API server does not serve our kinds: kopf would wait for ever in silence."""
     try:
         served = await kube.get(f"/apis/{API_VERSION}")
     except ApiError as error:
         if error.status != 404:
             raise
         served = {"resources": []}
-    if PLURAL not in {resource["name"] for resource in served["resources"]}:
-        raise UserError(f"the cluster does not know {PLURAL}.{API_VERSION}: install the CRD (it is in the chart)")
+    missing = {PLURAL, BUDGET_PLURAL} - {resource["name"] for resource in served["resources"]}
+    if missing:
+        names = " and ".join(sorted(missing))
+        raise UserError(f"the cluster does not know {names} of {API_VERSION}: install the CRDs (they are in the chart)")
 
 
-async def _run_until_signal(runtime: Runtime[Key], lease: Lease, watch: Watch) -> None:
+async def _run_until_signal(work: Sequence[Coroutine[Any, Any, None]], lease: Lease, watch: Watch) -> None:
     """Workers stop before the lease is released, and the lease is released before the slow end of the watches."""
     stop = asyncio.Event()
     watching = await watch.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    working = asyncio.create_task(runtime.run(), name="workers")
+    workers = [asyncio.create_task(each, name="workers") for each in work]
     electing = asyncio.create_task(lease.run(), name="lease")
     stopping = asyncio.create_task(stop.wait(), name="stop signal")
     try:
-        await asyncio.wait({watching, working, electing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({watching, *workers, electing, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (working, electing, stopping):
+        for task in (*workers, electing, stopping):
             task.cancel()
-        ended = await asyncio.gather(working, electing, stopping, return_exceptions=True)
+        ended = await asyncio.gather(*workers, electing, stopping, return_exceptions=True)
         await lease.release()
         watch.stop()
         await asyncio.wait({watching}, timeout=WATCHES_END_S)

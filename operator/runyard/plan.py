@@ -56,6 +56,7 @@ RULES: tuple[Rule, ...] = (
     sources.waits_for_run,
     rules.should_prepare,
     rules.is_backing_off,
+    admission.waits_for_budget,
     kueue.waits_for_place,
     rules.is_stopping,
     admission.waits_for_quota,

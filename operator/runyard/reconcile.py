@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from runyard.api import Phase
+from runyard.api import GpuSeconds, Phase
+from runyard.bookkeeping import Bookkeeper
 from runyard.cluster import Cluster, Key
 from runyard.events import record_event
 from runyard.kube import ApiError
@@ -42,6 +43,8 @@ class Reconciler:
     progress: ProgressReader
     telemetry: Telemetry
     turns: Turns
+    budgets: Bookkeeper | None
+    """None where the operator serves some namespaces only: budgets belong to the cluster."""
     settings: Settings
     instance: str
     now: Callable[[], datetime] = _now
@@ -65,10 +68,15 @@ class Reconciler:
         if run is None or run.deleting:
             self.progress.forget(key)
             self._note(key, None)
+            if self.budgets is not None and run is None:
+                self.budgets.note(key, None)
             return None
         observed = await self.cluster.observe(run)
         observed = replace(
-            observed, progress=await self.progress.read(key, observed.pods), silent_since=self._silent_since(key)
+            observed,
+            progress=await self.progress.read(key, observed.pods),
+            silent_since=self._silent_since(key),
+            budget_block=None if self.budgets is None else await self.budgets.why_blocked(key.namespace),
         )
         planned = plan(run, observed, self.settings, self.now())
         if planned.needs_namespace:
@@ -84,7 +92,7 @@ class Reconciler:
             observed = replace(observed, conflicts=applied.conflicts, apply_errors=applied.errors)
             planned = plan(run, observed, self.settings, self.now())
         await self.cluster.patch_status(run, planned.status)
-        self.telemetry.count_gpu_seconds(key.namespace, run.status.gpu_seconds, planned.status.gpu_seconds)
+        self._count_cost(key, run, planned.status.gpu_seconds)
         self._note(key, planned.status.phase)
         for event in planned.events:
             await record_event(self.cluster, run, event, planned.status.attempt, self.instance, self.now())
@@ -95,6 +103,12 @@ class Reconciler:
     def _note(self, key: Key, phase: Phase | None) -> None:
         self.telemetry.set_phase(key, phase)
         self.turns.note(key, phase)
+
+    def _count_cost(self, key: Key, run: Run, cost: GpuSeconds | None) -> None:
+        queue = run.spec.queue.name if run.spec is not None else None
+        self.telemetry.count_gpu_seconds(key.namespace, queue, run.status.gpu_seconds, cost)
+        if self.budgets is not None and cost is not None:
+            self.budgets.note(key, run.uid, cost.allocated)
 
     def _silent_since(self, key: Key) -> datetime | None:
         silent_s = self.progress.silent_for_s(key)

@@ -26,7 +26,11 @@ class Telemetry:
         )
         self._requests = self._counter("runyard_api_requests", "Requests to the API server", "method", "status")
         self._gpu_seconds = self._counter(
-            "runyard_gpu_seconds", "GPU-seconds that runs have cost, by what became of them", "namespace", "kind"
+            "runyard_gpu_seconds",
+            "GPU-seconds that runs have cost, by what became of them",
+            "namespace",
+            "queue",
+            "kind",
         )
         self._runs = Gauge("runyard_runs", "Runs by phase, as last seen", ["phase"], registry=self.registry)
         self._leader = Gauge("runyard_leader", "1 while this replica holds the lease", registry=self.registry)
@@ -50,11 +54,13 @@ class Telemetry:
         else:
             self._phases[key] = phase
 
-    def count_gpu_seconds(self, namespace: str, before: GpuSeconds | None, after: GpuSeconds | None) -> None:
-        """A status was written that has cost `after` where it had cost `before`."""
+    def count_gpu_seconds(
+        self, namespace: str, queue: str | None, before: GpuSeconds | None, after: GpuSeconds | None
+    ) -> None:
+        """A status was written of a run that has cost `after` where it had cost `before`."""
         old, new = before or GpuSeconds(), after or GpuSeconds()
         for kind in ("allocated", "productive", "lost"):
-            self._gpu_seconds.labels(namespace, kind).inc(max(0, getattr(new, kind) - getattr(old, kind)))
+            self._gpu_seconds.labels(namespace, queue or "", kind).inc(max(0, getattr(new, kind) - getattr(old, kind)))
 
     @contextmanager
     def timed_reconcile(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Watching with kopf, which here does nothing else: an event about a run, its Jobs or Pods becomes the run's key.
-One about a ResourceQuota tells that the runs that wait in its namespace may look again.
+One about a ResourceQuota tells that the runs that wait in its namespace may look again; one about a GPUBudget becomes
+its name.
 
 Jobs and Pods are filtered by label on the server, so other people's are never sent here. kopf lists before it watches:
 what happened while nobody watched is not missed. Where it cannot go on it ends with an error, and so does the process.
@@ -14,6 +15,7 @@ from typing import Any
 import kopf
 
 from runyard.api import GROUP, LABEL_RUN, LABEL_RUN_UID, PLURAL, VERSION
+from runyard.budget_api import BUDGET_PLURAL
 from runyard.cluster import Key
 from runyard.kube import Kube
 
@@ -26,12 +28,17 @@ class Watch:
         kube: Kube,
         on_key: Callable[[Key], None],
         on_quota: Callable[[str], None],
+        on_budget: Callable[[str], None],
         namespaces: tuple[str, ...],
     ) -> None:
-        """`on_key`, and `on_quota` with a namespace, are called in the event loop. No `namespaces` means all."""
+        """`on_key`, `on_quota` with a namespace and `on_budget` with a name are called in the event loop.
+
+        No `namespaces` means all, and budgets, which belong to the cluster, as well.
+        """
         self._kube = kube
         self._on_key = on_key
         self._on_quota = on_quota
+        self._on_budget = on_budget
         self._namespaces = namespaces
         self._ready = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -86,11 +93,16 @@ class Watch:
         async def on_quota(*, namespace: str | None, **_: Any) -> None:
             self._on_quota(str(namespace))
 
+        async def on_budget(*, name: str, **_: Any) -> None:
+            self._on_budget(name)
+
         kopf.on.login(registry=registry)(log_in)
         kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(on_run)
         kopf.on.event("batch", "v1", "jobs", labels={LABEL_RUN_UID: kopf.PRESENT}, registry=registry)(on_owned)
         kopf.on.event("", "v1", "pods", labels={LABEL_RUN_UID: kopf.PRESENT}, registry=registry)(on_owned)
         kopf.on.event("", "v1", "resourcequotas", registry=registry)(on_quota)
+        if not self._namespaces:
+            kopf.on.event(GROUP, VERSION, BUDGET_PLURAL, registry=registry)(on_budget)
         return registry
 
 

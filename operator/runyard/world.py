@@ -91,6 +91,8 @@ class Observed:
     """What rank 0 of the live attempt last answered; None where there is none or it did not answer."""
     silent_since: datetime | None = None
     """Since when rank 0 of the live attempt has been asked in vain, without a break, by this process."""
+    budget_block: str | None = None
+    """Why a GPUBudget lets no further run of the namespace start; None where none does."""
     namespace: Namespace | None = Namespace()
     """What the run shares its namespace's quotas with; None where nobody has looked yet."""
     apply_errors: tuple[str, ...] = ()

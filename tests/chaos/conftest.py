@@ -11,7 +11,7 @@ from runyard.local import controlplane
 from runyard.local.binaries import find_or_build
 from runyard.local.process import Command
 
-from tests.cluster.conftest import Cluster, bring_up
+from tests.cluster.conftest import Cluster, bring_up, install_crds
 from tests.waiting import wait_until
 
 AUDIT_POLICY = {
@@ -34,9 +34,7 @@ def control_plane() -> Iterator[Cluster]:
     """An API server that knows TrainingRuns, without nodes and operator, and with an audit log of what we write."""
     with bring_up("--nodes", "0", "--no-operator") as cluster:
         start_audit(cluster)
-        crds = Path(__file__).parents[2] / "charts" / "runyard" / "crds"
-        cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(crds))
-        cluster.kubectl("wait", "--for=condition=Established", "crd/trainingruns.runyard.dev", "--timeout=30s")
+        install_crds(cluster)
         yield cluster
 
 

@@ -113,13 +113,16 @@ def cluster() -> Iterator[Cluster]:
         yield shared
 
 
+def install_crds(cluster: Cluster) -> None:
+    """And wait until they are served; `kubectl wait` fails where a CRD has no conditions yet."""
+    crds = Path(__file__).parents[2] / "charts" / "runyard" / "crds"
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(crds))
+    wait_until(lambda: cluster.kubectl("get", "trainingruns,gpubudgets", check=False).returncode == 0, 30)
+
+
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[Cluster]:
     """An API server that knows TrainingRuns, without nodes and operator: tests of the operator's I/O play its part."""
     with bring_up("--nodes", "0", "--no-operator") as shared:
-        crds = Path(__file__).parents[2] / "charts" / "runyard" / "crds"
-        shared.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(crds))
-        # kubectl's own wait fails where there are no conditions yet
-        established = ["wait", "--for=condition=Established", "crd/trainingruns.runyard.dev", "--timeout=1s"]
-        wait_until(lambda: shared.kubectl(*established, check=False).returncode == 0, 30)
+        install_crds(shared)
         yield shared

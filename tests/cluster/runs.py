@@ -25,6 +25,8 @@ TINY_LLAMA = {
     "max_position_embeddings": 256,
     "tie_word_embeddings": True,
 }
+NO_RESTARTS = {"failures": 0, "disruptions": 0, "preemptions": 0, "startups": 0, "failuresSinceCheckpoint": 0}
+"""`status.restarts` of a run to which nothing has happened."""
 
 
 def upload_corpus(cluster: Cluster, prefix: str, *, num_documents: int = 60) -> str:

@@ -27,15 +27,24 @@ def link(name: str, corpus: str, model: dict[str, Any] | None = None) -> dict[st
     return runs.manifest(name, corpus, **overrides, **({"model": model} if model else {}))
 
 
+def choose_half(run: dict[str, Any], known: str) -> dict[str, Any]:
+    """Let it train on the half of its documents that is new and varied."""
+    select = {"method": "novelty-diversity", "fraction": 0.5, "reference": [{"uri": known}]}
+    return run | {"spec": run["spec"] | {"data": run["spec"]["data"] | {"select": select}}}
+
+
 def test_a_chain_applied_at_once_runs_in_its_order_and_every_model_knows_where_it_comes_from(
     cluster: Cluster, corpus: str
 ) -> None:
-    runs.apply(cluster, link("chain-3", corpus, {"run": {"name": "chain-2"}}))
+    runs.apply(cluster, choose_half(link("chain-3", corpus, {"run": {"name": "chain-2"}}), corpus))
     runs.apply(cluster, link("chain-2", corpus, {"run": {"name": "chain-1", "checkpoint": "2"}}))
     runs.wait_for_phase(cluster, "chain-3", "Waiting")
     assert runs.job_names(cluster, "chain-3") == []
     runs.apply(cluster, link("chain-1", corpus))
-    final = runs.wait_for_phase(cluster, "chain-3", "Succeeded")
+    final = runs.wait_for_phase(cluster, "chain-3", "Succeeded", deadline_s=300)
+    assert final["resolved"]["noiseClip"] == "0.1"
+    assert final["data"]["documents"] == round((60 - final["data"]["validationDocuments"]) / 2)
+    assert final["data"]["dropped"] > 0
     second = runs.status(cluster, "chain-2")
     assert final["source"]["uri"] == second["result"]["uri"]
     assert final["source"]["digest"] == second["result"]["digest"]

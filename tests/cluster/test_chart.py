@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from runyard.api import API_VERSION, Phase, TrainingRunStatus
+from runyard.bookkeeping import Bookkeeper
 from runyard.cluster import Cluster, Key, collection_path
 from runyard.events import record_event
 from runyard.kube import ApiError, connect
@@ -165,11 +166,15 @@ def test_the_rights_are_these_and_no_others(control_plane: ControlPlane) -> None
         *(("resourcequotas", verb, "") for verb in ("list", "watch")),
         ("priorityclasses", "list", ""),
         ("events", "create", ""),
+        *(("gpubudgets", verb, "") for verb in ("get", "list", "watch")),
+        ("gpubudgets/status", "patch", ""),
+        ("namespaces", "list", ""),
     }
     assert granted(manifests, "Role") == {
         ("leases", "create", ""),
         ("leases", "get", LEASE_NAME),
         ("leases", "update", LEASE_NAME),
+        *(("configmaps", verb, "") for verb in ("get", "create", "patch")),
     }
 
 
@@ -205,6 +210,8 @@ def test_the_rights_suffice_for_all_that_the_operator_reads_and_writes(installed
         "spec": SPEC,
     }
     installed.apply(run_manifest)
+    budget = {"apiVersion": API_VERSION, "kind": "GPUBudget", "metadata": {"name": "ml"}}
+    installed.apply(budget | {"spec": {"gpuHours": 1, "action": "Block"}})
 
     async def main() -> None:
         async with connect() as kube:
@@ -226,9 +233,23 @@ def test_the_rights_suffice_for_all_that_the_operator_reads_and_writes(installed
             assert not (await lab.cluster.apply(run, [patch])).failed
             job = (await lab.cluster.observe(run)).jobs[0]["metadata"]
             await lab.cluster.apply(run, [Delete("Job", "cpt-own", job["uid"], job["resourceVersion"])])
+            bookkeeper = Bookkeeper(lab.cluster, NAMESPACE, later=lambda *_: None, wake=lambda _: None)
+            for cost in (0, 7200):
+                bookkeeper.note(lab.key, run.uid, cost)
+                assert await bookkeeper.reconcile("ml")
+            assert "GPUBudget ml: 2.00 of 1 GPU-hours" in (await bookkeeper.why_blocked("team-a") or "")
             await lease.release()
 
     asyncio.run(main())
+    assert installed.kubectl("get", "gbud", "ml").stdout.splitlines()[1].split()[:6] == [
+        "ml",
+        "2.00",
+        "1",
+        "30",
+        "Block",
+        "True",
+    ]
+    installed.kubectl("delete", "gpubudget", "ml")
     events = installed.get_json("events", "--namespace", "team-a")["items"]
     assert "Tested" in {event["reason"] for event in events}
 
@@ -239,7 +260,7 @@ def test_the_rights_suffice_for_all_that_the_operator_reads_and_writes(installed
     [
         "/api/v1/namespaces/team-a/secrets",
         "/api/v1/namespaces/team-a/secrets/runyard-s3",
-        "/api/v1/namespaces",
+        "/api/v1/namespaces/team-a",
         "/api/v1/nodes",
         "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases",
         f"/api/v1/namespaces/{NAMESPACE}/pods/any/log",

@@ -24,9 +24,10 @@ def commands(program: str) -> list[str]:
     return found
 
 
-def test_the_run_of_the_readme_is_accepted_by_the_api_server(control_plane: Cluster) -> None:
-    (manifest,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    control_plane.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", input=manifest)
+def test_the_run_and_the_budget_of_the_readme_are_accepted_by_the_api_server(control_plane: Cluster) -> None:
+    run, budget = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    for manifest in (run, budget):
+        control_plane.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", input=manifest)
 
 
 def test_the_examples_are_accepted_by_the_api_server(control_plane: Cluster) -> None:

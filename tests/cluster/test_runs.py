@@ -38,9 +38,15 @@ def undisturbed(cluster: Cluster, corpus: str) -> str:
 
 def assert_survived(cluster: Cluster, name: str, undisturbed: str, *, attempts: int) -> dict[str, Any]:
     """It ended Succeeded, with the same bits, every step exactly once, and no attempt twice."""
+    final = assert_arrived(cluster, name, undisturbed, attempts=attempts)
+    assert runs.job_names(cluster, name) == [*(f"{name}-a{n}" for n in range(1, attempts + 1)), f"{name}-prepare"]
+    return final
+
+
+def assert_arrived(cluster: Cluster, name: str, undisturbed: str, *, attempts: int) -> dict[str, Any]:
+    """It ended Succeeded, with the same bits and every step exactly once."""
     final = runs.wait_for_phase(cluster, name, "Succeeded")
     assert final["attempt"] == attempts
-    assert runs.job_names(cluster, name) == [*(f"{name}-a{n}" for n in range(1, attempts + 1)), f"{name}-prepare"]
     assert runs.metric_steps(cluster, name) == list(range(1, SLOW_ENOUGH_TO_DISTURB["steps"] + 1))
     assert runs.weights_digest(cluster, name) == undisturbed
     return final
@@ -50,7 +56,7 @@ def test_an_applied_run_trains_and_leaves_a_model(cluster: Cluster, undisturbed:
     final = runs.status(cluster, "undisturbed")
     assert final["mode"] == "PreTraining"
     assert final["attempt"] == 1
-    assert final["restarts"] == {"failures": 0, "disruptions": 0, "startups": 0, "failuresSinceCheckpoint": 0}
+    assert final["restarts"] == runs.NO_RESTARTS
     assert final["progress"]["step"] == final["progress"]["totalSteps"] == SLOW_ENOUGH_TO_DISTURB["steps"]
     assert final["checkpoint"]["step"] == SLOW_ENOUGH_TO_DISTURB["steps"]
     assert final["result"]["uri"].rstrip("/") == "s3://runyard/out/undisturbed/model"
@@ -111,6 +117,41 @@ def test_a_pod_deleted_mid_run_costs_no_bit(cluster: Cluster, corpus: str, undis
     assert final["restarts"]["failures"] + final["restarts"]["disruptions"] == 1
 
 
+def find_node_without_operator(cluster: Cluster) -> str:
+    (operator,) = cluster.get_json("pods", "-n", "runyard-system")["items"]
+    return next(name for name in cluster.instance.node_names if name != operator["spec"]["nodeName"])
+
+
+def signal_node(cluster: Cluster, node: str, signum: int) -> None:
+    """Signal everything on a node at once: its agent and all processes of its pods."""
+    agent = cluster.instance.processes.find(node)
+    assert agent is not None
+    for process in (agent, *agent.descendants()):
+        process.send(signum)
+
+
+@pytest.mark.full
+def test_a_node_that_freezes_is_left_for_the_other_and_does_no_harm_when_it_is_back(
+    cluster: Cluster, corpus: str, undisturbed: str
+) -> None:
+    node = find_node_without_operator(cluster)
+    runs.apply(cluster, disturbable("node-lost", corpus))
+    runs.wait_for_checkpoint(cluster, "node-lost", 2 * EVERY)
+    signal_node(cluster, node, signal.SIGSTOP)
+    try:
+        # of attempt 1: its rank on the other node waits for the frozen one, and nothing is committed meanwhile
+        frozen_at = runs.read_json(cluster, "out/node-lost/head.json")["checkpoint"]["step"]
+        runs.wait_for_checkpoint(cluster, "node-lost", frozen_at + 2 * EVERY)
+    finally:
+        signal_node(cluster, node, signal.SIGCONT)
+    final = assert_arrived(cluster, "node-lost", undisturbed, attempts=2)
+    assert "node-lost-a1" not in runs.job_names(cluster, "node-lost"), "its pods would go on"
+    assert (final["lastFailure"]["reason"], final["lastFailure"]["node"]) == ("NodeLost", node)
+    assert (final["restarts"]["disruptions"], final["restarts"]["failures"]) == (1, 0)
+    cluster.kubectl("wait", f"node/{node}", "--for=condition=Ready", "--timeout=60s")
+    wait_until(lambda: not runs.rank_processes("node-lost"), 60)
+
+
 def test_the_operator_killed_mid_run_changes_nothing(cluster: Cluster, corpus: str, undisturbed: str) -> None:
     runs.apply(cluster, disturbable("operator-killed", corpus))
     runs.wait_for_checkpoint(cluster, "operator-killed", EVERY)
@@ -128,7 +169,7 @@ def test_a_suspended_run_stops_and_goes_on_where_it_was(cluster: Cluster, corpus
     assert stopped_at % EVERY or stopped_at > EVERY, "SIGTERM saved nothing"
     cluster.kubectl("patch", "trun", "suspended", "--type=merge", "-p", '{"spec":{"suspend":false}}')
     final = runs.wait_for_phase(cluster, "suspended", "Succeeded")
-    assert final["restarts"] == {"failures": 0, "disruptions": 0, "startups": 0, "failuresSinceCheckpoint": 0}
+    assert final["restarts"] == runs.NO_RESTARTS
     assert runs.metric_steps(cluster, "suspended") == list(range(1, SLOW_ENOUGH_TO_DISTURB["steps"] + 1))
     assert runs.weights_digest(cluster, "suspended") == undisturbed
 

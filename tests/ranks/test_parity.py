@@ -23,6 +23,7 @@ from transformers import Trainer, TrainingArguments
 from tests.ranks.prepared import GPT2_WITHOUT_DROPOUT, LENGTH, LLAMA, build_recipe, prepare_corpus, read_losses
 from tests.ranks.run_ranks import run_ranks
 from tests.ranks.test_train import train_rank
+from tests.ranks.transformers_reference import trainer_arguments
 
 GPT_NEOX = {
     "model_type": "gpt_neox",
@@ -75,20 +76,8 @@ def train_with_transformers(recipe: Recipe, folder: Path) -> list[float]:
         train_dataset=read_all_steps(recipe, dataset),
         args=TrainingArguments(
             output_dir=str(folder / "theirs"),
-            use_cpu=True,
-            max_steps=training.steps or 0,
             per_device_train_batch_size=recipe.sequences_per_step,
-            learning_rate=recipe.learning_rate,
-            lr_scheduler_type="cosine_with_min_lr",
-            lr_scheduler_kwargs={"min_lr_rate": training.schedule.min_ratio},
-            warmup_steps=training.schedule.warmup,
-            weight_decay=training.optimizer.weight_decay,
-            adam_beta1=training.optimizer.beta1,
-            adam_beta2=training.optimizer.beta2,
-            max_grad_norm=training.optimizer.max_grad_norm,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
+            **trainer_arguments(recipe),
             remove_unused_columns=False,
         ),
     )

@@ -35,6 +35,7 @@ from tests.ranks.fine_tuning import (
 from tests.ranks.prepared import read_losses
 from tests.ranks.run_ranks import run_ranks
 from tests.ranks.test_adapters import interrupted_rank, second_attempt
+from tests.ranks.transformers_reference import trainer_arguments
 
 STEPS = 20
 
@@ -132,25 +133,13 @@ def train_with_trl(recipe: Recipe, pairs: list[dict[str, str]], folder: Path) ->
         peft_config=adapter if recipe.method.is_adapter else None,
         args=DPOConfig(
             output_dir=str(folder / "theirs"),
-            use_cpu=True,
             bf16=False,
             seed=training.seed,
             beta=recipe.beta,
             max_length=training.sequence_length,
             gradient_checkpointing=False,
-            max_steps=STEPS,
             per_device_train_batch_size=recipe.sequences_per_step,
-            learning_rate=recipe.learning_rate,
-            lr_scheduler_type="cosine_with_min_lr",
-            lr_scheduler_kwargs={"min_lr_rate": training.schedule.min_ratio},
-            warmup_steps=training.schedule.warmup,
-            weight_decay=training.optimizer.weight_decay,
-            adam_beta1=training.optimizer.beta1,
-            adam_beta2=training.optimizer.beta2,
-            max_grad_norm=training.optimizer.max_grad_norm,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
+            **trainer_arguments(recipe),
         ),
     )
     trainer.losses = []

@@ -16,6 +16,26 @@ from runyard_trainer.shards import DatasetInfo
 from transformers.optimization import get_scheduler
 
 
+def trainer_arguments(recipe: Recipe) -> dict[str, Any]:
+    """What `TrainingArguments` of any Trainer take over from a recipe, on a CPU."""
+    training = recipe.training
+    return {
+        "use_cpu": True,
+        "max_steps": training.steps or 0,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": training.schedule.min_ratio},
+        "warmup_steps": training.schedule.warmup,
+        "weight_decay": training.optimizer.weight_decay,
+        "adam_beta1": training.optimizer.beta1,
+        "adam_beta2": training.optimizer.beta2,
+        "max_grad_norm": training.optimizer.max_grad_norm,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
 def lose_at_once(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """As the model itself computes it of a batch with labels, in one piece."""
     loss: torch.Tensor = model(**batch).loss

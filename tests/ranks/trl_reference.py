@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
+from tests.ranks.transformers_reference import trainer_arguments
+
 
 class GivenBatches(SFTTrainer):
     """The SFTTrainer, which trains on the rows it is told in each step, and remembers the losses."""
@@ -34,7 +36,6 @@ class GivenBatches(SFTTrainer):
 def build_trl_trainer(recipe: Recipe, rows: list[dict[str, Any]], folder: Path) -> GivenBatches:
     """With the recipe's hyper-parameters; `train_dataset` holds the rows' `input_ids` and `labels` as TRL has them."""
     torch.set_num_threads(1)
-    training = recipe.training
     source = str(recipe.model.uri).removeprefix("file://")
     return GivenBatches(
         model=AutoModelForCausalLM.from_pretrained(source),
@@ -42,23 +43,11 @@ def build_trl_trainer(recipe: Recipe, rows: list[dict[str, Any]], folder: Path) 
         train_dataset=Dataset.from_list(rows),
         args=SFTConfig(
             output_dir=str(folder / "trl"),
-            use_cpu=True,
             bf16=False,
             gradient_checkpointing=False,
             assistant_only_loss="messages" in rows[0],
-            max_length=training.sequence_length,
-            max_steps=training.steps or 0,
-            learning_rate=recipe.learning_rate,
-            lr_scheduler_type="cosine_with_min_lr",
-            lr_scheduler_kwargs={"min_lr_rate": training.schedule.min_ratio},
-            warmup_steps=training.schedule.warmup,
-            weight_decay=training.optimizer.weight_decay,
-            adam_beta1=training.optimizer.beta1,
-            adam_beta2=training.optimizer.beta2,
-            max_grad_norm=training.optimizer.max_grad_norm,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
+            max_length=recipe.training.sequence_length,
+            **trainer_arguments(recipe),
         ),
     )
 

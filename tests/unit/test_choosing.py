@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runyard_trainer import document_scores
 from runyard_trainer.choosing import Scores, choose_documents, cut_excerpt, judge, rank
 from runyard_trainer.contract import Select
 from runyard_trainer.document_scores import BigramModel, count_entropy
@@ -215,6 +216,20 @@ def test_a_bigram_model_gives_probabilities() -> None:
         then = [2 * model.surprise(np.array([first, token])) - model.surprise(np.array([first])) for token in range(5)]
         assert sum(np.exp(-np.array(then))) == pytest.approx(1)
     assert model.surprise(np.array([0, 1])) < model.surprise(np.array([0, 4]))
+
+
+def test_of_a_text_of_any_size_the_frequent_pairs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document_scores, "_PENDING_PAIRS", 10)
+    monkeypatch.setattr(document_scores, "_MAX_PAIRS", 20)
+    model = BigramModel(100)
+    rng = np.random.Generator(np.random.PCG64(0))
+    for _ in range(50):
+        model.add(np.array([*[1, 2, 3] * 4, *rng.integers(4, 100, 12)]))
+    assert len(model._pairs) <= 20
+    assert model.surprise(np.array([1, 2, 3])) < 3 < model.surprise(np.array([1, 50, 3]))
+    assert sum(
+        np.exp(-2 * model.surprise(np.array([1, then])) + model.surprise(np.array([1]))) for then in range(100)
+    ) == (pytest.approx(1))
 
 
 def test_entropy_is_that_of_the_types() -> None:

@@ -83,7 +83,7 @@ def test_the_check_tells_a_stale_file_by_a_diff_and_changes_nothing(
     monkeypatch.setattr(crd, "__file__", str(tmp_path / "operator" / "runyard" / "crd.py"))
     assert crd.main([]) == 0
     assert crd.main(["--check"]) == 0
-    chart = tmp_path / crd.PATHS[1]
+    chart = tmp_path / crd.TRAINING_RUN.paths[1]
     stale = chart.read_text().replace("shortNames", "longNames")
     chart.write_text(stale)
     assert crd.main(["--check"]) == 1

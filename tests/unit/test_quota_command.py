@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from runyard.api import GpuSeconds, Phase, QueuePlace, TrainingRunStatus
-from runyard.cli.quota import Waiting, print_usage, summarize
+from runyard.cli.quota import Waiting, print_usage, read_budget, summarize
 from runyard.world import Run
 
 from tests.builders import make_run
@@ -40,7 +40,7 @@ def test_namespaces_are_summed_and_who_waits_stands_in_the_order_of_the_queue() 
 
 
 def test_it_is_printed_as_a_table_and_a_line_for_each_that_waits(capsys: pytest.CaptureFixture[str]) -> None:
-    print_usage(summarize(RUNS, [QUOTA]))
+    print_usage(summarize(RUNS, [QUOTA]), [])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["NAMESPACE", "RUNS", "GPUS", "GPU-HOURS", "PRODUCTIVE", "LOST", "QUOTA", "USED"]
     assert lines[1].split() == ["team-a", "3", "8", "2.00", "75%", "10%", "8", "of", "16", "nvidia.com/gpu", "(gpus)"]
@@ -49,5 +49,18 @@ def test_it_is_printed_as_a_table_and_a_line_for_each_that_waits(capsys: pytest.
 
 
 def test_nothing_to_show_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    print_usage([])
+    print_usage([], [])
     assert capsys.readouterr().out == "no TrainingRuns\n"
+
+
+def test_budgets_are_printed_below_with_who_has_used_them(capsys: pytest.CaptureFixture[str]) -> None:
+    status = {"used": "12.50", "remaining": "87.50", "namespaces": [{"name": "team-a", "used": "12.50"}]}
+    budgets = [
+        {"metadata": {"name": "ml"}, "spec": {"gpuHours": 100, "action": "Block"}, "status": status},
+        {"metadata": {"name": "new"}, "spec": {"gpuHours": 0.5, "windowDays": 1}},
+    ]
+    print_usage([], list(map(read_budget, budgets)))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[2] == ["BUDGET", "USED", "HOURS", "LEFT", "DAYS", "ACTION", "BY"]
+    assert lines[3] == ["ml", "12.50", "100", "87.50", "30", "Block", "team-a", "12.50"]
+    assert lines[4] == ["new", "?", "0.5", "?", "1", "Warn"]

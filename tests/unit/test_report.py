@@ -268,7 +268,11 @@ def test_page_and_card_tell_what_was_chosen_left_out_and_weighed() -> None:
         "Of <em>train</em>, left out or cut: 12 duplicate, 400 left out as noise by data.select, 3,200 not chosen by "
         "data.select." in render_report(summary)
     )
-    listed = render_card(summary).partition("## What it was trained on\n\n")[2].partition("\n\n|")[0]
+    card = render_card(summary)
+    assert (
+        "\nOf train, left out or cut: 12 duplicate, 400 left out as noise by data.select, 3,200 not chosen by" in card
+    )
+    listed = card.partition("## What it was trained on\n\n")[2].partition("\n\n|")[0]
     assert listed.strip().splitlines() == [
         "- `s3://text/code/` (each sample 0.5 times an epoch)",
         "- `s3://text/more/`",

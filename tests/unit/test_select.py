@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from runyard_trainer import dataset_writer
+from runyard_trainer.choosing import choose_documents
 from runyard_trainer.contract import Recipe, Storage
 from runyard_trainer.outcome import UserError
 from runyard_trainer.preview import preview_run
+from runyard_trainer.screening import Reason
 from runyard_trainer.shards import read_resolved
 from runyard_trainer.storage import open_store
 
@@ -81,12 +84,17 @@ def test_a_tenth_is_prepared_and_the_rest_is_counted_by_reason(
     assert streams["train"].left_out == want
     assert streams["train"].documents == num_chosen
     assert set(streams) == {"train", "validation"}
+    assert report.resolved is not None
+    assert report.resolved["noiseClip"] == "0.1"
     assert report.data is not None
     assert (report.data.documents, report.data.dropped) == (num_chosen, sum(want.values()))
     assert f"{want['notSelected']:,} not chosen by data.select" in report.message
     assert f"{num_noise:,} left out as noise by data.select" in report.message
     shown = json.loads((place.base / "out" / "preview.json").get().data)
     assert shown["streams"]["train"]["leftOut"] == want
+    reasons = {row["leftOut"].partition(",") for row in shown["rows"] if "data.select" in row["leftOut"]}
+    assert {words for words, *_ in reasons} <= {"not chosen by data.select", "left out as noise by data.select"}
+    assert {behind for *_, behind in reasons} == {" were these first rows all there is"}, "they are not"
 
     trained = decode_all(place.dataset(), "train")
     kinds = {text: kind for kind, text in documents()}
@@ -141,6 +149,20 @@ def test_two_preparations_choose_the_same(folder: Place) -> None:
     assert [path for path in folder.scratch.rglob("*") if path.is_file() and "cache" not in path.parts] == []
 
 
+def test_text_that_grows_while_it_is_chosen_from_is_told(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = folder.base / "domain.jsonl"
+
+    def grow(*args: Any) -> list[Reason | None]:
+        verdicts = choose_documents(*args)
+        domain.put(domain.get().data + b'{"text": "one more"}\n{"text": "and another one"}\n')
+        return verdicts
+
+    monkeypatch.setattr(dataset_writer, "choose_documents", grow)
+    recipe = recipe_of(folder, {"method": "similarity", "target": target_of(folder)}, {"validation": {"fraction": 0}})
+    with pytest.raises(UserError, match=r"^data.train: its files have changed while data.select chose from them"):
+        folder.prepare(recipe)
+
+
 def test_tokenized_documents_are_chosen_as_their_text_is(folder: Place) -> None:
     select = {"method": "similarity", "target": target_of(folder)}
     folder.prepare(recipe_of(folder, select))
@@ -178,8 +200,8 @@ def test_a_preview_shows_counts_and_rows_that_are_not_chosen(folder: Place) -> N
     assert found.streams["train"].left_out == {"noise": 20, "notSelected": 160}
     assert {row.left_out for row in found.rows} == {
         "",
-        "not chosen by data.select",
-        "left out as noise by data.select",
+        "not chosen by data.select, were these first rows all there is",
+        "left out as noise by data.select, were these first rows all there is",
     }
     assert {row.stream for row in found.rows} == {"train"}
 
@@ -188,6 +210,9 @@ def test_text_to_compare_with_that_is_not_there_or_empty_is_told(folder: Place) 
     select = {"method": "similarity", "target": [{"uri": f"{folder.base}/nothing/"}]}
     with pytest.raises(UserError, match=r"^data.select.target\[0\].uri: nothing lies at"):
         folder.prepare(recipe_of(folder, select))
+    novelty = {"method": "novelty-diversity", "reference": [*known_of(folder), {"uri": f"{folder.base}/nothing/"}]}
+    with pytest.raises(UserError, match=r"^data.select.reference\[1\].uri: nothing lies at"):
+        folder.prepare(recipe_of(folder, novelty))
     (folder.base / "blank.txt").put(b"  \n")
     with pytest.raises(UserError, match=r"^data.select.target has no text to compare data.train with: name some$"):
         folder.prepare(recipe_of(folder, {**select, "target": [{"uri": f"{folder.base}/blank.txt"}]}))
@@ -242,6 +267,11 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"method": "similarity", "target": SOURCE},
         {"objective": "classification"},
         "among texts without labels, and those of objective classification have some",
+    ),
+    "conversations that the model knows": (
+        {"method": "novelty-diversity", "reference": [{"uri": "s3://c/x", "format": "alpaca"}]},
+        {},
+        r"data.select.reference\[0\].format is alpaca, but it is read as text",
     ),
     "conversations to compare with": (
         {"method": "similarity", "target": [{"uri": "s3://c/x", "format": "messages"}]},

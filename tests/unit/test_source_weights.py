@@ -94,6 +94,19 @@ def test_other_weights_need_no_other_preparation(place: Place) -> None:
     assert len(manifests) == 1
 
 
+def test_the_same_files_as_other_sources_are_prepared_anew(place: Place) -> None:
+    put_sources(place, 1, 1, 1)
+    (place.base / "both" / "a.jsonl").put((place.base / "alpha.jsonl").get().data)
+    (place.base / "both" / "b.jsonl").put((place.base / "gamma.jsonl").get().data)
+    place.prepare(recipe_of(place, [{"uri": f"{place.base}/both/"}]))
+    apart = [{"uri": f"{place.base}/both/a.jsonl"}, {"uri": f"{place.base}/both/b.jsonl", "weight": 3}]
+    recipe = recipe_of(place, apart)
+    place.prepare(recipe)
+    _, parts, _ = read_back(place, recipe)
+    assert [part.weight for part in parts] == [1, 3]
+    assert all(part.size > 0 for part in parts)
+
+
 def test_the_preview_reckons_with_weights(place: Place) -> None:
     recipe = recipe_of(place, put_sources(place, 0.5, 1, 4))
     assert COUNTS[0] > SAMPLED_ROWS > COUNTS[2]

@@ -3,14 +3,13 @@
     documents that may be trained on ─(excerpt)─> scratch file ─(document_scores)─> a score of each kind
       ─(percentile ranks)─> without the noise ─(mean of the ranks)─> the highest (hard), or drawn by rank (soft)
 
-Of a long document four pieces are looked at, spread evenly: all documents are judged by as much text, and 4 KB of each
-wait on disk until all have been read. Which text that is, the settings and a seed decide, and nothing else: preparing
-again chooses the same.
+Of a long document four pieces are looked at, spread evenly: all documents are judged by as much text. 4 KB of each wait
+on disk until all have been read; in memory are some numbers of each. Which text that is, the settings and a seed
+decide, and nothing else: preparing again chooses the same.
 """
 
 from __future__ import annotations
 
-import logging
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -32,8 +31,6 @@ _ENCODED_DOCUMENTS = 256
 """That are tokenized at once."""
 
 Values = NDArray[np.float64]
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,11 +73,10 @@ def choose_documents(
     if select.uses_target:
         similarity = _score_similarity(excerpts, map(cut_excerpt, target))
     if select.uses_reference:
-        surprise = _score_surprise(_encode(excerpts, tokenizer), _encode(map(cut_excerpt, known), tokenizer), tokenizer)
-        entropy = np.array([count_entropy(tokens) for tokens in _encode(excerpts, tokenizer)])
-    verdicts = judge(select, Scores(similarity, surprise, entropy), seed)
-    log.info("data.select: %d of %d documents are trained on", verdicts.count(None), len(verdicts))
-    return verdicts
+        model = _learn(_encode(map(cut_excerpt, known), tokenizer), tokenizer)
+        surprise, entropy = _score_novelty(_encode(excerpts, tokenizer), model)
+    excerpts.remove()
+    return judge(select, Scores(similarity, surprise, entropy), seed)
 
 
 def _score_similarity(excerpts: Excerpts, target: Iterable[str]) -> Values:
@@ -92,17 +88,26 @@ def _score_similarity(excerpts: Excerpts, target: Iterable[str]) -> Values:
         scorer.add_target(text)
         num_target += 1
     _check_text(num_target, "data.select.target")
-    return np.array([scorer.score(text) for text in excerpts])
+    return np.fromiter(map(scorer.score, excerpts), np.float64)
 
 
-def _score_surprise(excerpts: Iterable[Tokens], known: Iterable[Tokens], tokenizer: DocumentTokenizer) -> Values:
+def _learn(known: Iterable[Tokens], tokenizer: DocumentTokenizer) -> BigramModel:
     model = BigramModel(tokenizer.vocab_size)
     num_known = 0
     for tokens in known:
         model.add(tokens)
         num_known += 1
     _check_text(num_known, "data.select.reference (or data.replay.sources in its place)")
-    return np.array([model.surprise(tokens) for tokens in excerpts])
+    return model
+
+
+def _score_novelty(excerpts: Iterable[Tokens], model: BigramModel) -> tuple[Values, Values]:
+    """Surprise and entropy of each: it is tokenized once."""
+    surprise, entropy = array("d"), array("d")
+    for tokens in excerpts:
+        surprise.append(model.surprise(tokens))
+        entropy.append(count_entropy(tokens))
+    return np.array(surprise), np.array(entropy)
 
 
 def _encode(texts: Iterable[str], tokenizer: DocumentTokenizer) -> Iterator[Tokens]:
@@ -184,3 +189,7 @@ class Excerpts:
         with self._path.open("rb") as file:
             for size in self._sizes:
                 yield file.read(size).decode()
+
+    def remove(self) -> None:
+        """Free the disk: shards need it next."""
+        self._path.unlink()

@@ -16,6 +16,7 @@ from runyard_trainer.choosing import choose_documents
 from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe
 from runyard_trainer.encoder_tokenizers import train_encoder_tokenizer
 from runyard_trainer.examples import ExampleWriter
+from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.progress_log import ProgressLog
 from runyard_trainer.records import COMPARED, HELD_OUT_STREAMS, Encoder, RecordKind, kind_of
 from runyard_trainer.records.text import TokenIds
@@ -51,10 +52,9 @@ def list_files(recipe: Recipe) -> Files:
         files["validation"] = listed
     if recipe.evaluation.general:
         files["general"] = list_sources(recipe.evaluation.general, recipe.storage, "evaluation.general")
-    if (select := recipe.data.select) is not None:
-        for name, sources in zip(COMPARED, (select.target, select.reference), strict=True):
-            if sources is not None:
-                files[name] = list_sources(sources, recipe.storage, f"data.select.{name}")
+    if recipe.data.select is not None:
+        for name, sources in recipe.data.select.compared.items():
+            files[name] = list_sources(sources, recipe.storage, f"data.select.{name}")
     return files
 
 
@@ -165,7 +165,15 @@ def choose(
         tokenizer,
         scratch_dir,
     )
-    return iter(verdicts)
+    return _tell_each(verdicts)
+
+
+def _tell_each(verdicts: Sequence[Reason | None]) -> Iterator[Reason | None]:
+    yield from verdicts
+    raise UserError(
+        "data.train: its files have changed while data.select chose from them: apply the run again when they are whole",
+        ExitCode.DATA_ERROR,
+    )
 
 
 def _read_candidates(recipe: Recipe, files: Files, held_out: HeldOut, what: str) -> Iterator[Any]:

@@ -22,6 +22,9 @@ _FEATURE_BITS = 20
 _DISCOUNT = 0.75
 """Of each pair's count, for the pairs that were never seen: the usual one (Ney, Essen, Kneser 1994)."""
 _PENDING_PAIRS = 1 << 22
+"""Counted at once."""
+_MAX_PAIRS = 1 << 24
+"""Kept of a text of any size: the most frequent. Some 700 MB while they are counted."""
 
 
 def count_entropy(tokens: Tokens) -> float:
@@ -123,6 +126,9 @@ class BigramModel:
         counts = np.concatenate([self._pair_counts, np.ones(len(keys) - len(self._pairs), dtype=np.int64)])
         self._pairs, places = np.unique(keys, return_inverse=True)
         self._pair_counts = np.bincount(places, weights=counts, minlength=len(self._pairs)).astype(np.int64)
+        while len(self._pairs) > _MAX_PAIRS:
+            is_kept = self._pair_counts > self._pair_counts.min()
+            self._pairs, self._pair_counts = self._pairs[is_kept], self._pair_counts[is_kept]
         first = self._pairs // self._vocab_size
         self._firsts = np.bincount(first, weights=self._pair_counts, minlength=self._vocab_size).astype(np.int64)
         self._followers = np.bincount(first, minlength=self._vocab_size)

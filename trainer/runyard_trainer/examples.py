@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from runyard_trainer.shard_files import ShardInfo, StreamInfo, fetch, summarize
+from runyard_trainer.shard_files import ShardInfo, StreamInfo, describe_stream, fetch
 from runyard_trainer.storage import Location
 
 _SHARD_TOKENS = 16 << 20
@@ -51,12 +51,7 @@ class ExampleWriter:
         """Upload what is left."""
         if self._rows:
             self._upload_shard()
-        return StreamInfo(
-            documents=self._lengths.total(),
-            tokens=sum(shard.tokens for shard in self._shards),
-            document_tokens=summarize(self._lengths),
-            shards=self._shards,
-        )
+        return describe_stream(self._lengths, self._shards)
 
     def _upload_shard(self) -> None:
         sink = pa.BufferOutputStream()

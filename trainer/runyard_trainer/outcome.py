@@ -169,7 +169,7 @@ class DataSummary(Report):
     """Held-out documents."""
     dropped: int = 0
     """Records of `data.train` that are not trained on: duplicates, empty or wrong ones, those held out by
-    `data.validation.sources` or with nothing to train on. dataset.json says which."""
+    `data.validation.sources`, not chosen by `data.select` or with nothing to train on. dataset.json says which."""
     truncated: int = 0
     """Examples that the sequence length cuts."""
     estimate: Estimate | None = None

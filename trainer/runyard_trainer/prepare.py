@@ -19,7 +19,7 @@ from transformers import PretrainedConfig
 
 from runyard_trainer.checks import check_model, check_vocabulary, classes_of, count_positions, has_token_types
 from runyard_trainer.context import RunContext
-from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe
+from runyard_trainer.contract import DEFAULT_NOISE_CLIP, MASKED_OBJECTIVES, Recipe
 from runyard_trainer.dataset_writer import Files, list_files, tokenizer_source, total_bytes, write_dataset
 from runyard_trainer.estimate import estimate_run
 from runyard_trainer.judge import build_prompts
@@ -120,8 +120,8 @@ def check_apart(recipe: Recipe) -> None:
         inputs |= {f"data.validation.sources[{i}].uri": source.uri for i, source in enumerate(held_out)}
     inputs |= {f"evaluation.general[{i}].uri": source.uri for i, source in enumerate(recipe.evaluation.general)}
     if recipe.data.select is not None:
-        for name, sources in (("target", recipe.data.select.target), ("reference", recipe.data.select.reference)):
-            inputs |= {f"data.select.{name}[{i}].uri": source.uri for i, source in enumerate(sources or [])}
+        for name, sources in recipe.data.select.compared.items():
+            inputs |= {f"data.select.{name}[{i}].uri": source.uri for i, source in enumerate(sources)}
     for i, task in enumerate(recipe.evaluation.tasks):
         inputs[f"evaluation.tasks[{i}].test.uri"] = task.test.uri
         if task.shots is not None:
@@ -188,6 +188,7 @@ def compute_key(recipe: Recipe, files: Files) -> str:
                     file.size_bytes,
                     file.format,
                     file.record_format,
+                    file.source,
                     file.columns.model_dump(),
                 ]
                 for file in listed
@@ -258,10 +259,12 @@ def check_enough_data(dataset: Dataset, recipe: Recipe) -> None:
 def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
     """Each value that was automatic, as text."""
     training = recipe.training
-    validation = recipe.data.validation
+    validation, select = recipe.data.validation, recipe.data.select
     is_split_default = validation.fraction is None and validation.sources is None
+    is_clip_default = select is not None and select.uses_reference and select.noise_clip is None
     return {
         **({"validationFraction": f"{validation.held_out_fraction:g}"} if is_split_default else {}),
+        **({"noiseClip": f"{DEFAULT_NOISE_CLIP:g}"} if is_clip_default else {}),
         "learningRate": f"{recipe.learning_rate:g}",
         "batchSequences": str(recipe.sequences_per_step),
         "batchTokens": str(recipe.sequences_per_step * training.sequence_length),

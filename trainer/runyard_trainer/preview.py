@@ -159,7 +159,8 @@ def show_rows(
     files = store_samples(samples, scratch_dir / "shown" / "rows")
     held_out = gather_held_out(recipe, files)
     screen = Screen(recipe.data, held_out)
-    verdicts = choose(recipe, files, held_out, tokenizer, scratch_dir / "shown")
+    is_whole = all(sample.is_whole for sample in samples["train"])
+    verdicts = _tell(choose(recipe, files, held_out, tokenizer, scratch_dir / "shown"), is_whole)
     rows = [
         row
         for stream in samples
@@ -174,13 +175,19 @@ def show_rows(
     return shown
 
 
+def _tell(verdicts: Iterator[Reason | None], is_whole: bool) -> Iterator[str | None]:
+    """What `data.select` has against each row, which depends on all the others."""
+    among = "" if is_whole else ", were these first rows all there is"
+    return (None if reason is None else REASON_WORDS[reason] + among for reason in verdicts)
+
+
 def _describe_stream(
     recipe: Recipe,
     stream: str,
     sampled: Sequence[Sample],
     tokenizer: DocumentTokenizer,
     screen: Screen,
-    verdicts: Iterator[Reason | None],
+    verdicts: Iterator[str | None],
 ) -> Iterator[PreviewRow]:
     kind = kind_of(recipe, stream)
     fraction = recipe.data.validation.held_out_fraction if stream == "train" else 0.0
@@ -195,10 +202,9 @@ def _describe_stream(
         identity = kind.identity(record)
         target = "validation" if is_held_out(identity, fraction) else stream
         reason = screen.reason(target, identity, kind.to_json(record))
-        if reason is None and target == "train":
-            reason = next(verdicts)
-        if reason is not None:
-            yield PreviewRow(place=row.place, stream=target, left_out=REASON_WORDS[reason])
+        left_out = REASON_WORDS[reason] if reason is not None else next(verdicts) if target == "train" else None
+        if left_out is not None:
+            yield PreviewRow(place=row.place, stream=target, left_out=left_out)
             continue
         records.append(record)
         rows.append(PreviewRow(place=row.place, stream=target))

@@ -56,6 +56,16 @@ class StreamInfo(Report):
     shards: list[ShardInfo] = Field(default_factory=list)
 
 
+def describe_stream(lengths: Counter[int], shards: list[ShardInfo]) -> StreamInfo:
+    """A stream that was written: how often each length in tokens came, and where it lies."""
+    return StreamInfo(
+        documents=lengths.total(),
+        tokens=sum(shard.tokens for shard in shards),
+        document_tokens=summarize(lengths),
+        shards=shards,
+    )
+
+
 def summarize(lengths: Counter[int]) -> dict[str, int]:
     """Percentiles of lengths, of which each is counted."""
     if not lengths:

@@ -26,7 +26,7 @@ from pydantic import Field
 
 from runyard_trainer.examples import Examples
 from runyard_trainer.outcome import Report
-from runyard_trainer.shard_files import ShardInfo, StreamInfo, check_sha256, fetch, summarize
+from runyard_trainer.shard_files import ShardInfo, StreamInfo, check_sha256, describe_stream, fetch
 from runyard_trainer.storage import Location
 
 IGNORED = -100
@@ -135,12 +135,7 @@ class ShardWriter:
         """Upload what is left."""
         if self._ends:
             self._upload_shard()
-        return StreamInfo(
-            documents=self._lengths.total(),
-            tokens=sum(shard.tokens for shard in self._shards),
-            document_tokens=summarize(self._lengths),
-            shards=self._shards,
-        )
+        return describe_stream(self._lengths, self._shards)
 
     def _upload_shard(self) -> None:
         tokens = bytes(self._tokens)

@@ -69,7 +69,10 @@ def read_manifest(path: Path) -> Recipe:
         return Recipe.model_validate(document)
     except ValidationError as error:
         where = "spec." if is_run else ""
-        lines = [f"  {where}{_field_path(each['loc'])}: {each['msg']}" for each in error.errors()]
+        lines = [
+            f"  {where}{_field_path(each['loc'])}: {each['msg'].removeprefix('Value error, ')}"
+            for each in error.errors()
+        ]
         raise UserError(f"{path} is no {KIND if is_run else 'recipe'}:\n" + "\n".join(lines)) from error
 
 

@@ -1,4 +1,4 @@
-"""`runyard quota`: who uses GPUs, what it has cost, and who waits for what.
+"""`runyard quota`: who uses GPUs, what it has cost, who waits for what, and what is left of budgets.
 
 Everything is read from the API server with the caller's own rights: the runs' status, and the quotas of namespaces.
 """
@@ -10,15 +10,21 @@ import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from runyard_trainer.outcome import UserError
 
 from runyard.amounts import format_quantity, name_for_people
 from runyard.api import API_VERSION, PLURAL, GpuSeconds, Phase
+from runyard.budget_api import BUDGET_PLURAL, GPUBudgetSpec, GPUBudgetStatus
 from runyard.quota import read_quota
 from runyard.world import Manifest, Run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from runyard.kube import Kube
 
 _PIPE_WIDTH = 200
 """Columns where no terminal says how wide it is."""
@@ -60,21 +66,36 @@ class Usage:
     """In the order in which they will start."""
 
 
+@dataclass
+class Budget:
+    """A GPUBudget; GPU-hours as text, as status has them."""
+
+    name: str
+    hours: float
+    window_days: int
+    action: str
+    used: str
+    remaining: str
+    namespaces: dict[str, str]
+    """GPU-hours of each that has taken any."""
+
+
 def quota(
     namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Default: every namespace.")] = None,
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print.")] = Output.TABLE,
 ) -> None:
-    """Show who uses GPUs, what runs have cost, and who waits for what."""
-    runs, quotas = asyncio.run(read_all(namespace))
-    found = summarize(runs, quotas)
+    """Show who uses GPUs, what runs have cost, who waits for what, and what is left of budgets."""
+    runs, quotas, budgets = asyncio.run(read_all(namespace))
+    found, counted = summarize(runs, quotas), [read_budget(manifest) for manifest in budgets]
     if output is Output.JSON:
-        typer.echo(json.dumps([asdict(usage) for usage in found], indent=2))
+        shown = {"namespaces": list(map(asdict, found)), "budgets": list(map(asdict, counted))}
+        typer.echo(json.dumps(shown, indent=2))
     else:
-        print_usage(found)
+        print_usage(found, counted)
 
 
-async def read_all(namespace: str | None) -> tuple[list[Run], list[Manifest]]:
-    """All runs and ResourceQuotas, of one namespace or of every one.
+async def read_all(namespace: str | None) -> tuple[list[Run], list[Manifest], list[Manifest]]:
+    """All runs and ResourceQuotas, of one namespace or of every one, and the budgets that the caller may see.
 
     Raises:
         UserError: they may not be read, or there is no cluster.
@@ -87,10 +108,39 @@ async def read_all(namespace: str | None) -> tuple[list[Run], list[Manifest]]:
         async with connect() as kube:
             runs = (await kube.get(f"/apis/{API_VERSION}/{scope}{PLURAL}"))["items"]
             quotas: list[Manifest] = (await kube.get(f"/api/v1/{scope}resourcequotas"))["items"]
+            budgets = await _list_budgets(kube)
     except ApiError as error:
         hint = "" if namespace else ". Name a namespace of yours with -n" if error.status == 403 else ""
         raise UserError(f"the API server does not answer: {error}{hint}") from error
-    return [parse_run({"apiVersion": API_VERSION, **run}) for run in runs], quotas
+    return [parse_run({"apiVersion": API_VERSION, **run}) for run in runs], quotas, budgets
+
+
+async def _list_budgets(kube: Kube) -> list[Manifest]:
+    """They belong to the cluster: who has a namespace only may see none."""
+    from runyard.kube import ApiError
+
+    try:
+        found: list[Manifest] = (await kube.get(f"/apis/{API_VERSION}/{BUDGET_PLURAL}"))["items"]
+    except ApiError as error:
+        if error.status in (403, 404):
+            return []
+        raise
+    return found
+
+
+def read_budget(manifest: Manifest) -> Budget:
+    """As stored."""
+    spec = GPUBudgetSpec.model_validate(manifest["spec"])
+    status = GPUBudgetStatus.model_validate(manifest.get("status", {}))
+    return Budget(
+        name=manifest["metadata"]["name"],
+        hours=spec.gpu_hours,
+        window_days=spec.window_days,
+        action=spec.action,
+        used=status.used or "?",
+        remaining=status.remaining or "?",
+        namespaces={each.name: each.used for each in status.namespaces},
+    )
 
 
 def summarize(runs: list[Run], quotas: list[Manifest]) -> list[Usage]:
@@ -125,17 +175,25 @@ def _describe_quotas(quotas: list[Manifest]) -> dict[str, list[str]]:
     return words
 
 
-def print_usage(found: list[Usage]) -> None:
+def print_usage(found: list[Usage], budgets: list[Budget]) -> None:
     """For a terminal."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
-    if not found:
+    if found:
+        _print_namespaces(console, found)
+    else:
         console.print("no TrainingRuns")
-        return
+    if budgets:
+        console.print()
+        _print_budgets(console, budgets)
+
+
+def _print_namespaces(console: Console, found: list[Usage]) -> None:
+    from rich.table import Table
+
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("NAMESPACE", "RUNS", "GPUS", "GPU-HOURS", "PRODUCTIVE", "LOST"):
         table.add_column(name, justify="left" if name == "NAMESPACE" else "right")
@@ -146,6 +204,20 @@ def print_usage(found: list[Usage]) -> None:
     for usage in found:
         for waiting in usage.waiting:
             console.print(f"{usage.namespace}/{waiting.run} waits: {waiting.message}", soft_wrap=True)
+
+
+def _print_budgets(console: Console, budgets: list[Budget]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("BUDGET", "USED", "HOURS", "LEFT", "DAYS", "ACTION"):
+        table.add_column(name, justify="left" if name in ("BUDGET", "ACTION") else "right")
+    table.add_column("BY", no_wrap=True)
+    for budget in budgets:
+        used_by = ", ".join(f"{name} {hours}" for name, hours in budget.namespaces.items())
+        hours, days = f"{budget.hours:,.15g}", str(budget.window_days)
+        table.add_row(budget.name, budget.used, hours, budget.remaining, days, budget.action, used_by)
+    console.print(table)
 
 
 def _format_cost(usage: Usage) -> list[str]:

@@ -188,9 +188,10 @@ class Select(Model):
         return self.method in REFERENCE_METHODS
 
     @property
-    def lacks_reference(self) -> bool:
-        """Whether that text is not said here."""
-        return self.uses_reference and self.reference is None
+    def compared(self) -> dict[str, list[DataSource]]:
+        """The texts to compare with, by field."""
+        named = {"target": self.target, "reference": self.reference}
+        return {name: sources for name, sources in named.items() if sources is not None}
 
     @property
     def resolved_noise_clip(self) -> float:
@@ -205,13 +206,12 @@ class Select(Model):
             raise ValueError(PERPLEXITY_REFUSAL)
         if self.uses_target and self.target is None:
             raise ValueError(f"data.select.method {self.method} needs data.select.target: give texts of the task")
-        for field, is_used in (
-            ("target", self.uses_target),
-            ("reference", self.uses_reference),
-            ("noise_clip", self.uses_reference),
+        for name, value, is_used in (
+            ("target", self.target, self.uses_target),
+            ("reference", self.reference, self.uses_reference),
+            ("noiseClip", self.noise_clip, self.uses_reference),
         ):
-            if getattr(self, field) is not None and not is_used:
-                name = "noiseClip" if field == "noise_clip" else field
+            if value is not None and not is_used:
                 raise ValueError(f"data.select.{name} has no use for method {self.method}: remove it")
         return self
 
@@ -247,10 +247,11 @@ class Data(Model):
 
     @model_validator(mode="after")
     def _check_reference(self) -> Data:
+        select = self.select
         has_replay_sources = self.replay is not None and self.replay.sources is not None
-        if self.select is not None and self.select.lacks_reference and not has_replay_sources:
+        if select is not None and select.uses_reference and select.reference is None and not has_replay_sources:
             raise ValueError(
-                f"data.select.method {self.select.method} asks what is new to the model: give text that it knows "
+                f"data.select.method {select.method} asks what is new to the model: give text that it knows "
                 "in data.select.reference, or data.replay.sources"
             )
         return self

@@ -75,8 +75,8 @@ class Recipe(Model):
         check_formats("data.validation.sources", self.data.validation.sources or [], *own)
         check_formats("evaluation.general", self.evaluation.general, "general text has no records", ())
         if self.data.select is not None:
-            for name, sources in (("target", self.data.select.target), ("reference", self.data.select.reference)):
-                check_formats(f"data.select.{name}", sources or [], "it is read as text, which has no records", ())
+            for name, sources in self.data.select.compared.items():
+                check_formats(f"data.select.{name}", sources, "it is read as text, which has no records", ())
         return self
 
     @model_validator(mode="after")

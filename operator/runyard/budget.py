@@ -1,0 +1,199 @@
+"""What namespaces have spent of a GPUBudget: the ledger of one budget, and what follows from it. Pure.
+
+    runs' totals as last seen ─> book ─> ledger: GPU-seconds by day and namespace, and how much of each run is in it
+                                            └─ the days of the window ─> used, remaining ─> Exceeded, who is blocked
+
+A run's total only grows, and the ledger has how much of it was booked: booking again, from a total that is as old as
+you like, adds nothing. Both are written in one object, so that a write that is lost or repeated loses and doubles
+nothing. What was booked stays when the run is deleted, and how much of the run that is stays for a while: an older
+view of it, that of a replica that leads again, still adds nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from runyard.api import Condition
+from runyard.budget_api import GPUBudgetSpec, GPUBudgetStatus, LabelSelector, LabelSelectorRequirement, NamespaceUse
+from runyard.times import format_time
+
+_HOUR_S = 3600
+_REMEMBERED = timedelta(days=2)
+"""For how long a run that is gone is known at least: nobody's view is as old as that."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a run has cost so far."""
+
+    namespace: str
+    gpu_seconds: int
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What one budget has counted."""
+
+    namespaces: frozenset[str] = frozenset()
+    """Those whose runs are counted."""
+    days: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """GPU-seconds by day (ISO 8601) and namespace."""
+    runs: Mapping[str, int] = field(default_factory=dict)
+    """GPU-seconds of each run, by UID, that are in `days` or that had been spent before it was counted."""
+    closed: Mapping[str, str] = field(default_factory=dict)
+    """Of runs that are gone, since which day (ISO 8601)."""
+
+
+def parse_ledger(text: str) -> Ledger:
+    """As `format_ledger` wrote it."""
+    found = json.loads(text)
+    return Ledger(frozenset(found["namespaces"]), found["days"], found["runs"], found["closed"])
+
+
+def format_ledger(ledger: Ledger) -> str:
+    """The same text for the same ledger."""
+    found = {"namespaces": sorted(ledger.namespaces), "days": ledger.days, "runs": ledger.runs, "closed": ledger.closed}
+    return json.dumps(found, sort_keys=True, separators=(",", ":"))
+
+
+def select_namespaces(ledger: Ledger, selected: frozenset[str], there: Mapping[str, Spent]) -> Ledger:
+    """Count the runs of these namespaces from now on.
+
+    Args:
+        ledger: so far.
+        selected: whose runs count.
+        there: by UID, the runs of namespaces that were not counted so far: what they have spent is past.
+    """
+    newly = selected - ledger.namespaces
+    past = {uid: spent.gpu_seconds for uid, spent in there.items() if spent.namespace in newly and spent.gpu_seconds}
+    return replace(ledger, namespaces=selected, runs={**ledger.runs, **past})
+
+
+def book(ledger: Ledger, seen: Mapping[str, Spent], today: date) -> Ledger:
+    """Add what runs have spent since they were booked last, as of today."""
+    days = {day: dict(of_day) for day, of_day in ledger.days.items()}
+    runs = dict(ledger.runs)
+    for uid, spent in seen.items():
+        new = spent.gpu_seconds - runs.get(uid, 0)
+        if spent.namespace in ledger.namespaces and new > 0:
+            of_day = days.setdefault(today.isoformat(), {})
+            of_day[spent.namespace] = of_day.get(spent.namespace, 0) + new
+            runs[uid] = spent.gpu_seconds
+    return replace(ledger, days=days, runs=runs)
+
+
+def close(ledger: Ledger, gone: Iterable[str], spec: GPUBudgetSpec, today: date) -> Ledger:
+    """With these runs gone as of today, and without what the window has left behind."""
+    first = first_day(spec, today)
+    closed = {uid: today.isoformat() for uid in gone if uid in ledger.runs} | dict(ledger.closed)
+    remembered = min(first, today - _REMEMBERED).isoformat()
+    forgotten = {uid for uid, day in closed.items() if day < remembered}
+    return replace(
+        ledger,
+        days={day: of_day for day, of_day in ledger.days.items() if day >= first.isoformat()},
+        runs={uid: seconds for uid, seconds in ledger.runs.items() if uid not in forgotten},
+        closed={uid: day for uid, day in closed.items() if uid not in forgotten},
+    )
+
+
+def first_day(spec: GPUBudgetSpec, today: date) -> date:
+    """Of the window."""
+    return today - timedelta(days=spec.window_days - 1)
+
+
+def sum_up(ledger: Ledger, spec: GPUBudgetSpec, today: date) -> dict[str, int]:
+    """GPU-seconds in the window by namespace, of those that are selected."""
+    used: defaultdict[str, int] = defaultdict(int)
+    for day, of_day in ledger.days.items():
+        if day >= first_day(spec, today).isoformat():
+            for namespace, seconds in of_day.items():
+                if namespace in ledger.namespaces:
+                    used[namespace] += seconds
+    return dict(used)
+
+
+def matches(selector: LabelSelector, labels: Mapping[str, str]) -> bool:
+    """Whether a namespace with these labels is selected."""
+    are_equal = all(labels.get(key) == value for key, value in selector.match_labels.items())
+    return are_equal and all(_meets(each, labels) for each in selector.match_expressions)
+
+
+def _meets(requirement: LabelSelectorRequirement, labels: Mapping[str, str]) -> bool:
+    match requirement.operator:
+        case "In":
+            return labels.get(requirement.key) in requirement.values
+        case "NotIn":
+            return labels.get(requirement.key) not in requirement.values
+        case "Exists":
+            return requirement.key in labels
+        case "DoesNotExist":
+            return requirement.key not in labels
+
+
+# -------------------------------------------------------------------------------------------------------------- showing
+
+
+def is_used_up(spec: GPUBudgetSpec, used: Mapping[str, int]) -> bool:
+    """Nothing is left."""
+    return sum(used.values()) >= spec.gpu_hours * _HOUR_S
+
+
+def build_status(
+    spec: GPUBudgetSpec, used: Mapping[str, int], old: GPUBudgetStatus, generation: int, now: datetime
+) -> GPUBudgetStatus:
+    """The whole status of a budget."""
+    total_s = sum(used.values())
+    words, is_exceeded = describe(spec, used), is_used_up(spec, used)
+    if is_exceeded:
+        words += "; no further run starts" if spec.action == "Block" else "; runs go on starting, as action is Warn"
+    conditions = {
+        "Exceeded": (is_exceeded, "UsedUp" if is_exceeded else "WithinBudget", words),
+        "Ready": (True, "Counted", ""),
+    }
+    by_use = sorted(used.items(), key=lambda each: (-each[1], each[0]))
+    return GPUBudgetStatus(
+        observed_generation=generation,
+        used=_format_hours(total_s),
+        remaining=_format_hours(max(0, spec.gpu_hours * _HOUR_S - total_s)),
+        namespaces=[NamespaceUse(name=name, used=_format_hours(seconds)) for name, seconds in by_use],
+        conditions=[_build_condition(kind, *said, old, generation, now) for kind, said in conditions.items()],
+    )
+
+
+def describe(spec: GPUBudgetSpec, used: Mapping[str, int]) -> str:
+    """In words: 100.2 of 100 GPU-hours of the last 30 days are used."""
+    days = f"the last {spec.window_days} days" if spec.window_days > 1 else "today"
+    return f"{_format_hours(sum(used.values()))} of {spec.gpu_hours:,.15g} GPU-hours of {days} are used"
+
+
+def describe_block(name: str, spec: GPUBudgetSpec, used: Mapping[str, int], namespace: str) -> str:
+    """Why a run of the namespace does not start, and what to do."""
+    share = f" ({_format_hours(used.get(namespace, 0))} by {namespace})" if len(used) > 1 else ""
+    return (
+        f"GPUBudget {name}: {describe(spec, used)}{share}; it starts when older ones are out of the window, or when "
+        "spec.gpuHours of the budget is raised"
+    )
+
+
+def _format_hours(seconds: float) -> str:
+    return f"{seconds / _HOUR_S:,.2f}"
+
+
+def _build_condition(
+    kind: str, holds: bool, reason: str, message: str, old: GPUBudgetStatus, generation: int, now: datetime
+) -> Condition:
+    status: Any = "True" if holds else "False"
+    before = next((each for each in old.conditions if each.type == kind and each.status == status), None)
+    return Condition(
+        type=kind,
+        status=status,
+        observed_generation=generation,
+        last_transition_time=before.last_transition_time if before else format_time(now),
+        reason=reason,
+        message=message,
+    )

@@ -1,0 +1,85 @@
+"""The GPUBudget resource: GPU-hours that the runs of some namespaces may take in a while. `crd.py` makes its CRD."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from runyard_trainer.contract import Model
+
+from runyard.api import Condition, Status
+
+BUDGET_KIND = "GPUBudget"
+BUDGET_PLURAL = "gpubudgets"
+MAX_BUDGET_NAME_LENGTH = 200
+"""So that the name of its ledger is one."""
+
+BudgetAction = Literal["Warn", "Block"]
+
+_Text = Annotated[str, Field(max_length=316)]
+
+
+class LabelSelectorRequirement(Model):
+    """As metav1.LabelSelectorRequirement."""
+
+    key: _Text
+    """Of a label."""
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    """How the label's value is to be."""
+    values: list[_Text] = Field(default_factory=list, max_length=100)
+    """For In and NotIn."""
+
+    @model_validator(mode="after")
+    def _check_values(self) -> LabelSelectorRequirement:
+        if bool(self.values) != (self.operator in ("In", "NotIn")):
+            raise ValueError("values are needed for In and NotIn, and have no use for Exists and DoesNotExist")
+        return self
+
+
+class LabelSelector(Model):
+    """As metav1.LabelSelector: all of it must hold; an empty one selects everything."""
+
+    match_labels: dict[str, str] = Field(default_factory=dict)
+    """Labels and their values."""
+    match_expressions: list[LabelSelectorRequirement] = Field(default_factory=list, max_length=50)
+    """Requirements."""
+
+
+class GPUBudgetSpec(Model):
+    """What some namespaces may spend."""
+
+    namespace_selector: LabelSelector = LabelSelector()
+    """Whose runs count, by the labels of namespaces; `kubernetes.io/metadata.name` is a namespace's name. Absent: all
+    namespaces. The budget is for all of them together; make one for each where they should not share it."""
+    gpu_hours: float = Field(gt=0, le=1e9)
+    """What they may take in the window: what pods of training held, as in `status.gpuSeconds.allocated` of runs."""
+    window_days: int = Field(default=30, ge=1, le=366)
+    """The window: today and the days before it, UTC. What is older does not count any more."""
+    action: BudgetAction = "Warn"
+    """Once it is used up. `Warn`: the budget says so. `Block`: besides, no further run starts; those that have started
+    go on, their next attempts too."""
+
+
+class NamespaceUse(Status):
+    """What one namespace has taken in the window."""
+
+    name: str
+    """Of the namespace."""
+    used: str
+    """GPU-hours."""
+
+
+class GPUBudgetStatus(Status):
+    """What was spent."""
+
+    observed_generation: int | None = None
+    """The metadata.generation that this is about."""
+    used: str | None = None
+    """GPU-hours in the window, all namespaces together. Counted from when the budget, or the namespace's label, was
+    there."""
+    remaining: str | None = None
+    """GPU-hours that are left; never below 0."""
+    namespaces: Annotated[list[NamespaceUse], Field(max_length=5000)] = Field(default_factory=list)
+    """Those that have taken any, who took most first."""
+    conditions: Annotated[list[Condition], Field(max_length=10)] = Field(default_factory=list)
+    """`Exceeded`: it is used up. `Ready`: what is said here is up to date."""
