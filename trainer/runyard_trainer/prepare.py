@@ -35,7 +35,7 @@ from runyard_trainer.storage import FolderStore, Location, NotFound, Preconditio
 from runyard_trainer.tasks import FrozenTasks, build_tasks
 from runyard_trainer.tokenizer import list_tokenizer_files, load_tokenizer
 
-_FORMAT = 4
+_FORMAT = 5
 """Of what lies under a key: raised when the same text would give other shards."""
 
 log = logging.getLogger(__name__)
