@@ -12,7 +12,7 @@ import pytest
 import yaml
 from runyard_trainer.chart import Curve, draw_curve, read_curve, smooth
 from runyard_trainer.contract import Recipe
-from runyard_trainer.outcome import Losses
+from runyard_trainer.outcome import Fertility, Losses
 from runyard_trainer.report import (
     RunSummary,
     TrainedRun,
@@ -132,6 +132,16 @@ def test_the_page_tells_better_and_worse_by_word_and_not_by_colour_alone() -> No
     html = render_report(build_summary())
     assert '<span class="better">−2.250</span> <span class="word better">better</span>' in html
     assert '<span class="worse">+0.250</span> <span class="word worse">worse</span>' in html
+
+
+def test_page_and_card_tell_how_finely_held_out_text_is_cut() -> None:
+    summary = build_summary()
+    told = Fertility(tokens_per_word=1.625, bytes_per_token=3.25)
+    cut = summary.streams["validation"].model_copy(update={"fertility": told})
+    summary = dataclasses.replace(summary, streams=dict(summary.streams) | {"validation": cut})
+    assert '<td class="num">1.625</td><td class="num">3.250</td>' in render_report(summary)
+    assert "| validation | 9 | 40,000 | 130,000 | 1.625 | 3.250 |" in render_card(summary)
+    assert "| train | 412 | 1.8 million | 6 million | – | – |" in render_card(summary)
 
 
 def test_the_same_run_gives_the_same_page() -> None:

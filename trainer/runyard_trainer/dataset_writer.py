@@ -16,6 +16,7 @@ from runyard_trainer.choosing import choose_documents
 from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe
 from runyard_trainer.encoder_tokenizers import train_encoder_tokenizer
 from runyard_trainer.examples import ExampleWriter
+from runyard_trainer.fertility import FertilityCounter
 from runyard_trainer.progress_log import ProgressLog
 from runyard_trainer.records import COMPARED, HELD_OUT_STREAMS, Encoder, RecordKind, kind_of
 from runyard_trainer.records.text import TokenIds
@@ -72,7 +73,7 @@ def write_dataset(location: Location, recipe: Recipe, files: Files, scratch_dir:
         kind, encoder = kind_of(recipe, stream), encoders["general" if stream == "general" else "train"]
 
         def open_writer(name: str, kind: RecordKind = kind, encoder: Encoder = encoder) -> StreamWriter:
-            return StreamWriter(location, name, kind, encoder, token_dtype(tokenizer.vocab_size), scratch_dir)
+            return StreamWriter(location, name, kind, encoder, tokenizer, scratch_dir)
 
         writers = {stream: open_writer(stream)}
         held_out_fraction = recipe.data.validation.held_out_fraction if stream == "train" else 0
@@ -147,25 +148,28 @@ def choose(
     if select is None:
         return repeat(None)
 
-    def text_of(kind: RecordKind, record: Any) -> str:
-        return tokenizer.decode(record.ids) if isinstance(record, TokenIds) else kind.identity(record)
-
     def read(stream: str, what: str) -> Iterator[str]:
         kind = kind_of(recipe, stream)
         records = read_stream(files.get(stream, ()), kind.parse, recipe, what)
-        return (text for record in records if (text := text_of(kind, record)).strip())
+        return (text for record in records if (text := text_of(kind, record, tokenizer)).strip())
 
     candidates = _read_candidates(recipe, files, held_out, "choosing from data.train")
+    kind = kind_of(recipe, "train")
     verdicts = choose_documents(
         select,
         recipe.training.seed,
-        map(partial(text_of, kind_of(recipe, "train")), candidates),
+        (text_of(kind, record, tokenizer) for record in candidates),
         read("target", "reading data.select.target"),
         read("reference" if "reference" in files else "replay", "reading text that the model knows"),
         tokenizer,
         scratch_dir,
     )
     return iter(verdicts)
+
+
+def text_of(kind: RecordKind, record: Any, tokenizer: DocumentTokenizer) -> str:
+    """What a record says, also where it came as token ids."""
+    return tokenizer.decode(record.ids) if isinstance(record, TokenIds) else kind.identity(record)
 
 
 def _read_candidates(recipe: Recipe, files: Files, held_out: HeldOut, what: str) -> Iterator[Any]:
@@ -197,13 +201,21 @@ class StreamWriter:
     """Encodes the records of one stream in batches, and keeps those held out where a person may want to read them."""
 
     def __init__(
-        self, location: Location, stream: str, kind: RecordKind, encoder: Encoder, dtype: str, scratch_dir: Path
+        self,
+        location: Location,
+        stream: str,
+        kind: RecordKind,
+        encoder: Encoder,
+        tokenizer: DocumentTokenizer,
+        scratch_dir: Path,
     ) -> None:
         self.stream = stream
         self._kind = kind
         self._encoder = encoder
+        self._tokenizer = tokenizer
+        self._fertility = FertilityCounter(tokenizer)
         self._shards = (
-            ShardWriter(location, stream, dtype)
+            ShardWriter(location, stream, token_dtype(tokenizer.vocab_size))
             if encoder.schema is None
             else ExampleWriter(location, stream, encoder.schema)
         )
@@ -241,6 +253,7 @@ class StreamWriter:
             "bytes": self._text_bytes,
             "truncated": self._num_truncated,
             "dropped": self._num_dropped,
+            "fertility": self._fertility.tell(),
             "left_out": dict(sorted(self._left_out.items())),
             "by_source": [
                 SourceCount(documents=self._source_documents[source], tokens=self._source_tokens[source])
@@ -259,6 +272,7 @@ class StreamWriter:
                 self._num_truncated += example.is_truncated
                 self._text_bytes += example.text_bytes
         if self._record_path is not None:
+            self._fertility.add([text_of(self._kind, record, self._tokenizer) for record in self._records])
             with self._record_path.open("a", encoding="utf-8") as file:
                 file.writelines(
                     json.dumps(self._kind.to_json(record), ensure_ascii=False) + "\n" for record in self._records

@@ -203,6 +203,7 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
                 "documents": info.documents,
                 "tokens": info.tokens,
                 "bytes": info.bytes,
+                **(info.fertility.model_dump(by_alias=True) if info.fertility is not None else {}),
             }
             for name, stream in (("domain", "validation"), ("general", "general"))
             if (info := dataset.info.streams.get(stream, StreamInfo())).documents

@@ -361,6 +361,8 @@ def build_report(record: Resolved, info: DatasetInfo, estimate: Estimate) -> Pod
             validation_documents=validation.documents,
             dropped=train.dropped + sum(train.left_out.values()),
             truncated=train.truncated,
+            domain_fertility=validation.fertility,
+            general_fertility=info.streams.get("general", StreamInfo()).fertility,
             estimate=estimate,
         ),
     )

@@ -140,6 +140,9 @@ def _print_streams(console: Any, found: dict[str, Any]) -> None:
         table.add_row(key, *(f"{found['streams'][name][key]:,}" for name in names))
     for key in ("p50", "p90", "p99", "max"):
         table.add_row(f"tokens, {key}", *(str(found["streams"][name]["documentTokens"].get(key, "")) for name in names))
+    fertility = {name: found["streams"][name].get("fertility") or {} for name in names}
+    for key, title in {"tokensPerWord": "tokens a word", "bytesPerToken": "bytes a token"}.items():
+        table.add_row(title, *(f"{fertility[name][key]:.2f}" if fertility[name] else "" for name in names))
     for reason in sorted({reason for name in names for reason in found["streams"][name]["leftOut"]}):
         counts = (found["streams"][name]["leftOut"].get(reason, 0) for name in names)
         table.add_row(f"left out: {reason}", *map(str, counts))
