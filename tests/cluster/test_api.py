@@ -14,6 +14,7 @@ from runyard.api import GROUP, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec
 from runyard.crd import build_crd
 from runyard_trainer.contract import (
     ADAPTER_FIELDS,
+    EXTENDABLE_OBJECTIVES,
     HEAD_OBJECTIVES,
     LANGUAGE_OBJECTIVES,
     MASKED_OBJECTIVES,
@@ -123,6 +124,10 @@ def mend(spec: dict[str, Any]) -> dict[str, Any]:
     if objective not in MASKED_OBJECTIVES:
         spec.pop("masking", None)
         model.get("scratch", {}).get("tokenizer", {}).get("train", {}).pop("type", None)
+    if objective not in EXTENDABLE_OBJECTIVES or "scratch" in model:
+        model.pop("extendVocabulary", None)
+    if "extendVocabulary" in model and "source" in spec["data"].get("replay", {}):
+        del spec["data"]["replay"]
     mend_method(spec, objective)
     mend_evaluation(spec, objective)
     mend_tasks(spec, objective)
@@ -365,6 +370,30 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
             },
         },
         ["spec.data", "among texts without labels"],
+    ),
+    "more tokens for a model that has none": (
+        {
+            "model": {
+                "scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}},
+                "extendVocabulary": {"tokens": 100},
+            }
+        },
+        ["spec.model.extendVocabulary", "model.scratch.tokenizer.train.vocabSize"],
+    ),
+    "more tokens than can be": (
+        {"model": {"uri": "s3://m/m", "extendVocabulary": {"tokens": 1_000_000}}},
+        ["spec.model.extendVocabulary.tokens", "100000"],
+    ),
+    "more tokens for an encoder": (
+        {"objective": "masked-lm", "model": {"uri": "s3://m/m", "extendVocabulary": {"tokens": 100}}},
+        ["spec.model.extendVocabulary", "causal-lm and sft"],
+    ),
+    "more tokens for a model that replays what it knows": (
+        {
+            "model": {"uri": "s3://m/m", "extendVocabulary": {"tokens": 100}},
+            "data": {"train": [{"uri": "s3://c/f"}], "replay": {"fraction": 0.1, "source": "self"}},
+        },
+        ["spec.data", "model.extendVocabulary", "give data.replay.sources"],
     ),
     "a weight without anything to weigh against": (
         {"data": {"train": [{"uri": "s3://c/f", "weight": 2}]}},

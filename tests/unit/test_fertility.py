@@ -45,7 +45,7 @@ def test_prepare_tells_what_the_domain_and_the_general_text_cost_the_tokenizer(p
     assert streams["validation"].fertility == told.domain_fertility
     assert streams["train"].fertility is None
     shown = json.loads((place.base / "out" / "preview.json").get().data)["streams"]
-    assert shown["general"]["fertility"] == told.general_fertility.model_dump(by_alias=True)
+    assert shown["general"]["fertility"] == told.general_fertility.model_dump(by_alias=True, exclude_none=True)
     assert preview_run(recipe).streams["validation"].fertility == told.domain_fertility
 
 

@@ -66,6 +66,8 @@ def build_summary(before: Losses | None = BEFORE, after: Losses = AFTER) -> RunS
         num_parameters=1_385_000,
         num_trained=1_385_000,
         num_labels=0,
+        num_new_tokens=0,
+        num_rows=8000,
         streams={
             "train": StreamInfo(documents=412, tokens=1_800_000, bytes=6_000_000, document_tokens=lengths),
             "replay": StreamInfo(documents=5000, tokens=900_000, bytes=3_900_000, document_tokens=lengths),

@@ -163,6 +163,10 @@ class Fertility(Report):
     """A word is what stands between white space."""
     bytes_per_token: float
     """UTF-8 bytes of text."""
+    base_tokens_per_word: float | None = None
+    """How finely the model's own tokenizer cuts it, where `model.extendVocabulary` has added to that."""
+    base_bytes_per_token: float | None = None
+    """Likewise."""
 
 
 class DataSummary(Report):

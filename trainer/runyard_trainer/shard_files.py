@@ -49,6 +49,8 @@ class StreamInfo(Report):
     """Examples that the sequence length cut."""
     dropped: int = 0
     """Records of which nothing would be trained on."""
+    trained_tokens: int = 0
+    """Those that the loss is taken over, of held-out streams."""
     fertility: Fertility | None = None
     """How finely the tokenizer cuts the text, of held-out streams."""
     left_out: dict[str, int] = Field(default_factory=dict)

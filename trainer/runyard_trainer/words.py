@@ -113,6 +113,11 @@ WORDS: dict[str, ObjectiveWords] = {
 }
 
 
+OWN_TOKENIZER_DEFINITION = (
+    "Tokens were added to the model's own tokenizer. The model as it came was measured with its own: the same text in "
+    "ownTrainedTokens tokens. Its losses are told per token of the exported model, as loss x ownTrainedTokens / "
+    "trainedTokens: so they compare as bits per byte do."
+)
 JUDGE_DEFINITION = (
     "The model as it came and the exported model answered each prompt greedily. The judge compared the two answers "
     "twice, in both orders: one is better where it is called so both times, and else it is a tie; equal answers are a "
