@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runyard_trainer.contract import Recipe, Storage
+from runyard_trainer.export import upload
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.shards import read_resolved, write_out
 from runyard_trainer.storage import open_store
@@ -169,6 +170,20 @@ def test_a_saved_one_is_opened_alike_by_transformers_and_written_again_alike(
     assert again.get_vocab() == fast.get_vocab()
 
 
+def test_files_that_say_the_same_in_another_way_say_the_same_of_new_tokens(tmp_path: Path) -> None:
+    """As folders have them that older releases have written."""
+    save_gpt2(tmp_path / "base")
+    model = json.loads((tmp_path / "base/tokenizer.json").read_text())["model"]
+    (tmp_path / "base/vocab.json").write_text(json.dumps(model["vocab"]))
+    lines = ["#version: 0.2", *(" ".join(merge) for merge in model["merges"])]
+    (tmp_path / "base/merges.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "base/tokenizer.model").write_text("of the former tokens alone")
+    extended = extend(open_tokenizer(tmp_path / "base", "s3://m/m"))
+    assert not (extended.folder / "tokenizer.model").exists()
+    built = GPT2Tokenizer(vocab=str(extended.folder / "vocab.json"), merges=str(extended.folder / "merges.txt"))
+    assert [built(text)["input_ids"] for text in DOMAIN] == [ids[:-1] for ids in extended.encode(DOMAIN)]
+
+
 def test_the_same_text_gives_the_same_bytes(tmp_path: Path) -> None:
     base = open_base(tmp_path / "base", save_qwen)
     files = []
@@ -304,6 +319,18 @@ def test_what_prepare_leaves_and_tells_of_more_tokens(tmp_path: Path) -> None:
     assert told.tokens_per_word < told.base_tokens_per_word
     shown = json.loads((place.base / "out" / "preview.json").get().data)["streams"]["validation"]["fertility"]
     assert shown == told.model_dump(by_alias=True)
+
+
+def test_a_tokenizer_that_has_changed_since_is_not_exported(tmp_path: Path) -> None:
+    place = build_place(tmp_path)
+    place.prepare(recipe_of(place, 16))
+    dataset = place.dataset()
+    (tmp_path / "model").mkdir()
+    upload({"model": tmp_path / "model"}, dataset, place.base / "out")
+    assert (place.base / "out/model/tokenizer.json").get().data
+    (dataset.location / "tokenizer" / "tokenizer_config.json").put(b"{}")
+    with pytest.raises(UserError, match="is damaged or was changed"):
+        upload({"model": tmp_path / "model"}, dataset, place.base / "out")
 
 
 def test_other_tokens_are_prepared_anew_and_the_same_ones_once(tmp_path: Path) -> None:
