@@ -45,6 +45,7 @@ from runyard.lease import Lease, LeaseKey
 from runyard.logs import configure_logging
 from runyard.probes import serve_metrics, serve_probes
 from runyard.progress import ProgressReader
+from runyard.queues import QueueReader
 from runyard.reconcile import ApplyError, Reconciler
 from runyard.runtime import Runtime
 from runyard.telemetry import Telemetry
@@ -136,10 +137,12 @@ async def operate(config: Config) -> None:
         kube = await stack.enter_async_context(connect(telemetry.request_tracer()))
         pods = await stack.enter_async_context(aiohttp.ClientSession())
         await require_crd(kube)
+        clock = asyncio.get_running_loop().time
         lease = Lease(kube, config.lease, on_change=telemetry.set_leader)
         reconciler = Reconciler(
             cluster=Cluster(kube, lease.is_leader),
-            progress=ProgressReader(pods, config.progress_interval_s, asyncio.get_running_loop().time),
+            progress=ProgressReader(pods, config.progress_interval_s, clock),
+            queues=QueueReader(kube, clock),
             telemetry=telemetry,
             turns=(turns := Turns(lambda key: runtime.queue.add(key))),
             settings=config.settings,

@@ -16,6 +16,7 @@ from runyard.events import record_event
 from runyard.kube import ApiError
 from runyard.plan import plan
 from runyard.progress import ProgressReader
+from runyard.queues import QueueReader
 from runyard.telemetry import Telemetry
 from runyard.turns import Turns
 from runyard.world import Observed, Plan, Run, Settings
@@ -40,6 +41,7 @@ class Reconciler:
 
     cluster: Cluster
     progress: ProgressReader
+    queues: QueueReader
     telemetry: Telemetry
     turns: Turns
     settings: Settings
@@ -68,7 +70,10 @@ class Reconciler:
             return None
         observed = await self.cluster.observe(run)
         observed = replace(
-            observed, progress=await self.progress.read(key, observed.pods), silent_since=self._silent_since(key)
+            observed,
+            kueue=await self.queues.read(run, observed.jobs),
+            progress=await self.progress.read(key, observed.pods),
+            silent_since=self._silent_since(key),
         )
         planned = plan(run, observed, self.settings, self.now())
         if planned.needs_namespace:
