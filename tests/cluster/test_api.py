@@ -83,6 +83,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"evaluation": {"judge": {**JUDGE, "endpoint": "https://me:secret@judge/v1"}}},
         ["spec.evaluation.judge.endpoint"],
     ),
+    "a password in a tracking server's URL": (
+        {"tracking": {"mlflow": {"uri": "https://me:secret@mlflow"}}},
+        ["spec.tracking.mlflow.uri"],
+    ),
     "a task of no type": (
         {"evaluation": {"tasks": [{"name": "t", "test": {"uri": "s3://t/t.jsonl"}}]}},
         ["spec.evaluation.tasks", "exactly one of preset, type"],

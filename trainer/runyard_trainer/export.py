@@ -173,6 +173,7 @@ def _leave(
         before=trained.before and _quote(trained.before, trained),
         after=_quote(trained.after, trained),
         judgement=trained.judged and trained.judged.judgement,
+        tracking=trained.tracking_url,
     )
 
 

@@ -195,6 +195,8 @@ class Result(Report):
     """After the last."""
     judgement: Judgement | None = None
     """What `evaluation.judge` found."""
+    tracking: str | None = None
+    """The run's page on the server of `tracking.mlflow`."""
 
 
 class ModelFolder(Report):

@@ -57,6 +57,10 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
         from runyard_trainer.judge.protocol import check_judge  # deferred: few runs have a judge
 
         check_judge(recipe.evaluation.judge, context.judge_api_key)
+    if recipe.tracking.mlflow is not None:
+        from runyard_trainer.tracking.mlflow import check_mlflow  # likewise
+
+        check_mlflow(recipe.tracking.mlflow, context.mlflow_credentials)
     files = list_files(recipe)
     log.info("found %d files, %.1f MB", sum(map(len, files.values())), sum(map(total_bytes, files.values())) / 1e6)
 
@@ -83,6 +87,10 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
             rows=show_rows(recipe, read_samples(recipe, files), prepared, Path(cache)),
             estimate=estimate,
         )
+    if recipe.tracking.mlflow is not None:
+        from runyard_trainer.tracking.mlflow import schedule_run  # likewise
+
+        schedule_run(recipe.tracking.mlflow, context.mlflow_credentials, context.run_uid, context.run_name)
     (output / "preview.json").put(shown.to_json().encode())
     labels = order_labels(prepared.info.labels, config)
     record = Resolved(

@@ -63,6 +63,8 @@ class TrainedRun:
     """Likewise of the prompts that were judged."""
     judged: Judged | None = None
     """What a judge has found; None where none was asked for."""
+    tracking_url: str | None = None
+    """The run's page on a tracking server."""
 
 
 @dataclass(frozen=True)

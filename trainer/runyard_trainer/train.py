@@ -60,6 +60,7 @@ from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.step import Learner, StepResult, take_step
 from runyard_trainer.storage import Location, be_patient, open_store
 from runyard_trainer.task_answers import answer_prompts, measure_tasks, read_prompts, read_tasks
+from runyard_trainer.tracking import News, Tracker, build_params
 from runyard_trainer.watchdog import Watchdog, handle_stall
 
 MAX_NON_FINITE_STEPS = 5
@@ -175,6 +176,7 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
     stop = StopRequest()
     with ExitStack() as stack:
         stack.enter_context(joined_ranks(context, device))
+        tracker = stack.enter_context(Tracker(recipe, context))
         stop.install()  # not before: a rank that still waits for its peers has nothing to save
         head, result = claim_head(output, recipe, context)
         if result is not None:
@@ -232,6 +234,16 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
         }
         monitor.set_resolved(settings)
 
+        def tell(up_to_step: int) -> None:
+            if tracker.is_news(up_to_step, len(state.measured)):
+                tracker.tell(gather_news(up_to_step, monitor, state, recipe, resolved.resolved, settings))
+
+        def tell_committed() -> None:
+            monitor.set_checkpoint(checkpointer.committed)
+            tell(checkpointer.committed.step if checkpointer.committed else -1)
+
+        tell_committed()
+
         def measure() -> Losses:
             monitor.set_stage("evaluating")
             with watchdog.watching(f"the evaluation after {state.step} steps"):
@@ -282,15 +294,17 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
             if is_stopping or is_last or is_best or is_due(state.step, recipe.checkpoint.every_steps):
                 checkpointer.save(state.step, everything, state.tokens, find_best_step(state.candidates, criterion))
             checkpointer.check()
-            monitor.set_checkpoint(checkpointer.committed)
+            tell_committed()
             if is_stopping:
                 checkpointer.wait(context.grace_s)
+                tell_committed()
                 raise Interrupted(f"stopped by a signal; step {state.step} is saved")
         checkpointer.wait()
         monitor.set_checkpoint(checkpointer.committed)
 
         if not state.measured or state.candidates[-1].step != state.step:
             state.note_losses(measure())
+        tell(state.step)
         best = choose_best(state.candidates, criterion)
         warning = check_forgetting(best, criterion, recipe)
         if best.step != state.step:
@@ -313,11 +327,31 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
             precision=precision,
             metrics_csv=monitor.metrics_csv(),
             resolved=settings,
+            tracking_url=tracker.url,
         )
         result = export_run(module.model, trained, recipe, context, dataset, output, judging)
         finish_head(head, result, world)
         monitor.set_stage("finished")
         return result
+
+
+def gather_news(
+    up_to_step: int,
+    monitor: Monitor,
+    state: TrainState,
+    recipe: Recipe,
+    resolved: Mapping[str, str],
+    settings: Mapping[str, str],
+) -> News:
+    """What may be told of the run up to a step."""
+    return News(
+        up_to_step=up_to_step,
+        metrics_csv=monitor.metrics_csv(),
+        before=Losses(**state.before) if state.before else None,
+        measured=tuple(state.candidates),
+        params=build_params(recipe, resolved),
+        tags={f"runyard.{name}": value for name, value in settings.items() if name not in resolved},
+    )
 
 
 def build_order(recipe: Recipe, streams: Mapping[str, Samples], parts: tuple[Part, ...], total_steps: int) -> Order:

@@ -33,6 +33,7 @@ from runyard_trainer.contract.objectives import (
 )
 from runyard_trainer.contract.recipe import RECIPE_PATH, Recipe
 from runyard_trainer.contract.storage import Storage
+from runyard_trainer.contract.tracking import MLFLOW_VARIABLES, Mlflow, Tracking
 from runyard_trainer.contract.training import EarlyStopping, Optimizer, Schedule, Training
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "HEAD_OBJECTIVES",
     "LANGUAGE_OBJECTIVES",
     "MASKED_OBJECTIVES",
+    "MLFLOW_VARIABLES",
     "NEXT_TOKEN_OBJECTIVES",
     "PERPLEXITY_REFUSAL",
     "RECIPE_PATH",
@@ -53,6 +55,7 @@ __all__ = [
     "DataSource",
     "EarlyStopping",
     "Judge",
+    "Mlflow",
     "Mode",
     "Model",
     "ModelSource",
@@ -64,6 +67,7 @@ __all__ = [
     "SourceRun",
     "Storage",
     "TokenizerTraining",
+    "Tracking",
     "Training",
     "Validation",
 ]

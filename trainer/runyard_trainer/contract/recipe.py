@@ -21,6 +21,7 @@ from runyard_trainer.contract.objectives import (
     Preference,
 )
 from runyard_trainer.contract.storage import Output, Storage
+from runyard_trainer.contract.tracking import Tracking
 from runyard_trainer.contract.training import Checkpoint, Evaluation, Training
 
 RECIPE_PATH = "/etc/runyard/recipe.json"
@@ -62,6 +63,8 @@ class Recipe(Model):
     """Where the result goes."""
     storage: Storage = Storage()
     """How to reach S3."""
+    tracking: Tracking = Tracking()
+    """Where the run is followed besides."""
 
     @model_validator(mode="after")
     def _check_record_formats(self) -> Recipe:
