@@ -74,7 +74,12 @@ def resolve_recipe(run: Run, spec: TrainingRunSpec, settings: Settings) -> Recip
     )
     resolved: dict[str, Any] = {"storage": storage}
     if (source := run.status.source) is not None:
-        resolved["model"] = ModelSource(uri=source.uri, digest=source.digest, step=source.step)
+        resolved["model"] = ModelSource(
+            uri=source.uri,
+            digest=source.digest,
+            step=source.step,
+            extend_vocabulary=spec.model.extend_vocabulary,
+        )
     return spec.to_recipe().model_copy(update=resolved)
 
 

@@ -182,6 +182,30 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         },
         ["spec.data", "among texts without labels"],
     ),
+    "more tokens for a model that has none": (
+        {
+            "model": {
+                "scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}},
+                "extendVocabulary": {"tokens": 100},
+            }
+        },
+        ["spec.model.extendVocabulary", "model.scratch.tokenizer.train.vocabSize"],
+    ),
+    "more tokens than can be": (
+        {"model": {"uri": "s3://m/m", "extendVocabulary": {"tokens": 1_000_000}}},
+        ["spec.model.extendVocabulary.tokens", "100000"],
+    ),
+    "more tokens for an encoder": (
+        {"objective": "masked-lm", "model": {"uri": "s3://m/m", "extendVocabulary": {"tokens": 100}}},
+        ["spec.model.extendVocabulary", "causal-lm and sft"],
+    ),
+    "more tokens for a model that replays what it knows": (
+        {
+            "model": {"uri": "s3://m/m", "extendVocabulary": {"tokens": 100}},
+            "data": {"train": [{"uri": "s3://c/f"}], "replay": {"fraction": 0.1, "source": "self"}},
+        },
+        ["spec.data", "model.extendVocabulary", "give data.replay.sources"],
+    ),
     "a weight without anything to weigh against": (
         {"data": {"train": [{"uri": "s3://c/f", "weight": 2}]}},
         ["spec.data.train", "training.epochs"],

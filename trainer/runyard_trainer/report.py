@@ -83,6 +83,10 @@ class RunSummary:
     """Of the parameters."""
     num_labels: int
     """Classes that the model names; 0 where it names none."""
+    num_new_tokens: int
+    """That were added to the model's own."""
+    num_rows: int
+    """Of the embeddings."""
     streams: Mapping[str, StreamInfo]
     samples: list[Sample]
     lineage: dict[str, Any]

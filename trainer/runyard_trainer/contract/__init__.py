@@ -25,6 +25,7 @@ from runyard_trainer.contract.data import (
 from runyard_trainer.contract.judge import Judge
 from runyard_trainer.contract.models import ADAPTER_FIELDS, ModelSource, ScratchModel, SourceRun, TokenizerTraining
 from runyard_trainer.contract.objectives import (
+    EXTENDABLE_OBJECTIVES,
     HEAD_OBJECTIVES,
     LANGUAGE_OBJECTIVES,
     MASKED_OBJECTIVES,
@@ -39,6 +40,7 @@ from runyard_trainer.contract.training import EarlyStopping, Optimizer, Schedule
 __all__ = [
     "ADAPTER_FIELDS",
     "DEFAULT_NOISE_CLIP",
+    "EXTENDABLE_OBJECTIVES",
     "HEAD_OBJECTIVES",
     "LANGUAGE_OBJECTIVES",
     "MASKED_OBJECTIVES",
