@@ -10,7 +10,7 @@ from runyard.world import Manifest, QueuePosition
 
 def describe_eviction(situation: Situation) -> tuple[str, str]:
     """An attempt has lost its place: the reason, and in words why, and what follows."""
-    view, checkpoint = situation.observed.kueue, situation.known.checkpoint
+    view = situation.observed.kueue
     evicted = pods.find_condition(view.workload, "Evicted") if view.workload else None
     is_preempted = view.workload is not None and pods.find_condition(view.workload, "Preempted") is not None
     if situation.place_job is None:
@@ -20,10 +20,9 @@ def describe_eviction(situation: Situation) -> tuple[str, str]:
     else:
         whom = f"preempted for {view.preemptor}; " if view.preemptor else ""
         why = f"{whom}Kueue says: {evicted['message']}"
-    start = f"from step {checkpoint.step} or later" if checkpoint else describe_start(checkpoint)
     message = (
-        f"attempt {situation.attempt} saves a checkpoint and stops: {why}. It is in the queue again, and goes on by "
-        f"itself {start}"
+        f"attempt {situation.attempt} saves a checkpoint and stops: {why}. It is in the queue again, and "
+        f"{_describe_return(situation)}"
     )
     return "Preempted" if is_preempted else "Evicted", message
 
@@ -33,10 +32,12 @@ def describe_wait(situation: Situation) -> str:
     workload = situation.observed.kueue.workload
     if workload is None:
         return _describe_silence(situation)
-    held = pods.find_condition(workload, "QuotaReserved", status="False")
-    if held is not None:
+    if pods.find_condition(workload, "QuotaReserved") is None:
+        held = pods.find_condition(workload, "QuotaReserved", status="False")
+        # Kueue does not even try those that are like one that it has just held
+        said = f"Kueue says: {held['message']}" if held else "Kueue has it in the queue"
         position = _describe_position(situation.observed.kueue.position, str(situation.spec.queue.name))
-        return f"Kueue says: {held['message']}{position}{_describe_past(situation, workload)}"
+        return f"{said}{position}{_describe_past(situation, workload)}"
     checks = [check for check in _read_checks(workload) if check["state"] != "Ready"]
     if checks:
         return f"Kueue has quota for it and waits for {', '.join(map(_describe_check, checks))}"
@@ -68,8 +69,13 @@ def _describe_past(situation: Situation, workload: Manifest) -> str:
     if evicted is None or not situation.known.attempt:
         return ""
     what = f"Preempted for {view.preemptor}" if view.preemptor else f"Evicted ({evicted['message']})"
-    start = describe_start(situation.known.checkpoint)
-    return f". {what} at {evicted['lastTransitionTime']}: it goes on by itself {start}"
+    return f". {what} at {evicted['lastTransitionTime']}: it {_describe_return(situation)}"
+
+
+def _describe_return(situation: Situation) -> str:
+    """The last save of a stopped attempt may not have been heard of: its pods are gone with their last words."""
+    checkpoint = situation.known.checkpoint
+    return f"goes on by itself {describe_start(checkpoint)}{' or later' if checkpoint else ''}"
 
 
 def describe_refusal(workload: Manifest) -> str | None:

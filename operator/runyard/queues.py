@@ -67,7 +67,7 @@ class QueueReader:
         workload = await self._find_workload(run.namespace, uid)
         if workload is None:
             return KueueView()
-        if find_condition(workload, "QuotaReserved", status="False"):
+        if find_condition(workload, "QuotaReserved") is None:
             position = await self._find_position(run.namespace, run.spec.queue.name, uid)
         return KueueView(workload, await self._find_preemptor(run.namespace, workload), position)
 

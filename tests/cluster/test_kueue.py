@@ -99,8 +99,9 @@ def test_kueue_holds_admits_preempts_and_resumes_runs_and_a_failure_does_not_cos
     assert "priorityClassName" not in place["spec"]["template"]["spec"]
     told = "Preempted for Job urgent-place at 2"
     seen = runs.wait_for(cluster, "first", lambda seen: told in queue_message(seen), "for whom it was preempted")
-    saved = runs.read_json(cluster, "out/first/head.json")["checkpoint"]["step"]
-    assert seen["queue"]["message"].endswith(f": it goes on by itself from step {saved}")
+    known = seen["checkpoint"]["step"]
+    assert seen["queue"]["message"].endswith(f": it goes on by itself from step {known} or later")
+    assert runs.read_json(cluster, "out/first/head.json")["checkpoint"]["step"] >= known
     events = cluster.get_json("events")["items"]
     (said,) = [event["message"] for event in events if event["reason"] == "Preempted" and is_about(event, "first")]
     assert said.startswith("attempt 2 saves a checkpoint and stops: preempted for Job urgent-place; Kueue says: ")
@@ -130,7 +131,6 @@ def test_a_held_run_says_how_many_are_ahead_of_it_as_kueues_visibility_api_does(
         seen = runs.wait_for(
             cluster, name, lambda seen, want=position: seen.get("queue", {}).get("position") == want, "its position"
         )
-    assert "insufficient" in seen["queue"]["message"]
     assert seen["queue"]["message"].endswith("; 1 ahead in queue empty")
     cluster.kubectl("delete", "trainingrun", "ahead", "behind")
 

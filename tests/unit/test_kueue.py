@@ -119,6 +119,7 @@ def test_a_run_without_a_queue_has_no_place() -> None:
             "Kueue has quota for it and waits for budget: asks",
         ),
         (make_workload(("QuotaReserved", "True", "")), "about to admit"),
+        (make_workload(), "Kueue has it in the queue"),
     ],
 )
 def test_while_it_is_held_it_says_why_in_kueues_words(workload: Manifest | None, want: str) -> None:
