@@ -46,6 +46,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a text where a number belongs": ({"compute": {"nodes": "two"}}, ["spec.compute.nodes", "integer"]),
     "a fraction of a node": ({"compute": {"nodes": 1.5}}, ["spec.compute.nodes"]),
     "no node at all": ({"compute": {"nodes": 0}}, ["spec.compute.nodes"]),
+    "fewer nodes where Kueue admits all or none": (
+        {"compute": {"nodes": 2, "minNodes": 1}, "queue": {"name": "gpus"}},
+        ["spec.compute.minNodes", "compute.minNodes and queue.name do not go together", "leave one of them out"],
+    ),
     "two model sources": (
         {"model": {"uri": "s3://m/m", "scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}}}},
         ["spec.model", "exactly one of uri, run, scratch"],
