@@ -59,7 +59,7 @@ def waits_for_quota(situation: Situation) -> Decision | None:
     if namespace is None:
         return _look(situation)
     view = _View(situation, namespace)
-    missing = view.find_missing_priority_class(situation.run)
+    missing = view.find_missing_priority_class(situation)
     if missing is not None:
         message = f"queue.priorityClassName: the cluster has no PriorityClass {missing}"
         return _wait(situation, "PriorityClassNotFound", 0, f"{message}: create it, and this run goes on")
@@ -162,14 +162,14 @@ class _View:
         return Ticket(
             key=run.name,
             is_admitted=keeps_admission(run.status, is_suspended=situation.spec.suspend),
-            priority=self._read_priority(run),
+            priority=self._read_priority(situation),
             created=run.created,
             gang=self._build_gang(job, [pod for pod in own_pods if pods.role_of(pod) == Role.TRAIN], num_jobs=1),
         )
 
-    def find_missing_priority_class(self, run: Run) -> str | None:
-        """The class that the run names, where it is known that there is none."""
-        name = run.spec.queue.priority_class_name if run.spec else None
+    def find_missing_priority_class(self, situation: Situation) -> str | None:
+        """The class that the run's pods name, where it is known that there is none."""
+        name = situation.attempt_spec.queue.priority_class_name
         classes = self.namespace.priority_classes
         is_known = classes is None or any(each["metadata"]["name"] == name for each in classes)
         return None if is_known else name
@@ -190,7 +190,7 @@ class _View:
         jobs = tuple(job for job in self.namespace.jobs if pods.run_uid_of(job) == run.uid)
         other = Situation(run, Observed(jobs=jobs), self.situation.settings, self.situation.now)
         has_attempt = any(self._is_at_work(job) for job in other.train_jobs)
-        is_held_up = _is_stuck(run) or self.find_missing_priority_class(run) or other.lacks_place
+        is_held_up = _is_stuck(run) or self.find_missing_priority_class(other) or other.lacks_place
         if has_attempt or not other.is_prepared or is_held_up:
             return None
         return other
@@ -205,8 +205,8 @@ class _View:
             priority_class=template.get("priorityClassName") or self._default_class,
         )
 
-    def _read_priority(self, run: Run) -> int:
-        name = (run.spec.queue.priority_class_name if run.spec else None) or self._default_class
+    def _read_priority(self, situation: Situation) -> int:
+        name = situation.attempt_spec.queue.priority_class_name or self._default_class
         classes = self.namespace.priority_classes or ()
         return next((int(each["value"]) for each in classes if each["metadata"]["name"] == name), 0)
 

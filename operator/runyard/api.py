@@ -87,8 +87,8 @@ class Queue(Model):
     """A LocalQueue of Kueue in the run's namespace: Kueue says when it starts, and may preempt it. Absent: the
     namespace's ResourceQuotas say it."""
     priority_class_name: str | None = Field(default=None, min_length=1, max_length=253)
-    """A PriorityClass: runs of a higher value start first, and their pods have it; Kueue goes by it as well. Absent:
-    the cluster's default."""
+    """A PriorityClass: runs of a higher value start first, and their pods have it. With `name` it may also be a
+    WorkloadPriorityClass, by which Kueue goes first. Absent: the cluster's default."""
 
 
 class Recovery(Model):
@@ -253,7 +253,8 @@ class QueuePlace(Status):
     """Where a run waits for quota."""
 
     position: int | None = None
-    """Runs ahead of it; 0: it is the next. Absent where Kueue knows."""
+    """Runs ahead of it; 0: it is the next. With Kueue, Workloads ahead of it in its LocalQueue; absent where Kueue's
+    visibility API does not say it."""
     message: str = ""
     """What is missing."""
 

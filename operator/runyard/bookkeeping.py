@@ -6,8 +6,9 @@
                                             └─> who is blocked ──> Reconciler
 
 A budget's ledger belongs to it, and goes with it. It is written with the resourceVersion that it was read with: a
-replica that has lost the lease can add nothing. What a run was seen to have spent is kept in memory until it is booked:
-if the operator dies and the run is deleted before it is back, up to half a minute of that run is not counted.
+replica that has lost the lease can add nothing, and what it had seen adds nothing when it leads again. What a run was
+seen to have spent is kept in memory until it is booked: if the operator dies and the run is deleted before it is back,
+up to half a minute of that run is not counted.
 """
 
 from __future__ import annotations
@@ -73,6 +74,12 @@ class Bookkeeper:
         self._gone: defaultdict[str, set[str]] = defaultdict(set)
         """By budget: UIDs of runs that were deleted."""
         self._loading = asyncio.Lock()
+        self._is_loaded = False
+
+    def forget(self) -> None:
+        """Another replica leads: what is known of budgets and of runs that were deleted is stale when it is over."""
+        self._books.clear()
+        self._gone.clear()
         self._is_loaded = False
 
     # ---------------------------------------------------------------------------------------------------------- runs
@@ -157,11 +164,9 @@ class Bookkeeper:
         is_own = stored is not None and is_owned_by(stored, manifest["metadata"]["uid"])
         old = budget.parse_ledger(stored["data"][_KEY]) if stored is not None and is_own else Ledger()
         new = budget.select_namespaces(old, selected, await self._read_spent(selected - old.namespaces))
-        gone, unbooked = set(self._gone[name]), dict(self._unbooked[name])
-        if name not in self._books:
-            gone |= await self._find_gone(old)
-            unbooked = dict(self._seen.values()) | unbooked
-        new = budget.close(budget.book(new, unbooked, today), gone, budget.first_day(spec, today))
+        found_gone = await self._find_gone(old) if name not in self._books else set()
+        gone, unbooked = self._gone[name] | found_gone, dict(self._unbooked[name])
+        new = budget.close(budget.book(new, unbooked, today), gone, spec, today)
         if not is_own or new != old:
             await self._write_ledger(manifest, stored, new)
         self._gone[name] -= gone
@@ -181,10 +186,11 @@ class Bookkeeper:
 
     async def _find_gone(self, ledger: Ledger) -> set[str]:
         """Runs that were deleted while nobody looked."""
-        if not ledger.runs:
+        known = ledger.runs.keys() - ledger.closed.keys()
+        if not known:
             return set()
         listed = await self._cluster.list_all(f"/apis/{API_VERSION}/{PLURAL}", accept=METADATA_ONLY)
-        return set(ledger.runs) - {each["metadata"]["uid"] for each in listed}
+        return known - {each["metadata"]["uid"] for each in listed}
 
     async def _write_ledger(self, manifest: Manifest, stored: Manifest | None, ledger: Ledger) -> None:
         """One that a budget of the same name has left becomes this one's."""
@@ -215,11 +221,19 @@ class Bookkeeper:
         before = self._books.pop(name, None)
         if book is not None:
             self._books[name] = book
+            self._add_seen(name, book.namespaces - (before.namespaces if before else frozenset()))
         else:
             self._gone.pop(name, None)
             self._unbooked.pop(name, None)
         for namespace in (before.blocked.keys() if before else set()) - (book.blocked.keys() if book else set()):
             self._wake(namespace)
+
+    def _add_seen(self, name: str, namespaces: frozenset[str]) -> None:
+        """What was seen of namespaces that are newly counted, while it was not known that they are."""
+        seen = {uid: spent for uid, spent in self._seen.values() if spent.namespace in namespaces}
+        if seen:
+            self._unbooked[name] |= seen
+            self._later(name, BOOK_AFTER_S)
 
 
 def name_ledger(budget_name: str) -> str:

@@ -5,7 +5,8 @@
 
 A run's total only grows, and the ledger has how much of it was booked: booking again, from a total that is as old as
 you like, adds nothing. Both are written in one object, so that a write that is lost or repeated loses and doubles
-nothing. What was booked stays when the run is deleted.
+nothing. What was booked stays when the run is deleted, and how much of the run that is stays for a while: an older
+view of it, that of a replica that leads again, still adds nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from runyard.budget_api import GPUBudgetSpec, GPUBudgetStatus, LabelSelector, La
 from runyard.times import format_time
 
 _HOUR_S = 3600
+_REMEMBERED = timedelta(days=2)
+"""For how long a run that is gone is known at least: nobody's view is as old as that."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,19 @@ class Ledger:
     """GPU-seconds by day (ISO 8601) and namespace."""
     runs: Mapping[str, int] = field(default_factory=dict)
     """GPU-seconds of each run, by UID, that are in `days` or that had been spent before it was counted."""
+    closed: Mapping[str, str] = field(default_factory=dict)
+    """Of runs that are gone, since which day (ISO 8601)."""
 
 
 def parse_ledger(text: str) -> Ledger:
     """As `format_ledger` wrote it."""
     found = json.loads(text)
-    return Ledger(frozenset(found["namespaces"]), found["days"], found["runs"])
+    return Ledger(frozenset(found["namespaces"]), found["days"], found["runs"], found["closed"])
 
 
 def format_ledger(ledger: Ledger) -> str:
     """The same text for the same ledger."""
-    found = {"namespaces": sorted(ledger.namespaces), "days": ledger.days, "runs": ledger.runs}
+    found = {"namespaces": sorted(ledger.namespaces), "days": ledger.days, "runs": ledger.runs, "closed": ledger.closed}
     return json.dumps(found, sort_keys=True, separators=(",", ":"))
 
 
@@ -82,13 +87,17 @@ def book(ledger: Ledger, seen: Mapping[str, Spent], today: date) -> Ledger:
     return replace(ledger, days=days, runs=runs)
 
 
-def close(ledger: Ledger, gone: Iterable[str], first_day: date) -> Ledger:
-    """Without runs that will spend nothing any more, and without days before the first."""
-    closed = set(gone)
+def close(ledger: Ledger, gone: Iterable[str], spec: GPUBudgetSpec, today: date) -> Ledger:
+    """With these runs gone as of today, and without what the window has left behind."""
+    first = first_day(spec, today)
+    closed = {uid: today.isoformat() for uid in gone if uid in ledger.runs} | dict(ledger.closed)
+    remembered = min(first, today - _REMEMBERED).isoformat()
+    forgotten = {uid for uid, day in closed.items() if day < remembered}
     return replace(
         ledger,
-        days={day: of_day for day, of_day in ledger.days.items() if day >= first_day.isoformat()},
-        runs={uid: seconds for uid, seconds in ledger.runs.items() if uid not in closed},
+        days={day: of_day for day, of_day in ledger.days.items() if day >= first.isoformat()},
+        runs={uid: seconds for uid, seconds in ledger.runs.items() if uid not in forgotten},
+        closed={uid: day for uid, day in closed.items() if uid not in forgotten},
     )
 
 

@@ -19,12 +19,10 @@ from runyard.api import (
     KIND,
     LABEL_RUN_UID,
     PLURAL,
-    Role,
     TrainingRunSpec,
     TrainingRunStatus,
 )
 from runyard.kube import MERGE_PATCH, METADATA_ONLY, ApiError, Kube
-from runyard.pods import role_of
 from runyard.world import Action, Create, Delete, Manifest, Namespace, Observed, PatchStatus, Run
 
 
@@ -55,8 +53,6 @@ class Applied:
         """True where something is left undone."""
         return bool(self.errors or self.conflicts)
 
-
-KUEUE_API_VERSION = "kueue.x-k8s.io/v1beta2"
 
 _COLLECTIONS = {
     KIND: (API_VERSION, PLURAL),
@@ -94,13 +90,11 @@ class Cluster:
             self._list(run, "ConfigMap", accept=METADATA_ONLY),
             self._read_source(run),
         )
-        own_jobs = tuple(job for job in jobs if is_owned_by(job, run.uid))
         return Observed(
-            jobs=own_jobs,
+            jobs=tuple(job for job in jobs if is_owned_by(job, run.uid)),
             pods=tuple(pods),
             services=_names_of_own(services, run.uid),
             config_maps=_names_of_own(config_maps, run.uid),
-            workload=await self._read_workload(run, own_jobs),
             source=source,
             namespace=None,
         )
@@ -156,20 +150,6 @@ class Cluster:
         if named is None or run.status.source is not None:
             return None
         return await self.read_run(Key(run.namespace, named.name))
-
-    async def _read_workload(self, run: Run, jobs: Iterable[Manifest]) -> Manifest | None:
-        """What Kueue says of the run's place while that is suspended; None where it may not be asked."""
-        place = next((job for job in jobs if role_of(job) == Role.PLACE and job["spec"].get("suspend")), None)
-        if place is None:
-            return None
-        path = collection_path(KUEUE_API_VERSION, run.namespace, "workloads")
-        try:
-            found = await self.list_all(path, labelSelector=f"kueue.x-k8s.io/job-uid={place['metadata']['uid']}")
-        except ApiError as error:
-            if error.status in (403, 404):
-                return None
-            raise
-        return found[0] if found else None
 
     async def apply(self, run: Run, actions: Iterable[Action]) -> Applied:
         """Do `actions` in order up to the first that fails: a later one may rest on it.

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 from runyard_trainer.contract import (
     ADAPTER_FIELDS,
+    EXTENDABLE_OBJECTIVES,
     HEAD_OBJECTIVES,
     LANGUAGE_OBJECTIVES,
     MASKED_OBJECTIVES,
@@ -61,6 +62,7 @@ def build_rules() -> dict[str, list[Rule]]:
             *_build_output_rules(),
             *_build_objective_rules(),
             *_build_method_rules(),
+            *_build_vocabulary_rules(),
             *(_own_formats(objective, formats) for objective, formats in RECORD_FORMATS.items()),
             {
                 "rule": "!has(self.queue.name) || !has(self.compute.minNodes)",
@@ -108,6 +110,12 @@ def build_rules() -> dict[str, list[Rule]]:
             {
                 "rule": "!has(self.digest) || !has(self.step)",
                 "message": "model.digest is of the exported weights, and model.step takes others: keep one of them",
+            },
+            {
+                "rule": "!has(self.extendVocabulary) || !has(self.scratch)",
+                "message": "model.extendVocabulary adds to the tokenizer of a model that has learned something, and "
+                "model.scratch has none: remove it, and say model.scratch.tokenizer.train.vocabSize",
+                "fieldPath": ".extendVocabulary",
             },
         ],
         "data": [
@@ -269,6 +277,23 @@ def _build_method_rules() -> list[Rule]:
             "rule": "self.objective != 'preference' || !has(self.method.dropout) || self.method.dropout == 0.0",
             "message": "preference is trained without dropout: remove method.dropout",
             "fieldPath": ".method.dropout",
+        },
+    ]
+
+
+def _build_vocabulary_rules() -> list[Rule]:
+    return [
+        {
+            "rule": f"!has(self.model.extendVocabulary) || self.objective in {sorted(EXTENDABLE_OBJECTIVES)}",
+            "message": "model.extendVocabulary is for objectives "
+            f"{' and '.join(sorted(EXTENDABLE_OBJECTIVES))}: remove it",
+            "fieldPath": ".model.extendVocabulary",
+        },
+        {
+            "rule": "!has(self.model.extendVocabulary) || !has(self.data.replay) || !has(self.data.replay.source)",
+            "message": "data.replay.source self replays what the model knows, and it has never seen the tokens of "
+            "model.extendVocabulary: give data.replay.sources",
+            "fieldPath": ".data",
         },
     ]
 

@@ -4,7 +4,7 @@ Kueue admits Jobs, and a Job that is replaced loses its place. So a run has one 
 queue's name and says what an attempt takes, and it lives until the run ends or is suspended. `managedBy` says that its
 controller is this operator, so Kubernetes makes no pods of it. Kueue owns its `suspend`. While it is not suspended, the
 run's attempts are Jobs as they always are, but that the place controls them: Kueue knows that they are admitted with
-it, and stops them when it evicts it. See docs/decisions/0014-kueue.md.
+it, and stops them when it evicts it. `kueue_words` has what is told of that. See docs/decisions/0014-kueue.md.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from dataclasses import replace
 from datetime import timedelta
 from types import MappingProxyType
 
-from runyard import pods, render, rules
+from runyard import kueue_words, pods, render, rules
 from runyard.api import LABEL_ATTEMPT, LABEL_ROLE, LABEL_RUN, LABEL_RUN_UID, Phase, QueuePlace, Role, TrainingRunSpec
 from runyard.situation import Situation, build_delete
 from runyard.status import Decision, count, is_finished
 from runyard.world import Action, Create, Manifest, PatchStatus, Run, Settings
 
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
+LABEL_PRIORITY = "kueue.x-k8s.io/priority-class"
+"""Goes before the PriorityClass of the pods."""
 MANAGER = "runyard.dev/operator"
 
 RECHECK = timedelta(seconds=10)
@@ -42,24 +44,21 @@ def has_lost_place(situation: Situation) -> Decision | None:
     is_stopped = job is not None and is_suspended(job)
     if place is not None and is_open(place) and not is_stopped:
         return None
-    why = "its place in the queue was deleted" if place is None else _describe_eviction(situation.observed.workload)
     changes = {
         "ended_attempt": situation.attempt,
         "next_attempt_time": None,
         "restarts": count(situation.known.restarts, preemptions=1),
     }
-    message = f"attempt {situation.attempt} saves a checkpoint and stops: {why}"
-    return replace(_wait(situation, "Preempted", message, changes), requeue_at=situation.now)
+    return replace(_wait(situation, *kueue_words.describe_eviction(situation), changes), requeue_at=situation.now)
 
 
 def waits_for_place(situation: Situation) -> Decision | None:
     """Kueue has not admitted the run, or not again."""
-    queue, place = situation.spec.queue.name, situation.place_job
-    if queue is None:
+    place = situation.place_job
+    if situation.spec.queue.name is None:
         return None
     if place is None:
-        action = Create(build_place(situation.run, situation.spec, situation.settings))
-        return _wait(situation, "Queued", f"asks Kueue for a place in LocalQueue {queue}", actions=(action,))
+        return _ask_for_place(situation)
     if "managedBy" not in place["spec"]:
         message = (
             "queue.name needs Kubernetes 1.32 or newer: this one would run the pods of the Job that holds the place"
@@ -72,11 +71,25 @@ def waits_for_place(situation: Situation) -> Decision | None:
         return _wait(situation, "Queued", message, actions=(build_delete(place),))
     if is_open(place):
         return None
-    workload = situation.observed.workload
-    refusal = _describe_refusal(workload) if workload else None
+    workload = situation.observed.kueue.workload
+    refusal = kueue_words.describe_refusal(workload) if workload else None
     if refusal is not None:
         return replace(_wait(situation, "Refused", refusal), is_stalled=True)
-    return _wait(situation, "Queued", _describe_wait(workload, situation.run.namespace, queue))
+    if any(pods.is_alive(pod, situation.now) for pod in situation.train_pods):
+        return _wait(situation, *kueue_words.describe_eviction(situation))
+    return _wait(situation, "Queued", kueue_words.describe_wait(situation))
+
+
+def _ask_for_place(situation: Situation) -> Decision:
+    queue, kinds = situation.spec.queue, situation.observed.kueue.priority_kinds
+    if queue.priority_class_name is not None and kinds is not None and not kinds:
+        message = (
+            "queue.priorityClassName: the cluster has neither a WorkloadPriorityClass nor a PriorityClass "
+            f"{queue.priority_class_name}: create one of them, and this run goes on"
+        )
+        return _wait(situation, "PriorityClassNotFound", message)
+    action = Create(build_place(situation.run, situation.spec, situation.settings, kinds))
+    return _wait(situation, "Queued", f"asks Kueue for a place in LocalQueue {queue.name}", actions=(action,))
 
 
 def should_start_in_place(situation: Situation) -> Decision | None:
@@ -101,11 +114,13 @@ def _wait(
     changes: Mapping[str, object] = MappingProxyType({}),
     actions: tuple[Action, ...] = (),
 ) -> Decision:
+    position = situation.observed.kueue.position
+    place = QueuePlace(position=None if position is None else position.in_queue, message=message)
     return Decision(
         Phase.QUEUED,
         reason,
         message,
-        changes={"queue": QueuePlace(message=message), **changes},
+        changes={"queue": place, **changes},
         actions=actions,
         requeue_at=situation.now + RECHECK,
     )
@@ -144,10 +159,23 @@ def _holds(situation: Situation, pod: Manifest) -> bool:
 # -------------------------------------------------------------------------------------------------------------- objects
 
 
-def build_place(run: Run, spec: TrainingRunSpec, settings: Settings) -> Manifest:
-    """The Job that holds what an attempt takes; no pod is made of it."""
+def build_place(
+    run: Run, spec: TrainingRunSpec, settings: Settings, priority_kinds: frozenset[str] | None = None
+) -> Manifest:
+    """The Job that holds what an attempt takes; no pod is made of it.
+
+    Args:
+        run: whose place it is.
+        spec: of the run.
+        settings: the administrator's.
+        priority_kinds: which kinds of class queue.priorityClassName names; None where only its pods tell.
+    """
     job = render.build_train_job(run, spec, settings, attempt=0)
     labels = {LABEL_RUN_UID: run.uid, LABEL_RUN: run.name}
+    if priority_kinds is not None and "PriorityClass" not in priority_kinds:
+        job["spec"]["template"]["spec"].pop("priorityClassName", None)
+    if priority_kinds and "WorkloadPriorityClass" in priority_kinds:
+        job["metadata"]["labels"][LABEL_PRIORITY] = spec.queue.priority_class_name
     metadata, body = job["metadata"], job["spec"]
     del metadata["labels"][LABEL_ATTEMPT]
     metadata["labels"] |= {LABEL_ROLE: Role.PLACE.value, LABEL_QUEUE: spec.queue.name}
@@ -200,52 +228,3 @@ def is_suspended(job: Manifest) -> bool:
 def is_open(place: Manifest) -> bool:
     """Kueue has admitted the run, and has not evicted it since."""
     return not is_suspended(place) and not pods.is_deleting(place)
-
-
-# ---------------------------------------------------------------------------------------------------------------- words
-
-
-def _describe_eviction(workload: Manifest | None) -> str:
-    evicted = pods.find_condition(workload, "Evicted") if workload else None
-    return f"Kueue says: {evicted['message']}" if evicted else "Kueue has taken its place back"
-
-
-def _describe_wait(workload: Manifest | None, namespace: str, queue: str) -> str:
-    """Kueue's own words, and what to do where there are none."""
-    if workload is None:
-        return (
-            f"Kueue has not seen it yet: if this stays, check that Kueue runs and manages namespace {namespace}, and "
-            f"that it has a LocalQueue {queue}"
-        )
-    held = pods.find_condition(workload, "QuotaReserved", status="False")
-    if held is not None:
-        return f"Kueue says: {held['message']}"
-    checks = [check for check in _read_checks(workload) if check["state"] != "Ready"]
-    if checks:
-        return f"Kueue has quota for it and waits for {', '.join(map(_describe_check, checks))}"
-    return "Kueue is about to admit it"
-
-
-def _describe_refusal(workload: Manifest) -> str | None:
-    """Why Kueue, or a person, has taken the run out of the queue; None where it is in it."""
-    rejected = ", ".join(_describe_check(check) for check in _read_checks(workload) if check["state"] == "Rejected")
-    if "multikueue" in rejected.lower():
-        return (
-            f"Kueue has refused it ({rejected}): runs are not sent to other clusters. Delete it, and make it anew with "
-            "a LocalQueue whose ClusterQueue has no MultiKueue check"
-        )
-    if rejected:
-        return f"Kueue has refused it ({rejected}): see to that, or delete it and make it anew with another LocalQueue"
-    if workload["spec"].get("active", True):
-        return None
-    name, evicted = workload["metadata"]["name"], pods.find_condition(workload, "Evicted")
-    why = evicted["message"] if evicted else "nobody says why"
-    return f"Workload {name} is not active ({why}): set its spec.active to true to go on"
-
-
-def _read_checks(workload: Manifest) -> list[Manifest]:
-    return list(workload.get("status", {}).get("admissionChecks") or ())
-
-
-def _describe_check(check: Manifest) -> str:
-    return f"{check['name']}: {check.get('message') or check['state']}"

@@ -48,6 +48,7 @@ from runyard.lease import Lease, LeaseKey
 from runyard.logs import configure_logging
 from runyard.probes import serve_metrics, serve_probes
 from runyard.progress import ProgressReader
+from runyard.queues import QueueReader
 from runyard.reconcile import ApplyError, Reconciler
 from runyard.runtime import Runtime
 from runyard.telemetry import Telemetry
@@ -139,7 +140,14 @@ async def operate(config: Config) -> None:
         kube = await stack.enter_async_context(connect(telemetry.request_tracer()))
         pods = await stack.enter_async_context(aiohttp.ClientSession())
         await require_crd(kube)
-        lease = Lease(kube, config.lease, on_change=telemetry.set_leader)
+        clock = asyncio.get_running_loop().time
+
+        def note_leadership(leads: bool) -> None:
+            telemetry.set_leader(leads)
+            if not leads:
+                bookkeeper.forget()
+
+        lease = Lease(kube, config.lease, on_change=note_leadership)
         cluster, turns = Cluster(kube, lease.is_leader), Turns(lambda key: runtime.queue.add(key))
         bookkeeper = Bookkeeper(
             cluster,
@@ -149,7 +157,8 @@ async def operate(config: Config) -> None:
         )
         reconciler = Reconciler(
             cluster=cluster,
-            progress=ProgressReader(pods, config.progress_interval_s, asyncio.get_running_loop().time),
+            progress=ProgressReader(pods, config.progress_interval_s, clock),
+            queues=QueueReader(kube, clock),
             telemetry=telemetry,
             turns=turns,
             budgets=None if config.namespaces else bookkeeper,

@@ -17,6 +17,7 @@ from runyard.events import record_event
 from runyard.kube import ApiError
 from runyard.plan import plan
 from runyard.progress import ProgressReader
+from runyard.queues import QueueReader
 from runyard.telemetry import Telemetry
 from runyard.turns import Turns
 from runyard.world import Observed, Plan, Run, Settings
@@ -41,6 +42,7 @@ class Reconciler:
 
     cluster: Cluster
     progress: ProgressReader
+    queues: QueueReader
     telemetry: Telemetry
     turns: Turns
     budgets: Bookkeeper | None
@@ -74,6 +76,7 @@ class Reconciler:
         observed = await self.cluster.observe(run)
         observed = replace(
             observed,
+            kueue=await self.queues.read(run, observed.jobs),
             progress=await self.progress.read(key, observed.pods),
             silent_since=self._silent_since(key),
             budget_block=None if self.budgets is None else await self.budgets.why_blocked(key.namespace),

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from runyard_trainer.contract import RECIPE_PATH, ModelSource, Recipe
+from runyard_trainer.contract import MLFLOW_VARIABLES, RECIPE_PATH, ModelSource, Recipe
 from runyard_trainer.outcome import PROGRESS_PORT, TERMINATION_LOG_PATH
 
 from runyard.api import (
@@ -74,7 +74,12 @@ def resolve_recipe(run: Run, spec: TrainingRunSpec, settings: Settings) -> Recip
     )
     resolved: dict[str, Any] = {"storage": storage}
     if (source := run.status.source) is not None:
-        resolved["model"] = ModelSource(uri=source.uri, digest=source.digest, step=source.step)
+        resolved["model"] = ModelSource(
+            uri=source.uri,
+            digest=source.digest,
+            step=source.step,
+            extend_vocabulary=spec.model.extend_vocabulary,
+        )
     return spec.to_recipe().model_copy(update=resolved)
 
 
@@ -120,7 +125,7 @@ def build_prepare_job(run: Run, spec: TrainingRunSpec, settings: Settings) -> Ma
         spec,
         settings,
         command=["python", "-m", "runyard_trainer", "prepare"],
-        env=[*_build_run_env(run), *_build_storage_env(recipe), *_build_judge_env(recipe)],
+        env=[*_build_run_env(run), *_build_service_env(recipe)],
         recipe=recipe,
     )
     pod["terminationGracePeriodSeconds"] = PREPARE_GRACE_PERIOD_S
@@ -151,8 +156,7 @@ def build_train_job(
         env=[
             *_build_run_env(run),
             *_build_attempt_env(run, spec, attempt, _cpu_of(spec, settings)),
-            *_build_storage_env(recipe),
-            *_build_judge_env(recipe),
+            *_build_service_env(recipe),
         ],
         recipe=recipe,
     )
@@ -310,22 +314,22 @@ def _build_attempt_env(run: Run, spec: TrainingRunSpec, attempt: int, cpu: str) 
     return [*_build_env(values), pod_ip]
 
 
-def _build_storage_env(recipe: Recipe) -> list[dict[str, Any]]:
-    secret = recipe.storage.secret_name
-    keys = (
-        {"key": "AWS_ACCESS_KEY_ID"},
-        {"key": "AWS_SECRET_ACCESS_KEY"},
-        {"key": "AWS_SESSION_TOKEN", "optional": True},
-    )
-    return [{"name": key["key"], "valueFrom": {"secretKeyRef": {"name": secret, **key}}} for key in keys]
+def _build_service_env(recipe: Recipe) -> list[dict[str, Any]]:
+    """What the servers that a run speaks to ask for, from the Secrets that it names."""
+    judge, mlflow = recipe.evaluation.judge, recipe.tracking.mlflow
+    env = _build_secret_env(recipe.storage.secret_name, ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+    env += _build_secret_env(recipe.storage.secret_name, ["AWS_SESSION_TOKEN"], is_optional=True)
+    if judge is not None and judge.secret_name is not None:
+        env += _build_secret_env(judge.secret_name, ["JUDGE_API_KEY"])
+    if mlflow is not None and mlflow.secret_name is not None:
+        # a token, or a name and a password: prepare says what is missing
+        env += _build_secret_env(mlflow.secret_name, MLFLOW_VARIABLES, is_optional=True)
+    return env
 
 
-def _build_judge_env(recipe: Recipe) -> list[dict[str, Any]]:
-    judge = recipe.evaluation.judge
-    if judge is None or judge.secret_name is None:
-        return []
-    key = "JUDGE_API_KEY"
-    return [{"name": key, "valueFrom": {"secretKeyRef": {"name": judge.secret_name, "key": key}}}]
+def _build_secret_env(secret: str | None, keys: Sequence[str], is_optional: bool = False) -> list[dict[str, Any]]:
+    optional = {"optional": True} if is_optional else {}
+    return [{"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, **optional}}} for key in keys]
 
 
 def _build_env(values: dict[str, str]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from runyard.endings import Ending, Severity, describe_failure, find_ending
 from runyard.placement import blame_node, shrink
 from runyard.rules import fail
 from runyard.situation import Situation
-from runyard.status import Decision, count
+from runyard.status import Decision, count, describe_start
 from runyard.times import format_time, parse_time
 
 
@@ -107,7 +107,6 @@ def _recover(
 ) -> Decision:
     checkpoint = situation.known.checkpoint
     next_time = when and format_time(when)
-    start = f"from step {checkpoint.step}" if checkpoint else "from its newest checkpoint, if there is one"
     changes = {
         "ended_attempt": situation.attempt,
         "last_failure": failure,
@@ -115,7 +114,7 @@ def _recover(
         "nodes": nodes,
     }
     shape = f", with {nodes} of {situation.spec.compute.nodes} nodes" if nodes else ""
-    message = f"{describe_failure(failure)}. The next attempt goes on {start}{shape}"
+    message = f"{describe_failure(failure)}. The next attempt goes on {describe_start(checkpoint)}{shape}"
     return Decision(
         Phase.RECOVERING, reason, message, changes, requeue_at=parse_time(next_time) if next_time else situation.now
     )

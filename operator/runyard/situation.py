@@ -36,9 +36,14 @@ class Situation:
 
     @cached_property
     def attempt_spec(self) -> TrainingRunSpec:
-        """The spec with as many nodes as an attempt has now: `compute.nodes`, or what of them found room."""
+        """The spec as an attempt has it now: with `compute.nodes`, or what of them found room, and the PriorityClass
+        that its pods have; a class that only Kueue knows is none.
+        """
         nodes = min(self.run.status.nodes or self.spec.compute.nodes, self.spec.compute.nodes)
-        return self.spec.model_copy(update={"compute": self.spec.compute.model_copy(update={"nodes": nodes})})
+        changed: dict[str, object] = {"compute": self.spec.compute.model_copy(update={"nodes": nodes})}
+        if self.place_job is not None and "priorityClassName" not in self.place_job["spec"]["template"]["spec"]:
+            changed["queue"] = self.spec.queue.model_copy(update={"priority_class_name": None})
+        return self.spec.model_copy(update=changed)
 
     @cached_property
     def recipe(self) -> Recipe:

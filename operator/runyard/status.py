@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from runyard_trainer.outcome import PodReport, Progress
+from runyard_trainer.outcome import CommittedCheckpoint, PodReport, Progress
 
 from runyard.api import Condition, ConditionType, Phase, Restarts, RunProgress, TrainingRunSpec, TrainingRunStatus
 from runyard.endings import describe_failure
@@ -126,6 +126,11 @@ def count(
 # -------------------------------------------------------------------------------------------------------------- showing
 
 
+def describe_start(checkpoint: CommittedCheckpoint | None) -> str:
+    """Where the next attempt goes on."""
+    return f"from step {checkpoint.step}" if checkpoint else "from its newest checkpoint, if there is one"
+
+
 def build_status(
     known: TrainingRunStatus, decision: Decision, *, is_prepared: bool, generation: int, now: datetime
 ) -> TrainingRunStatus:
@@ -232,5 +237,7 @@ def _tell_phase(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Even
     is_newly_stalled = is_stalled and not is_true(old, ConditionType.STALLED)
     if ready is None or new.phase is None or (new.phase == old.phase and not is_newly_stalled):
         return
-    name = ready.reason if is_newly_stalled and new.phase is not Phase.FAILED else new.phase.value
+    is_evicted = new.restarts.preemptions > old.restarts.preemptions
+    is_special = is_evicted or (is_newly_stalled and new.phase is not Phase.FAILED)
+    name = ready.reason if is_special else new.phase.value
     yield Event("Warning" if is_stalled else "Normal", name, ready.message or ready.reason)

@@ -70,6 +70,31 @@ class Namespace:
 
 
 @dataclass(frozen=True)
+class QueuePosition:
+    """How many Workloads of Kueue are ahead of a run."""
+
+    in_queue: int
+    """In its LocalQueue."""
+    in_cluster_queue: int
+    """In the ClusterQueue behind that, which other LocalQueues may share."""
+
+
+@dataclass(frozen=True)
+class KueueView:
+    """What Kueue says of a run while it holds it; as far as it is there, and may be asked."""
+
+    workload: Manifest | None = None
+    """The Workload of the run's place."""
+    preemptor: str | None = None
+    """Kind and name of what it has last been preempted for, where that is in the run's namespace."""
+    position: QueuePosition | None = None
+    """At most half a minute old."""
+    priority_kinds: frozenset[str] | None = frozenset()
+    """Which of PriorityClass and WorkloadPriorityClass there is with the name that queue.priorityClassName says; looked
+    at while the run has no place. None where this operator may not look."""
+
+
+@dataclass(frozen=True)
 class Observed:
     """Everything `plan` may look at, besides the run and the time."""
 
@@ -81,8 +106,8 @@ class Observed:
     """Names of this run's Services that exist."""
     config_maps: frozenset[str] = frozenset()
     """Names of this run's ConfigMaps that exist."""
-    workload: Manifest | None = None
-    """Kueue's Workload of the run's place, while the place is suspended; None where there is none."""
+    kueue: KueueView = KueueView()
+    """Of a run with `queue.name`."""
     source: Run | None = None
     """The run that `model.run` names, while it is waited for; None where there is none of that name."""
     conflicts: tuple[str, ...] = ()

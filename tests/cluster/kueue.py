@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from tests.cluster.test_operator_process import free_port
 from tests.waiting import wait_until
 
 VERSION = "0.19.2"
+CERTS = "etc/kueue/metrics/certs"
 GOMODS = Path(__file__).parents[1] / "gomods"
 KUEUE = Module("kueue", VERSION, {"kueue": "sigs.k8s.io/kueue/cmd/kueue"}, gomods=GOMODS)
 WEBHOOKS = re.compile(
@@ -55,17 +57,18 @@ def run_kueue(cluster: Cluster, folder: Path) -> Iterator[Kueue]:
     """Install and run it, until the end of the context."""
     program = find_or_build_module(KUEUE)["kueue"]
     make_certs(folder / "certs")
-    etc, certs = folder / "etc", folder / "etc" / "kueue" / "metrics" / "certs"
-    certs.mkdir(parents=True)
-    for kind in ("crt", "key"):
-        (certs / f"tls.{kind}").write_bytes((folder / "certs" / f"apiserver.{kind}").read_bytes())
-    port = free_port()
-    config = folder / "kueue.yaml"
-    config.write_text(yaml.safe_dump(build_config(certs, port, health_port=free_port())))
-    # some of its paths, below /etc, are fixed: it has an /etc of its own
-    script = 'mount --bind "$1" /etc && shift && exec "$@"'
-    sandbox = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(etc)]
-    argv = [str(program), "--config", str(config), "--kubeconfig", str(cluster.kubeconfig)]
+    root = folder / "root"  # some of its paths are fixed: it has a root of its own
+    for certs in (root / CERTS, root / "visibility"):
+        certs.mkdir(parents=True)
+        for kind in ("crt", "key"):
+            (certs / f"tls.{kind}").write_bytes((folder / "certs" / f"apiserver.{kind}").read_bytes())
+    port, visibility_port = free_port(), free_port()
+    config = build_config(port, visibility_port, health_port=free_port())
+    (root / "kueue.yaml").write_text(yaml.safe_dump(config))
+    (root / "kubeconfig").write_text(cluster.kubectl("config", "view", "--flatten", "--raw").stdout)
+    shutil.copy(program, root / "kueue")
+    sandbox = ["unshare", "--user", "--map-root-user", "--root", str(root)]
+    argv = ["/kueue", "--config", "/kueue.yaml", "--kubeconfig", "/kubeconfig"]
     crds, webhooks = read_manifests(port, base64.b64encode((folder / "certs" / "ca.crt").read_bytes()).decode())
     cluster.kubectl("create", "namespace", "kueue-system")
     install(cluster, crds)
@@ -74,6 +77,7 @@ def run_kueue(cluster: Cluster, folder: Path) -> Iterator[Kueue]:
     try:
         kueue.start()
         install(cluster, webhooks)
+        install(cluster, build_visibility_service(visibility_port))
         yield kueue
     finally:
         kueue.kill()
@@ -88,19 +92,50 @@ def install(cluster: Cluster, manifests: list[dict[str, Any]]) -> None:
     cluster.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(manifests))
 
 
-def build_config(certs: Path, port: int, health_port: int) -> dict[str, Any]:
+def build_config(port: int, visibility_port: int, health_port: int) -> dict[str, Any]:
     return {
         "apiVersion": "config.kueue.x-k8s.io/v1beta2",
         "kind": "Configuration",
         "namespace": "kueue-system",
         "health": {"healthProbeBindAddress": f"127.0.0.1:{health_port}"},
         "metrics": {"bindAddress": "0"},
-        "webhook": {"host": "127.0.0.1", "port": port, "certDir": str(certs)},
+        "webhook": {"host": "127.0.0.1", "port": port, "certDir": f"/{CERTS}"},
         "leaderElection": {"leaderElect": False},
         "internalCertManagement": {"enable": False},
         "integrations": {"frameworks": ["batch/job"]},
-        "featureGates": {"VisibilityOnDemand": False},
+        "visibilityServer": {"bindAddress": "127.0.0.1", "bindPort": visibility_port},
     }
+
+
+def build_visibility_service(port: int) -> list[dict[str, Any]]:
+    """The visibility API, which the instance's API server asks on loopback, after it has checked who may.
+
+    The instance has no front proxy's certificate, so the server behind does not know for whom it is asked: it answers
+    everybody that reaches it.
+    """
+    name, version = "visibility.kueue.x-k8s.io", "v1beta2"
+    service = {"name": "visibility", "namespace": "kueue-system"}
+    api = {"group": name, "version": version, "groupPriorityMinimum": 100, "versionPriority": 100}
+    behind = {"insecureSkipTLSVerify": True, "service": service | {"port": port}}
+    rbac, anyone = "rbac.authorization.k8s.io", {"metadata": {"name": "visibility"}}
+    rules = [
+        {"nonResourceURLs": [f"/apis/{name}/{version}"], "verbs": ["get"]},
+        {"apiGroups": [name], "resources": ["localqueues/pendingworkloads"], "verbs": ["get"]},
+    ]
+    role = {"apiGroup": rbac, "kind": "ClusterRole", "name": "visibility"}
+    subject = {"apiGroup": rbac, "kind": "User", "name": "system:anonymous"}
+    external = {"type": "ExternalName", "externalName": "localhost"}
+    return [
+        {"apiVersion": "v1", "kind": "Service", "metadata": service, "spec": external},
+        {"apiVersion": f"{rbac}/v1", "kind": "ClusterRole", **anyone, "rules": rules},
+        {"apiVersion": f"{rbac}/v1", "kind": "ClusterRoleBinding", **anyone, "roleRef": role, "subjects": [subject]},
+        {
+            "apiVersion": "apiregistration.k8s.io/v1",
+            "kind": "APIService",
+            "metadata": {"name": f"{version}.{name}"},
+            "spec": api | behind,
+        },
+    ]
 
 
 def read_manifests(port: int, authority: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -144,14 +179,15 @@ API = {"apiVersion": "kueue.x-k8s.io/v1beta2"}
 
 
 def make_queues(cluster: Cluster, gpus: int) -> None:
-    """LocalQueue `gpus` in namespace default with so many GPUs, and PriorityClasses `low` and `high`."""
+    """LocalQueue `gpus` in namespace default, with so many GPUs; PriorityClass `low`, WorkloadPriorityClass `high`."""
     labels = {"nodeLabels": {"kubernetes.io/os": "linux"}}
     install(
         cluster,
         [
             API | {"kind": "ResourceFlavor", "metadata": {"name": "linux"}, "spec": labels},
             *build_queue("gpus", gpus, preemption={"withinClusterQueue": "LowerPriority"}),
-            *(build_priority_class(name, value) for name, value in (("low", 10), ("high", 1000))),
+            build_priority_class("low", 10),
+            API | {"kind": "WorkloadPriorityClass", "metadata": {"name": "high"}, "value": 1000},
         ],
     )
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from runyard.crd import build_crd
 from runyard_trainer.contract import (
     ADAPTER_FIELDS,
+    EXTENDABLE_OBJECTIVES,
     HEAD_OBJECTIVES,
     LANGUAGE_OBJECTIVES,
     MASKED_OBJECTIVES,
@@ -104,6 +105,10 @@ def mend(spec: dict[str, Any]) -> dict[str, Any]:
     if objective not in MASKED_OBJECTIVES:
         spec.pop("masking", None)
         model.get("scratch", {}).get("tokenizer", {}).get("train", {}).pop("type", None)
+    if objective not in EXTENDABLE_OBJECTIVES or "scratch" in model:
+        model.pop("extendVocabulary", None)
+    if "extendVocabulary" in model and "source" in spec["data"].get("replay", {}):
+        del spec["data"]["replay"]
     mend_method(spec, objective)
     mend_evaluation(spec, objective)
     mend_tasks(spec, objective)

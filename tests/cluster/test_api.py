@@ -46,6 +46,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a text where a number belongs": ({"compute": {"nodes": "two"}}, ["spec.compute.nodes", "integer"]),
     "a fraction of a node": ({"compute": {"nodes": 1.5}}, ["spec.compute.nodes"]),
     "no node at all": ({"compute": {"nodes": 0}}, ["spec.compute.nodes"]),
+    "fewer nodes where Kueue admits all or none": (
+        {"compute": {"nodes": 2, "minNodes": 1}, "queue": {"name": "gpus"}},
+        ["spec.compute.minNodes", "compute.minNodes and queue.name do not go together", "leave one of them out"],
+    ),
     "two model sources": (
         {"model": {"uri": "s3://m/m", "scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}}}},
         ["spec.model", "exactly one of uri, run, scratch"],
@@ -82,6 +86,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a judge with a password in its URL": (
         {"evaluation": {"judge": {**JUDGE, "endpoint": "https://me:secret@judge/v1"}}},
         ["spec.evaluation.judge.endpoint"],
+    ),
+    "a password in a tracking server's URL": (
+        {"tracking": {"mlflow": {"uri": "https://me:secret@mlflow"}}},
+        ["spec.tracking.mlflow.uri"],
     ),
     "a task of no type": (
         {"evaluation": {"tasks": [{"name": "t", "test": {"uri": "s3://t/t.jsonl"}}]}},
@@ -177,6 +185,30 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
             },
         },
         ["spec.data", "among texts without labels"],
+    ),
+    "more tokens for a model that has none": (
+        {
+            "model": {
+                "scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}},
+                "extendVocabulary": {"tokens": 100},
+            }
+        },
+        ["spec.model.extendVocabulary", "model.scratch.tokenizer.train.vocabSize"],
+    ),
+    "more tokens than can be": (
+        {"model": {"uri": "s3://m/m", "extendVocabulary": {"tokens": 1_000_000}}},
+        ["spec.model.extendVocabulary.tokens", "100000"],
+    ),
+    "more tokens for an encoder": (
+        {"objective": "masked-lm", "model": {"uri": "s3://m/m", "extendVocabulary": {"tokens": 100}}},
+        ["spec.model.extendVocabulary", "causal-lm and sft"],
+    ),
+    "more tokens for a model that replays what it knows": (
+        {
+            "model": {"uri": "s3://m/m", "extendVocabulary": {"tokens": 100}},
+            "data": {"train": [{"uri": "s3://c/f"}], "replay": {"fraction": 0.1, "source": "self"}},
+        },
+        ["spec.data", "model.extendVocabulary", "give data.replay.sources"],
     ),
     "a weight without anything to weigh against": (
         {"data": {"train": [{"uri": "s3://c/f", "weight": 2}]}},

@@ -161,6 +161,8 @@ def test_the_rights_are_these_and_no_others(control_plane: ControlPlane) -> None
         *(("jobs", verb, "") for verb in ("get", "list", "watch", "create", "delete")),
         ("jobs/status", "patch", ""),
         ("workloads", "list", ""),
+        ("workloadpriorityclasses", "list", ""),
+        ("localqueues/pendingworkloads", "get", ""),
         *(("pods", verb, "") for verb in ("list", "watch")),
         *((kind, verb, "") for kind in ("services", "configmaps") for verb in ("get", "list", "create")),
         *(("resourcequotas", verb, "") for verb in ("list", "watch")),

@@ -15,7 +15,7 @@ from runyard.kube import MERGE_PATCH, connect
 
 from tests.cluster import runs
 from tests.cluster.conftest import Cluster, bring_up
-from tests.cluster.kueue import Kueue, make_multikueue_queue, make_queues, run_kueue
+from tests.cluster.kueue import Kueue, build_queue, install, make_multikueue_queue, make_queues, run_kueue
 from tests.cluster.test_operator_process import Place, wait_for_leader
 from tests.cluster.test_quota import ENDED, Watcher
 from tests.waiting import wait_until
@@ -46,6 +46,10 @@ def workload_of(cluster: Cluster, name: str) -> dict[str, Any]:
     uid = place_of(cluster, name)["metadata"]["uid"]
     items = cluster.get_json("workloads.kueue.x-k8s.io", "-l", f"kueue.x-k8s.io/job-uid={uid}")["items"]
     return dict(items[0])
+
+
+def is_about(event: dict[str, Any], run: str) -> bool:
+    return (event["involvedObject"]["kind"], event["involvedObject"]["name"]) == ("TrainingRun", run)
 
 
 def queue_message(seen: dict[str, Any]) -> str:
@@ -84,12 +88,23 @@ def test_kueue_holds_admits_preempts_and_resumes_runs_and_a_failure_does_not_cos
     assert runs.status(cluster, "second")["phase"] == "Queued"
     assert runs.status(cluster, "second")["attempt"] == 0
 
-    # preempted by a higher priority, with a checkpoint
+    # preempted by a higher priority, which only Kueue knows, with a checkpoint
     submit(cluster, "urgent", corpus, "high", steps=20)
     seen = runs.wait_for(
         cluster, "first", lambda seen: seen["restarts"].get("preemptions") == 1, "a preemption", deadline_s=240
     )
     assert seen["endedAttempt"] == 2
+    place = place_of(cluster, "urgent")
+    assert place["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "high"
+    assert "priorityClassName" not in place["spec"]["template"]["spec"]
+    told = "Preempted for Job urgent-place at 2"
+    seen = runs.wait_for(cluster, "first", lambda seen: told in queue_message(seen), "for whom it was preempted")
+    known = seen["checkpoint"]["step"]
+    assert seen["queue"]["message"].endswith(f": it goes on by itself from step {known} or later")
+    assert runs.read_json(cluster, "out/first/head.json")["checkpoint"]["step"] >= known
+    events = cluster.get_json("events")["items"]
+    (said,) = [event["message"] for event in events if event["reason"] == "Preempted" and is_about(event, "first")]
+    assert said.startswith("attempt 2 saves a checkpoint and stops: preempted for Job urgent-place; Kueue says: ")
     runs.wait_for_phase(cluster, "urgent", "Succeeded")
 
     # and resumed by itself when there is quota again
@@ -102,6 +117,22 @@ def test_kueue_holds_admits_preempts_and_resumes_runs_and_a_failure_does_not_cos
     runs.wait_for_phase(cluster, "second", "Succeeded")
     wait_until(lambda: not cluster.get_json("workloads.kueue.x-k8s.io")["items"], 30)
     assert "first-a3" in runs.job_names(cluster, "first"), "the last attempt's Job, and so its log, is kept"
+
+
+@pytest.mark.full
+def test_a_held_run_says_how_many_are_ahead_of_it_as_kueues_visibility_api_does(
+    installed: tuple[Cluster, Kueue],
+) -> None:
+    cluster, _ = installed
+    install(cluster, build_queue("empty", gpus=0))
+    corpus = runs.upload_corpus(cluster, "corpora/kueue-position")
+    for position, name in enumerate(("ahead", "behind")):
+        runs.apply(cluster, runs.manifest(name, corpus, queue={"name": "empty"}))
+        seen = runs.wait_for(
+            cluster, name, lambda seen, want=position: seen.get("queue", {}).get("position") == want, "its position"
+        )
+    assert seen["queue"]["message"].endswith("; 1 ahead in queue empty")
+    cluster.kubectl("delete", "trainingrun", "ahead", "behind")
 
 
 @pytest.mark.full

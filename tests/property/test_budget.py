@@ -30,7 +30,7 @@ class Books(RuleBasedStateMachine):
         """What of each run should be in the ledger."""
         self.expected: dict[tuple[date, str], int] = {}
         self.memory: dict[str, Spent] = {}
-        self.views: list[dict[str, Spent]] = [self.view()]
+        self.views = [(self.today, self.view())]
         self.gone: set[str] = set()
 
     def view(self) -> dict[str, Spent]:
@@ -45,30 +45,29 @@ class Books(RuleBasedStateMachine):
     def see(self, number: int) -> None:
         if (uid := f"run-{number}") in self.spent:
             self.memory[uid] = self.view()[uid]
-            self.views.append(self.view())
+            self.views.append((self.today, self.view()))
 
-    @rule(is_lost=st.booleans())
-    def book(self, is_lost: bool) -> None:
-        """A write that is lost leaves the memory as it was."""
-        first_day = budget.first_day(SPEC, self.today)
-        new = budget.close(budget.book(self.stored, self.memory, self.today), self.gone, first_day)
-        if is_lost:
+    @rule(outcome=st.sampled_from(["written", "lost", "written, and the answer is lost"]))
+    def book(self, outcome: str) -> None:
+        """What the writer has no answer to leaves its memory as it was."""
+        new = budget.close(budget.book(self.stored, self.memory, self.today), self.gone, SPEC, self.today)
+        if outcome == "lost":
             return
         self.stored = new
         for uid, spent in self.memory.items():
             key = (self.today, spent.namespace)
             self.expected[key] = self.expected.get(key, 0) + max(0, spent.gpu_seconds - self.booked[uid])
             self.booked[uid] = max(self.booked[uid], spent.gpu_seconds)
-        self.memory, self.gone = {}, set()
+        if outcome == "written":
+            self.memory, self.gone = {}, set()
 
     @rule(data=st.data())
     def book_from_an_old_view(self, data: st.DataObject) -> None:
-        """What another replica saw a while ago, of runs that are still there."""
-        view = data.draw(st.sampled_from(self.views))
-        live = {
-            uid: spent for uid, spent in view.items() if self.booked[uid] >= spent.gpu_seconds and uid in self.spent
-        }
-        assert budget.book(self.stored, live, self.today) == self.stored
+        """What another replica saw a day ago or less, of runs that may be gone since."""
+        views = [view for day, view in self.views if day >= self.today - timedelta(1)]
+        view = data.draw(st.sampled_from(views or [{}]))
+        booked = {uid: spent for uid, spent in view.items() if self.booked[uid] >= spent.gpu_seconds}
+        assert budget.book(self.stored, booked, self.today) == self.stored
 
     @rule(number=RUNS)
     def delete(self, number: int) -> None:

@@ -64,6 +64,9 @@ for name, held_out in evaluation["sets"].items():
     assert len(documents) == held_out["documents"]
     assert sum(map(len, documents)) == held_out["tokens"]
     assert sum(len(text.encode()) for text in texts) == held_out["bytes"]
+    text_tokens = held_out["tokens"] - len(documents)
+    assert abs(held_out["tokensPerWord"] - text_tokens / sum(len(text.split()) for text in texts)) < 1e-3
+    assert abs(held_out["bytesPerToken"] - held_out["bytes"] / text_tokens) < 1e-3
     nats, predicted, place = 0.0, 0, 0
     for document in documents:  # a window's share of a document is a text of its own
         while document:

@@ -252,6 +252,6 @@ def test_a_bad_file_is_told_by_line_with_what_is_wrong(
 def test_a_tokenizer_cannot_be_trained_on_token_ids(place: Place, tmp_path: Path) -> None:
     model = place.recipe().model.model_dump(by_alias=True, exclude_none=True)
     assert error_of(place, tmp_path, "a.parquet", parquet(input_ids=[[1, 2]]), model=model) == (
-        "URI row 1: the text is tokenized already, so no tokenizer can be trained on it: name the one that made the "
-        "ids in model.scratch.tokenizer.uri"
+        "URI row 1: the text is tokenized already, so no tokens can be learned from it: name the tokenizer that made "
+        "the ids in model.scratch.tokenizer.uri, or leave model.extendVocabulary away"
     )

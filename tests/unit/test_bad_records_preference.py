@@ -118,15 +118,16 @@ def test_a_wrong_line_is_told_by_its_place_and_what_to_do(tmp_path: Path, row: d
 
 @pytest.mark.parametrize("row", [CHAT, OPENAI], ids=["messages", "OpenAI's"])
 def test_a_chat_for_a_tokenizer_without_a_template_is_told_by_its_place(tmp_path: Path, row: dict[str, Any]) -> None:
-    assert explain(tmp_path, GOOD, row).startswith(
-        "data.jsonl:2: this is a chat, and the model's tokenizer has no chat"
+    assert explain(tmp_path, GOOD, row) == (
+        "data.jsonl:2: the model's tokenizer has no chat template to lay messages out with: put a chat_template.jinja "
+        "beside it, or give texts instead"
     )
 
 
 def test_a_template_that_writes_a_prompt_otherwise_once_it_is_answered_is_told(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model/chat_template.jinja").write_text("{{ messages | length }}{{ messages[0].content }}")
-    assert "chat template writes a prompt otherwise once it is answered" in explain(tmp_path, CHAT)
+    assert "chat template lays out what comes before it otherwise when it is asked" in explain(tmp_path, CHAT)
 
 
 def test_pairs_whose_prompts_fill_the_sequence_length_leave_nothing_to_train_on(tmp_path: Path) -> None:

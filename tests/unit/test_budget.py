@@ -39,11 +39,19 @@ def test_what_is_booked_again_or_from_an_older_view_adds_nothing() -> None:
 def test_what_a_deleted_run_has_spent_stays_until_it_is_out_of_the_window() -> None:
     ledger = budget.book(Ledger(TEAM), {"run": Spent("team-a", 100)}, TODAY)
     last_day = TODAY + timedelta(29)
-    closed = budget.close(ledger, ["run"], budget.first_day(spec(), last_day))
-    assert closed.runs == {}
+    closed = budget.close(ledger, ["run"], spec(), TODAY)
+    assert budget.book(closed, {"run": Spent("team-a", 100)}, last_day) == closed
+    assert budget.close(closed, [], spec(), last_day) == closed
     assert budget.sum_up(closed, spec(), last_day) == {"team-a": 100}
     assert budget.sum_up(closed, spec(), last_day + timedelta(1)) == {}
-    assert budget.close(closed, [], budget.first_day(spec(), last_day + timedelta(1))).days == {}
+    assert budget.close(closed, [], spec(), last_day + timedelta(1)) == Ledger(TEAM)
+
+
+def test_a_deleted_run_is_known_for_two_days_however_short_the_window() -> None:
+    ledger = budget.close(budget.book(Ledger(TEAM), {"run": Spent("team-a", 9)}, TODAY), ["run"], spec(), TODAY)
+    short = spec(windowDays=1)
+    assert budget.close(ledger, [], short, TODAY + timedelta(2)).runs == {"run": 9}
+    assert budget.close(ledger, [], short, TODAY + timedelta(3)).runs == {}
 
 
 def test_runs_of_other_namespaces_are_not_counted_and_those_that_are_no_longer_selected_not_shown() -> None:

@@ -9,7 +9,19 @@ from runyard.api import ConditionType, Phase, Restarts
 from runyard.kueue import build_place
 from runyard.plan import plan
 from runyard.status import find_condition
-from runyard.world import Create, Delete, Manifest, Observed, PatchStatus, Plan, Run
+from runyard.world import (
+    Create,
+    Delete,
+    KueueView,
+    Manifest,
+    Namespace,
+    Observed,
+    PatchStatus,
+    Plan,
+    QueuePosition,
+    Run,
+)
+from runyard_trainer.outcome import CommittedCheckpoint
 
 from tests.builders import (
     NOW,
@@ -41,12 +53,15 @@ def make_place(*, suspend: bool = False, status: dict[str, int] | None = None, *
 
 def make_workload(*conditions: tuple[str, str, str], active: bool = True, **status: Any) -> Manifest:
     """Kueue's; conditions are type, status and message."""
-    found = [{"type": kind, "status": holds, "message": said} for kind, holds, said in conditions]
+    when = "2026-05-04T11:00:00Z"
+    found = [
+        {"type": kind, "status": holds, "message": said, "lastTransitionTime": when} for kind, holds, said in conditions
+    ]
     return {"metadata": {"name": "wl-1"}, "spec": {"active": active}, "status": {"conditions": found, **status}}
 
 
-def decide(run: Run, *jobs: Manifest, pods: tuple[Manifest, ...] = (), workload: Manifest | None = None) -> Plan:
-    return plan(run, Observed(jobs=jobs, pods=pods, workload=workload), SETTINGS, NOW)
+def decide(run: Run, *jobs: Manifest, pods: tuple[Manifest, ...] = (), **kueue: Any) -> Plan:
+    return plan(run, Observed(jobs=jobs, pods=pods, kueue=KueueView(**kueue)), SETTINGS, NOW)
 
 
 def queued(**fields: Any) -> Run:
@@ -104,6 +119,7 @@ def test_a_run_without_a_queue_has_no_place() -> None:
             "Kueue has quota for it and waits for budget: asks",
         ),
         (make_workload(("QuotaReserved", "True", "")), "about to admit"),
+        (make_workload(), "Kueue has it in the queue"),
     ],
 )
 def test_while_it_is_held_it_says_why_in_kueues_words(workload: Manifest | None, want: str) -> None:
@@ -200,14 +216,121 @@ def test_an_eviction_settles_the_attempt_first_and_costs_no_budget() -> None:
     assert planned.status.ended_attempt == 1
     assert planned.status.phase is Phase.QUEUED
     assert planned.status.queue is not None
-    assert planned.status.queue.message.endswith("Kueue says: Preempted to accommodate a workload")
+    assert planned.status.queue.message == (
+        "attempt 1 saves a checkpoint and stops: Kueue says: Preempted to accommodate a workload. It is in the queue "
+        "again, and goes on by itself from its newest checkpoint, if there is one"
+    )
     stored = queued(status=planned.status)
     again = decide(stored, place, job, pods=pods, workload=workload)
     assert deleted(again) == ["cpt-a1"]
     assert again.status.restarts == Restarts(preemptions=1)
     assert patched(again) == [], "its pods save, and hold their quota"
+    assert again.status.queue == planned.status.queue, "so long it says so"
     gone = decide(stored, place, workload=workload)
     assert patched(gone) == [{"active": 0, "ready": 0}]
+
+
+PREEMPTED = (("Evicted", "True", "Preempted to accommodate a workload"), ("Preempted", "True", "Preempted to ..."))
+
+
+@pytest.mark.parametrize(
+    ("conditions", "preemptor", "want", "why"),
+    [
+        (PREEMPTED, "Job urgent-place", "Preempted", "preempted for Job urgent-place; Kueue says: Preempted to acc"),
+        (PREEMPTED, None, "Preempted", "Kueue says: Preempted to accommodate a workload"),
+        ((("Evicted", "True", "The ClusterQueue is stopped"),), None, "Evicted", "Kueue says: The ClusterQueue is st"),
+    ],
+)
+def test_an_eviction_is_told_as_an_event_with_whom_it_was_for_and_where_the_run_goes_on(
+    conditions: tuple[tuple[str, str, str], ...], preemptor: str | None, want: str, why: str
+) -> None:
+    job, checkpoint = make_train_job(), CommittedCheckpoint(step=400, uri="s3://b/c/400", time="t")
+    run = queued(
+        status=make_status(
+            ConditionType.PREPARED, ConditionType.RUNNING, phase=Phase.RUNNING, attempt=1, checkpoint=checkpoint
+        )
+    )
+    workload = make_workload(("QuotaReserved", "True", ""), *conditions)
+    pods = (make_pod(job, 0), make_pod(job, 1))
+    planned = decide(run, make_place(suspend=True), job, pods=pods, workload=workload, preemptor=preemptor)
+    (event,) = planned.events
+    assert (event.type, event.reason) == ("Normal", want)
+    assert why in event.message
+    assert event.message.endswith("goes on by itself from step 400 or later")
+
+
+@pytest.mark.parametrize(
+    ("preemptor", "want"),
+    [
+        ("Job urgent-place", "2 more needed. Preempted for Job urgent-place at 2026-05-04T11:00:00Z: it goes on by"),
+        (None, "2 more needed. Evicted (Preempted to accommodate a workload) at 2026-05-04T11:00:00Z: it goes on by"),
+    ],
+)
+def test_while_it_is_held_again_it_says_when_and_for_whom_it_was_preempted(preemptor: str | None, want: str) -> None:
+    workload = make_workload(("QuotaReserved", "False", "2 more needed"), *PREEMPTED)
+    planned = decide(
+        queued(status=recovering_status()), make_place(suspend=True), workload=workload, preemptor=preemptor
+    )
+    assert planned.status.queue is not None
+    assert want in planned.status.queue.message
+
+
+@pytest.mark.parametrize(
+    ("ahead", "position", "want"),
+    [
+        (QueuePosition(2, 2), 2, "needed; 2 ahead in queue gpus"),
+        (QueuePosition(0, 3), 0, "needed; 0 ahead in queue gpus, 3 in other queues of its ClusterQueue"),
+        (QueuePosition(0, 0), 0, "needed"),
+        (None, None, "needed"),
+    ],
+)
+def test_a_held_run_says_how_many_are_ahead_where_kueue_tells(
+    ahead: QueuePosition | None, position: int | None, want: str
+) -> None:
+    workload = make_workload(("QuotaReserved", "False", "2 more needed"))
+    planned = decide(queued(), make_place(suspend=True), workload=workload, position=ahead)
+    assert planned.status.queue is not None
+    assert planned.status.queue.position == position
+    assert planned.status.queue.message.endswith(want)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "label", "class_of_pods"),
+    [
+        (frozenset({"WorkloadPriorityClass"}), "urgent", None),
+        (frozenset({"PriorityClass"}), None, "urgent"),
+        (frozenset({"PriorityClass", "WorkloadPriorityClass"}), "urgent", "urgent"),
+        (None, None, "urgent"),
+    ],
+)
+def test_a_priority_reaches_kueue_and_the_pods_each_as_the_class_that_it_knows(
+    kinds: frozenset[str] | None, label: str | None, class_of_pods: str | None
+) -> None:
+    queue = QUEUE | {"priorityClassName": "urgent"}
+    run = make_run(prepared_status(), queue=queue)
+    (place,) = created_jobs(decide(run, priority_kinds=kinds))
+    assert place["metadata"]["labels"].get("kueue.x-k8s.io/priority-class") == label
+    assert place["spec"]["template"]["spec"].get("priorityClassName") == class_of_pods
+    place["metadata"] |= {"uid": "uid-place", "resourceVersion": "9"}
+    place["spec"]["suspend"] = False
+    classes = ({"metadata": {"name": "urgent"}, "value": 1},) if class_of_pods else ()
+    observed = Observed(jobs=(place,), namespace=Namespace(priority_classes=classes))
+    (job,) = created_jobs(plan(run, observed, SETTINGS, NOW))
+    assert job["spec"]["template"]["spec"].get("priorityClassName") == class_of_pods
+
+
+def test_a_priority_that_is_no_class_at_all_is_told_and_waited_for() -> None:
+    run = make_run(prepared_status(), queue=QUEUE | {"priorityClassName": "urgent"})
+    planned = decide(run, priority_kinds=frozenset())
+    assert planned.actions == ()
+    assert planned.requeue_at is not None
+    ready = find_condition(planned.status, ConditionType.READY)
+    assert ready is not None
+    assert ready.reason == "PriorityClassNotFound"
+    assert ready.message == (
+        "queue.priorityClassName: the cluster has neither a WorkloadPriorityClass nor a PriorityClass urgent: create "
+        "one of them, and this run goes on"
+    )
 
 
 @pytest.mark.parametrize("how", ["gone", "being deleted", "the attempt's Job is suspended"])

@@ -12,6 +12,7 @@ import torch
 from runyard_trainer.contract import Columns, Recipe
 from runyard_trainer.objectives.preference import collate, disable_dropout, score, split_pair
 from runyard_trainer.prepare import resolve_method
+from runyard_trainer.records.chat import ChatEncoder
 from runyard_trainer.records.preference import AnswerPairEncoder, parse_answer_pair
 from runyard_trainer.sources import Row
 from runyard_trainer.tokenizer import DocumentTokenizer, train_tokenizer
@@ -31,7 +32,7 @@ def tokenizer(tmp_path: Path) -> DocumentTokenizer:
 
 def encode(tokenizer: DocumentTokenizer, fields: dict[str, Any], length: int = 64) -> list[dict[str, Any]]:
     pair = parse_answer_pair(Row(fields, "here", Columns()))
-    return [example.columns for example in AnswerPairEncoder(tokenizer, length).encode([pair])[0]]
+    return [example.columns for example in AnswerPairEncoder(ChatEncoder(tokenizer), length).encode([pair])[0]]
 
 
 def decode(tokenizer: DocumentTokenizer, columns: dict[str, Any]) -> list[tuple[str, str]]:
@@ -80,6 +81,27 @@ def test_of_a_chat_the_assistants_turn_is_trained_on_as_the_template_ends_it(tmp
     (columns,) = encode(tokenizer, fill(fields))
     prompt = "<user>the cat is</><assistant>"
     assert decode(tokenizer, columns) == [(prompt, "good</>"), (prompt, "bad</>")]
+
+
+def test_an_answer_of_several_messages_is_trained_on_from_its_first_to_its_last(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["the cat is good", "the cat is very bad"] * 4, 300, tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
+    good, bad = ({"role": "assistant", "content": text} for text in ("good", "bad"))
+    asked = {"prompt": [{"role": "user", "content": "the cat is"}], "chosen": [good, good], "rejected": [bad]}
+    (columns,) = encode(tokenizer, asked)
+    prompt = "<user>the cat is</><assistant>"
+    assert decode(tokenizer, columns) == [(prompt, "good</><assistant>good</>"), (prompt, "bad</>")]
+
+
+def test_a_prompt_has_the_tokens_that_the_model_is_asked_with(tmp_path: Path) -> None:
+    """In one text, `the ca` and `t` would share a token."""
+    tokenizer = train_tokenizer(["the cat is good", "the cat is very bad"] * 4, 300, tmp_path)
+    (columns,) = encode(tokenizer, {"prompt": "the ca", "chosen": "t is good", "rejected": "r is bad"})
+    assert decode(tokenizer, columns) == [
+        ("the ca", "t is good<|endoftext|>"),
+        ("the ca", "r is bad<|endoftext|>"),
+    ]
+    assert columns["input_ids"][: columns["spans"][1]] == tokenizer.backend.encode("the ca").ids
 
 
 def test_an_answer_is_cut_at_the_sequence_length_and_a_pair_without_answers_left_out(

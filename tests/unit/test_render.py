@@ -267,6 +267,19 @@ def test_the_judges_key_comes_from_the_secret_that_the_run_names_and_from_nowher
             assert ("JUDGE_API_KEY" in json.dumps(job)) == has_key
 
 
+def test_mlflows_credentials_come_from_the_secret_that_the_run_names_and_from_nowhere_else() -> None:
+    mlflow = {"uri": "http://mlflow:5000"}
+    named = make_spec(tracking={"mlflow": {**mlflow, "secretName": "mlflow-key"}})
+    want = [
+        {"name": key, "valueFrom": {"secretKeyRef": {"name": "mlflow-key", "key": key, "optional": True}}}
+        for key in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+    ]
+    for spec, has_keys in ((named, True), (make_spec(tracking={"mlflow": mlflow}), False)):
+        for job in (build_prepare_job(make_run(), spec, SETTINGS), build_train_job(make_run(), spec, SETTINGS, 1)):
+            assert all((each in container_of(job)["env"]) == has_keys for each in want)
+            assert ("MLFLOW_TRACKING" in json.dumps(job)) == has_keys
+
+
 def test_a_run_without_gpus_asks_for_none() -> None:
     job = build_train_job(make_run(), make_spec(compute={"gpusPerNode": 0}), SETTINGS, 1)
     assert container_of(job)["resources"]["limits"] == {"cpu": "1", "memory": "4Gi"}

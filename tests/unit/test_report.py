@@ -12,7 +12,7 @@ import pytest
 import yaml
 from runyard_trainer.chart import Curve, draw_curve, read_curve, smooth
 from runyard_trainer.contract import Recipe
-from runyard_trainer.outcome import Losses
+from runyard_trainer.outcome import Fertility, Losses
 from runyard_trainer.report import (
     RunSummary,
     TrainedRun,
@@ -66,6 +66,8 @@ def build_summary(before: Losses | None = BEFORE, after: Losses = AFTER) -> RunS
         num_parameters=1_385_000,
         num_trained=1_385_000,
         num_labels=0,
+        num_new_tokens=0,
+        num_rows=8000,
         streams={
             "train": StreamInfo(documents=412, tokens=1_800_000, bytes=6_000_000, document_tokens=lengths),
             "replay": StreamInfo(documents=5000, tokens=900_000, bytes=3_900_000, document_tokens=lengths),
@@ -132,6 +134,16 @@ def test_the_page_tells_better_and_worse_by_word_and_not_by_colour_alone() -> No
     html = render_report(build_summary())
     assert '<span class="better">−2.250</span> <span class="word better">better</span>' in html
     assert '<span class="worse">+0.250</span> <span class="word worse">worse</span>' in html
+
+
+def test_page_and_card_tell_how_finely_held_out_text_is_cut() -> None:
+    summary = build_summary()
+    told = Fertility(tokens_per_word=1.625, bytes_per_token=3.25)
+    cut = summary.streams["validation"].model_copy(update={"fertility": told})
+    summary = dataclasses.replace(summary, streams=dict(summary.streams) | {"validation": cut})
+    assert '<td class="num">1.625</td><td class="num">3.250</td>' in render_report(summary)
+    assert "| validation | 9 | 40,000 | 130,000 | 1.625 | 3.250 |" in render_card(summary)
+    assert "| train | 412 | 1.8 million | 6 million | – | – |" in render_card(summary)
 
 
 def test_the_same_run_gives_the_same_page() -> None:

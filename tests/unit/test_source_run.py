@@ -87,6 +87,13 @@ def test_the_recipe_names_the_folder_and_its_digest_and_no_run() -> None:
     assert (model.uri, model.digest, model.step, model.run) == (RESULT.uri, DIGEST, None, None)
 
 
+def test_tokens_that_are_to_be_added_to_the_model_stay_in_the_recipe() -> None:
+    added = {"extendVocabulary": {"tokens": 100}}
+    run = make_run(TrainingRunStatus(source=TAKEN["best"]), model={"run": {"name": "base"}} | added)
+    model = resolve_recipe(run, run.spec or make_spec(), SETTINGS).model
+    assert model.model_dump(by_alias=True, exclude_none=True) == {"uri": RESULT.uri, "digest": DIGEST} | added
+
+
 def test_a_suspended_run_does_not_wait() -> None:
     run = make_run(model={"run": {"name": "base"}}, suspend=True)
     assert ready(decide(run, None))[0] == Phase.SUSPENDED

@@ -1,7 +1,7 @@
 """Adapters: two thin matrices beside each weight of a model, which stays as it came.
 
-    model ─(add_adapter, in place)─> the same model: adapters in its layers and everything else frozen, but a head that
-                                     the objective brings, which is trained whole
+    model ─(add_adapter, in place)─> the same model: adapters in its layers and everything else frozen, but what is
+                                     trained whole: a head that the objective brings, and embeddings with new tokens
     gathered weights ─> adapter/  what PeftModel.from_pretrained(base, folder) opens
                      └> model/    the sum of both, an ordinary model folder
 
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from runyard_trainer.contract import Recipe
+from runyard_trainer.embeddings import embeddings_of
 from runyard_trainer.outcome import UserError
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ def add_adapter(model: PreTrainedModel, recipe: Recipe, new_parts: Sequence[str]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
         adapted = get_peft_model(model, config)
+    if recipe.model.extend_vocabulary is not None:
+        for layer in embeddings_of(model):
+            layer.requires_grad_(True)
     # peft has noted a folder on this node's disk, and names as a set: in another order each time
     config.base_model_name_or_path = recipe.model.uri
     config.target_modules = sorted(cast(set[str], config.target_modules))

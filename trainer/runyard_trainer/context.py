@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract import MLFLOW_VARIABLES, Recipe
 from runyard_trainer.outcome import UserError
 
 
@@ -56,6 +56,8 @@ class RunContext:
     """Whether the attempt ends then; otherwise it is only told."""
     judge_api_key: str | None = field(default=None, repr=False)
     """What the judge's endpoint asks for."""
+    mlflow_credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What MLflow's server asks for, by the variable's name."""
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str], recipe: Recipe) -> RunContext:
@@ -83,6 +85,7 @@ class RunContext:
             stall_s=_read_int(env, "RUNYARD_STALL_SECONDS", 0),
             restarts_on_stall=env.get("RUNYARD_ON_STALL", "Restart") == "Restart",
             judge_api_key=env.get("JUDGE_API_KEY") or None,
+            mlflow_credentials={name: env[name] for name in MLFLOW_VARIABLES if env.get(name)},
         )
 
 

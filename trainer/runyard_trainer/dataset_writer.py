@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import repeat
@@ -15,20 +13,18 @@ from runyard_trainer.checks import check_model, has_token_types
 from runyard_trainer.choosing import choose_documents
 from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe
 from runyard_trainer.encoder_tokenizers import train_encoder_tokenizer
-from runyard_trainer.examples import ExampleWriter
+from runyard_trainer.model_folder import digest_of
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.progress_log import ProgressLog
 from runyard_trainer.records import COMPARED, HELD_OUT_STREAMS, Encoder, RecordKind, kind_of
-from runyard_trainer.records.text import TokenIds
 from runyard_trainer.screening import HeldOut, Reason, Screen, is_held_out
-from runyard_trainer.shard_files import SourceCount, StreamInfo
-from runyard_trainer.shards import DatasetInfo, ShardWriter, token_dtype
+from runyard_trainer.shard_files import StreamInfo
+from runyard_trainer.shards import DatasetInfo, token_dtype
 from runyard_trainer.sources import Problem, Row, SourceFile, list_sources, read_records
 from runyard_trainer.storage import Location, PreconditionFailed, open_store
+from runyard_trainer.stream_writer import BASE_PREFIX, StreamWriter, text_of
 from runyard_trainer.tokenizer import DocumentTokenizer, load_tokenizer, train_tokenizer
-
-_ENCODED_BYTES = 1 << 20
-"""Text that is tokenized at once."""
+from runyard_trainer.vocabulary import extend_tokenizer, sample_texts
 
 _LOGGED_ROWS = 10
 """Of those that are left out, for somebody to see what they are like."""
@@ -62,35 +58,40 @@ def write_dataset(location: Location, recipe: Recipe, files: Files, scratch_dir:
     """Tokenize everything; returns dataset.json as it now lies there."""
     held_out = gather_held_out(recipe, files)
     tokenizer = make_tokenizer(recipe, files, held_out, scratch_dir)
-    encoders = {stream: kind_of(recipe, stream).build_encoder(tokenizer, recipe) for stream in ("train", "general")}
+    encoders = _build_encoders(recipe, tokenizer)
+    base_encoders = _build_encoders(recipe, tokenizer.base) if tokenizer.base is not None else {}
     verdicts = choose(recipe, files, held_out, tokenizer, scratch_dir)
     screen = Screen(recipe.data, held_out)
     streams: dict[str, StreamInfo] = {}
+    base_streams: dict[str, StreamInfo] = {}
     for stream, listed in files.items():
         if stream in COMPARED:
             continue
-        kind, encoder = kind_of(recipe, stream), encoders["general" if stream == "general" else "train"]
-
-        def open_writer(name: str, kind: RecordKind = kind, encoder: Encoder = encoder) -> StreamWriter:
-            return StreamWriter(location, name, kind, encoder, token_dtype(tokenizer.vocab_size), scratch_dir)
-
-        writers = {stream: open_writer(stream)}
+        kind = kind_of(recipe, stream)
+        names = [stream, "validation"] if stream == "train" and recipe.data.validation.held_out_fraction else [stream]
+        writers, base_writers = {}, {}
+        for name in names:
+            writers[name] = StreamWriter(location, name, kind, encoders[name], tokenizer, scratch_dir)
+            if tokenizer.base is not None and name in HELD_OUT_STREAMS:
+                base_name, encoder = f"{BASE_PREFIX}{name}", base_encoders[name]
+                base_writers[name] = StreamWriter(location, base_name, kind, encoder, tokenizer.base, scratch_dir)
         held_out_fraction = recipe.data.validation.held_out_fraction if stream == "train" else 0
-        if held_out_fraction > 0:
-            writers["validation"] = open_writer("validation")
         count_invalid = partial(writers[stream].leave_out, "invalid")
         parse = partial(_parse_with_source, kind)
         for source, record in read_stream(listed, parse, recipe, f"tokenizing {stream}", count_invalid):
             identity = kind.identity(record)
-            writer = writers["validation" if is_held_out(identity, held_out_fraction) else stream]
-            reason = screen.reason(writer.stream, identity, kind.to_json(record))
-            if reason is None and writer.stream == "train":
+            name = "validation" if is_held_out(identity, held_out_fraction) else stream
+            reason = screen.reason(name, identity, kind.to_json(record))
+            if reason is None and name == "train":
                 reason = next(verdicts)
             if reason is not None:
-                writer.leave_out(reason)
-            else:
-                writer.add(record, source)
+                writers[name].leave_out(reason)
+                continue
+            writers[name].add(record, source)
+            if name in base_writers:
+                base_writers[name].add(record, source)
         streams |= {name: writer.finish() for name, writer in writers.items()}
+        base_streams |= {name: writer.finish() for name, writer in base_writers.items()}
     for path in sorted(tokenizer.folder.iterdir()):  # only now: an encoder may have given it a chat template
         (location / "tokenizer" / path.name).upload_file(path)
     info = DatasetInfo(
@@ -98,10 +99,27 @@ def write_dataset(location: Location, recipe: Recipe, files: Files, scratch_dir:
         vocab_size=tokenizer.vocab_size,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        streams=streams,
+        tokenizer_digest=digest_of(tokenizer.folder),
+        new_tokens=[list(pieces) for pieces in tokenizer.pieces],
+        streams={name: _tell_base_fertility(stream, base_streams.get(name)) for name, stream in streams.items()},
+        base_streams=base_streams,
         **encoders["train"].describe(),
     )
     return _commit(location / "dataset.json", info, recipe.storage.fencing == "conditional-writes")
+
+
+def _build_encoders(recipe: Recipe, tokenizer: DocumentTokenizer) -> dict[str, Encoder]:
+    """By stream; those of the objective's own records share one."""
+    own, general = (kind_of(recipe, stream).build_encoder(tokenizer, recipe) for stream in ("train", "general"))
+    return {"train": own, "replay": own, "validation": own, "general": general}
+
+
+def _tell_base_fertility(stream: StreamInfo, base_stream: StreamInfo | None) -> StreamInfo:
+    if stream.fertility is None or base_stream is None or base_stream.fertility is None:
+        return stream
+    base = base_stream.fertility
+    changes = {"base_tokens_per_word": base.tokens_per_word, "base_bytes_per_token": base.bytes_per_token}
+    return stream.model_copy(update={"fertility": stream.fertility.model_copy(update=changes)})
 
 
 def gather_held_out(recipe: Recipe, files: Files) -> HeldOut:
@@ -124,19 +142,36 @@ def gather_held_out(recipe: Recipe, files: Files) -> HeldOut:
 
 
 def make_tokenizer(recipe: Recipe, files: Files, held_out: HeldOut, scratch_dir: Path) -> DocumentTokenizer:
-    """Train one on what may be trained on (nothing held out), or read the one that is there."""
+    """Train one on what may be trained on (nothing held out), or read the one that is there, and add to it if asked."""
     folder = scratch_dir / "tokenizer"
     folder.mkdir()
     training = recipe.model.scratch.tokenizer.train if recipe.model.scratch is not None else None
     if training is None:
-        source, field = tokenizer_source(recipe)
-        return load_tokenizer(source, folder, field)
-    kind = kind_of(recipe, "train")
-    learned = kind.tokenizer_text if kind.tokenizer_text is not None else kind.identity
-    texts = map(learned, _read_candidates(recipe, files, held_out, "training the tokenizer"))
+        return _read_tokenizer(recipe, files, held_out, folder)
+    texts = _read_learned_text(recipe, files, held_out, "training the tokenizer")
     if recipe.objective in MASKED_OBJECTIVES:
         return train_encoder_tokenizer(texts, training, has_token_types(check_model(recipe)), folder)
     return train_tokenizer(texts, training.vocab_size, folder)
+
+
+def _read_tokenizer(recipe: Recipe, files: Files, held_out: HeldOut, folder: Path) -> DocumentTokenizer:
+    source, field = tokenizer_source(recipe)
+    extension = recipe.model.extend_vocabulary
+    if extension is None:
+        return load_tokenizer(source, folder, field)
+    base_folder = folder.with_name("tokenizer-base")
+    base_folder.mkdir()
+    base = load_tokenizer(source, base_folder, field)
+    texts = _read_learned_text(recipe, files, held_out, "extending the vocabulary")
+    some = sample_texts(texts, total_bytes(files["train"]))
+    return extend_tokenizer(base, some, extension.tokens, folder, str(source))
+
+
+def _read_learned_text(recipe: Recipe, files: Files, held_out: HeldOut, what: str) -> Iterator[str]:
+    """What tokens are learned from."""
+    kind = kind_of(recipe, "train")
+    learned = kind.tokenizer_text if kind.tokenizer_text is not None else kind.identity
+    return map(learned, _read_candidates(recipe, files, held_out, what))
 
 
 def choose(
@@ -147,19 +182,17 @@ def choose(
     if select is None:
         return repeat(None)
 
-    def text_of(kind: RecordKind, record: Any) -> str:
-        return tokenizer.decode(record.ids) if isinstance(record, TokenIds) else kind.identity(record)
-
     def read(stream: str, what: str) -> Iterator[str]:
         kind = kind_of(recipe, stream)
         records = read_stream(files.get(stream, ()), kind.parse, recipe, what)
-        return (text for record in records if (text := text_of(kind, record)).strip())
+        return (text for record in records if (text := text_of(kind, record, tokenizer)).strip())
 
     candidates = _read_candidates(recipe, files, held_out, "choosing from data.train")
+    kind = kind_of(recipe, "train")
     verdicts = choose_documents(
         select,
         recipe.training.seed,
-        map(partial(text_of, kind_of(recipe, "train")), candidates),
+        (text_of(kind, record, tokenizer) for record in candidates),
         read("target", "reading data.select.target"),
         read("reference" if "reference" in files else "replay", "reading text that the model knows"),
         tokenizer,
@@ -199,79 +232,6 @@ def tokenizer_source(recipe: Recipe) -> tuple[Location, str]:
 def total_bytes(files: Sequence[SourceFile]) -> int:
     """As they lie in storage."""
     return sum(file.size_bytes for file in files)
-
-
-class StreamWriter:
-    """Encodes the records of one stream in batches, and keeps those held out where a person may want to read them."""
-
-    def __init__(
-        self, location: Location, stream: str, kind: RecordKind, encoder: Encoder, dtype: str, scratch_dir: Path
-    ) -> None:
-        self.stream = stream
-        self._kind = kind
-        self._encoder = encoder
-        self._shards = (
-            ShardWriter(location, stream, dtype)
-            if encoder.schema is None
-            else ExampleWriter(location, stream, encoder.schema)
-        )
-        self._record_location = location / f"{stream}.jsonl"
-        self._record_path = scratch_dir / f"{stream}.jsonl" if stream in HELD_OUT_STREAMS else None
-        self._records: list[Any] = []
-        self._sources: list[int] = []
-        """Of each of these records."""
-        self._waiting_bytes = 0
-        self._num_truncated = 0
-        self._num_dropped = 0
-        self._left_out: Counter[Reason] = Counter()
-        self._text_bytes = 0
-        self._source_documents: Counter[int] = Counter()
-        self._source_tokens: Counter[int] = Counter()
-
-    def add(self, record: Any, source: int) -> None:
-        """Append a record with text, of the source with this number."""
-        self._records.append(record)
-        self._sources.append(source)
-        self._waiting_bytes += len(self._kind.identity(record))
-        if self._waiting_bytes >= _ENCODED_BYTES:
-            self._flush()
-
-    def leave_out(self, reason: Reason) -> None:
-        """Count a record, or a row that is none, that is not to be in the stream."""
-        self._left_out[reason] += 1
-
-    def finish(self) -> StreamInfo:
-        """Upload what is left."""
-        self._flush()
-        if self._record_path is not None:
-            self._record_location.upload_file(self._record_path)
-        counts = {
-            "bytes": self._text_bytes,
-            "truncated": self._num_truncated,
-            "dropped": self._num_dropped,
-            "left_out": dict(sorted(self._left_out.items())),
-            "by_source": [
-                SourceCount(documents=self._source_documents[source], tokens=self._source_tokens[source])
-                for source in range(max(self._source_documents, default=-1) + 1)
-            ],
-        }
-        return self._shards.finish().model_copy(update=counts)
-
-    def _flush(self) -> None:
-        for source, examples in zip(self._sources, self._encoder.encode(self._records), strict=True):
-            self._num_dropped += not examples
-            for example in examples:
-                self._source_documents[source] += 1
-                self._source_tokens[source] += len(example.columns["input_ids"])
-                self._shards.add(example.columns)
-                self._num_truncated += example.is_truncated
-                self._text_bytes += example.text_bytes
-        if self._record_path is not None:
-            with self._record_path.open("a", encoding="utf-8") as file:
-                file.writelines(
-                    json.dumps(self._kind.to_json(record), ensure_ascii=False) + "\n" for record in self._records
-                )
-        self._records, self._sources, self._waiting_bytes = [], [], 0
 
 
 def read_stream(

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,14 +42,25 @@ from runyard_trainer.objectives import build_objective
 from runyard_trainer.outcome import Losses, Result
 from runyard_trainer.report import RunSummary, TrainedRun, render_card, render_report
 from runyard_trainer.samples import choose_prompts, write_samples
-from runyard_trainer.shard_files import StreamInfo
+from runyard_trainer.shard_files import StreamInfo, check_sha256
 from runyard_trainer.shards import Dataset
 from runyard_trainer.storage import Location
 from runyard_trainer.tensorboard_events import build_events
-from runyard_trainer.words import JUDGE_DEFINITION, WORDS
+from runyard_trainer.words import JUDGE_DEFINITION, OWN_TOKENIZER_DEFINITION, WORDS
 
 MAX_SHARD_SIZE = "5GB"
 EVENTS_FILE = "tensorboard/events.out.tfevents.runyard"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a whole model, whatever this rank holds of it."""
+
+    parameters: int
+    trained: int
+    """Of the parameters."""
+    rows: int
+    """Of the embeddings."""
 
 
 def export_run(
@@ -73,8 +85,11 @@ def export_run(
     """
     weights = gather_weights(model, trained_only=recipe.method.is_adapter and not recipe.method.is_merged)
     num_packed = sum(layer.shape.numel() for layer in packed_layers(model).values())
-    num_parameters = num_packed + sum(parameter.numel() for parameter in model.parameters())
-    num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    sizes = Sizes(
+        parameters=num_packed + sum(parameter.numel() for parameter in model.parameters()),
+        trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        rows=model.config.get_text_config().vocab_size,
+    )
 
     def write() -> Result:
         scratch_dir = context.scratch_dir
@@ -84,7 +99,7 @@ def export_run(
         ):
             folders = write_folders(model, weights, Path(scratch), recipe, dataset)
             upload(folders, dataset, output)
-            return _leave(folders, (num_parameters, num_trained), trained, judging, recipe, context, dataset, output)
+            return _leave(folders, sizes, trained, judging, recipe, context, dataset, output)
 
     return run_on_rank_0(write, context.world)
 
@@ -111,7 +126,8 @@ def write_folders(
     assert adapted is not None
     folders = {"adapter": scratch_dir / "adapter"}
     prefixed = {f"base_model.model.{name}": weight for name, weight in weights.items()}
-    adapted.save_pretrained(str(folders["adapter"]), state_dict=prefixed, save_embedding_layers=False)
+    has_new_rows = recipe.model.extend_vocabulary is not None
+    adapted.save_pretrained(str(folders["adapter"]), state_dict=prefixed, save_embedding_layers=has_new_rows)
     if not recipe.method.is_merged:
         return folders
     load_whole(adapted, weights)
@@ -121,7 +137,7 @@ def write_folders(
 
 def _leave(
     folders: dict[str, Path],
-    num_parameters: tuple[int, int],
+    sizes: Sizes,
     trained: TrainedRun,
     judging: Judging | None,
     recipe: Recipe,
@@ -144,9 +160,11 @@ def _leave(
         attempts=context.attempt,
         processes=context.world.size,
         accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        num_parameters=num_parameters[0],
-        num_trained=num_parameters[1],
+        num_parameters=sizes.parameters,
+        num_trained=sizes.trained,
         num_labels=len(dataset.info.labels),
+        num_new_tokens=len(dataset.info.new_tokens),
+        num_rows=sizes.rows,
         streams=dataset.info.streams,
         samples=samples,
         lineage=lineage,
@@ -173,6 +191,7 @@ def _leave(
         before=trained.before and _quote(trained.before, trained),
         after=_quote(trained.after, trained),
         judgement=trained.judged and trained.judged.judgement,
+        tracking=trained.tracking_url,
     )
 
 
@@ -203,6 +222,7 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
                 "documents": info.documents,
                 "tokens": info.tokens,
                 "bytes": info.bytes,
+                **(info.fertility.model_dump(by_alias=True, exclude_none=True) if info.fertility is not None else {}),
             }
             for name, stream in (("domain", "validation"), ("general", "general"))
             if (info := dataset.info.streams.get(stream, StreamInfo())).documents
@@ -218,7 +238,21 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
             }
             for task in trained.tasks.tasks
         },
+        **({"ownTokenizer": _describe_own_tokenizer(dataset)} if dataset.info.new_tokens else {}),
         **({"judge": _describe_judge(trained, recipe, dataset)} if trained.judged is not None else {}),
+    }
+
+
+def _describe_own_tokenizer(dataset: Dataset) -> dict[str, Any]:
+    info = dataset.info
+    return {
+        "newTokens": len(info.new_tokens),
+        "definition": OWN_TOKENIZER_DEFINITION,
+        "sets": {
+            name: {"trainedTokens": info.streams[stream].trained_tokens, "ownTrainedTokens": own.trained_tokens}
+            for name, stream in (("domain", "validation"), ("general", "general"))
+            if (own := info.base_streams.get(stream, StreamInfo())).documents
+        },
     }
 
 
@@ -245,9 +279,12 @@ def upload(folders: dict[str, Path], dataset: Dataset, output: Location) -> None
 
 def _copy_tokenizer(dataset: Dataset, folder: Path) -> None:
     source = dataset.location / "tokenizer"
-    for info in source.list():
-        name = info.key.rpartition("/")[2]
-        (source / name).download_file(folder / name)
+    with TemporaryDirectory(prefix="tokenizer-", dir=folder.parent) as found:
+        for info in source.list():
+            name = info.key.rpartition("/")[2]
+            (source / name).download_file(Path(found) / name)
+        check_sha256(source, digest_of(Path(found)), dataset.info.tokenizer_digest or None)
+        shutil.copytree(found, folder, dirs_exist_ok=True)
 
 
 def _writes(recipe: Recipe) -> bool:

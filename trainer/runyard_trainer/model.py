@@ -37,6 +37,7 @@ from runyard_trainer.checks import check_model, check_vocabulary, classes_of
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe, Training
 from runyard_trainer.distributed import run_on_rank_0
+from runyard_trainer.embeddings import add_rows
 from runyard_trainer.four_bits import check_packable, pack_weights, prepare_packing
 from runyard_trainer.model_folder import download_model
 from runyard_trainer.objectives import Objective, ObjectiveModule, Traits
@@ -118,7 +119,7 @@ def resolve_precision(training: Training, device: torch.device) -> Precision:
 
 def _build_full_model(recipe: Recipe, objective: Objective, data: DatasetInfo, context: RunContext) -> PreTrainedModel:
     config = check_model(recipe)
-    check_vocabulary(config, data.vocab_size, recipe)
+    check_vocabulary(config, data.base_vocab_size, recipe)
     if recipe.model.scratch is not None:
         return initialize_model(fit_to_tokenizer(config, data), objective, recipe.training.seed)
     objective.configure(config)
@@ -128,6 +129,7 @@ def _build_full_model(recipe: Recipe, objective: Objective, data: DatasetInfo, c
         model = read_model(folder, config, objective, recipe)
         if recipe.model.step is not None:
             load_checkpoint_weights(model, recipe, folder)
+        add_rows(model, data)
         return model
     finally:
         shutil.rmtree(folder, ignore_errors=True)

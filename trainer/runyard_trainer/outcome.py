@@ -156,6 +156,19 @@ class Judgement(Report):
     """Why there are prompts without a verdict."""
 
 
+class Fertility(Report):
+    """How finely the run's tokenizer cuts held-out text."""
+
+    tokens_per_word: float
+    """A word is what stands between white space."""
+    bytes_per_token: float
+    """UTF-8 bytes of text."""
+    base_tokens_per_word: float | None = None
+    """How finely the model's own tokenizer cuts it, where `model.extendVocabulary` has added to that."""
+    base_bytes_per_token: float | None = None
+    """Likewise."""
+
+
 class DataSummary(Report):
     """What prepare found."""
 
@@ -172,6 +185,10 @@ class DataSummary(Report):
     `data.validation.sources`, not chosen by `data.select` or with nothing to train on. dataset.json says which."""
     truncated: int = 0
     """Examples that the sequence length cuts."""
+    domain_fertility: Fertility | None = None
+    """How finely the tokenizer cuts the held-out part of `data.train`."""
+    general_fertility: Fertility | None = None
+    """How finely it cuts `evaluation.general`: the domain's words cost more where it knows fewer of them."""
     estimate: Estimate | None = None
     """What training on it will take."""
 
@@ -195,6 +212,8 @@ class Result(Report):
     """After the last."""
     judgement: Judgement | None = None
     """What `evaluation.judge` found."""
+    tracking: str | None = None
+    """The run's page on the server of `tracking.mlflow`."""
 
 
 class ModelFolder(Report):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,7 +36,7 @@ from runyard_trainer.storage import FolderStore, Location, NotFound, Preconditio
 from runyard_trainer.tasks import FrozenTasks, build_tasks
 from runyard_trainer.tokenizer import list_tokenizer_files, load_tokenizer
 
-_FORMAT = 4
+_FORMAT = 5
 """Of what lies under a key: raised when the same text would give other shards."""
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,10 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
         from runyard_trainer.judge.protocol import check_judge  # deferred: few runs have a judge
 
         check_judge(recipe.evaluation.judge, context.judge_api_key)
+    if recipe.tracking.mlflow is not None:
+        from runyard_trainer.tracking.mlflow import check_mlflow  # likewise
+
+        check_mlflow(recipe.tracking.mlflow, context.mlflow_credentials)
     files = list_files(recipe)
     log.info("found %d files, %.1f MB", sum(map(len, files.values())), sum(map(total_bytes, files.values())) / 1e6)
 
@@ -70,11 +75,11 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
     digest = hashlib.sha256(manifest).hexdigest()
     with TemporaryDirectory(dir=context.scratch_dir, prefix="prepared-") as cache:
         prepared = open_dataset(location / "dataset.json", Path(cache), digest)
-        check_vocabulary(config, prepared.info.vocab_size, recipe)
+        check_vocabulary(config, prepared.info.base_vocab_size, recipe)
         check_enough_data(prepared, recipe)
         resolved = resolve(prepared, recipe)
         estimate = estimate_prepared(prepared, recipe, config)
-        tasks, prompts = freeze_questions(location, recipe, config, Path(cache))
+        tasks, prompts = freeze_questions(prepared, recipe, config, Path(cache))
         shown = Preview(
             objective=recipe.objective,
             mode=recipe.mode,
@@ -83,6 +88,10 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
             rows=show_rows(recipe, read_samples(recipe, files), prepared, Path(cache)),
             estimate=estimate,
         )
+    if recipe.tracking.mlflow is not None:
+        from runyard_trainer.tracking.mlflow import schedule_run  # likewise
+
+        schedule_run(recipe.tracking.mlflow, context.mlflow_credentials, context.run_uid, context.run_name)
     (output / "preview.json").put(shown.to_json().encode())
     labels = order_labels(prepared.info.labels, config)
     record = Resolved(
@@ -216,7 +225,9 @@ def _describe_tokenizer(recipe: Recipe) -> object:
         if recipe.objective in MASKED_OBJECTIVES:
             training["hasTypes"] = has_token_types(check_model(recipe))
         return training
-    return {name: info.etag for name, info in list_tokenizer_files(tokenizer_source(recipe)[0]).items()}
+    files = {name: info.etag for name, info in list_tokenizer_files(tokenizer_source(recipe)[0]).items()}
+    extension = recipe.model.extend_vocabulary
+    return files if extension is None else {"files": files, **extension.model_dump()}
 
 
 def dataset_location(output: Location, namespace: str, key: str) -> Location:
@@ -262,6 +273,7 @@ def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
         "batchTokens": str(recipe.sequences_per_step * training.sequence_length),
         "totalSteps": str(count_prepared_steps(dataset, recipe)),
         "vocabSize": str(dataset.info.vocab_size),
+        **resolve_vocabulary(dataset.info, recipe),
         **resolve_method(recipe),
     }
 
@@ -273,6 +285,13 @@ def order_labels(labels: list[str], config: PretrainedConfig) -> list[str]:
         return labels
     log.info("the model tells the same %d classes apart: it goes on with its head", len(labels))
     return known
+
+
+def resolve_vocabulary(info: DatasetInfo, recipe: Recipe) -> dict[str, str]:
+    """Likewise, of what was added to the model's own tokenizer."""
+    if recipe.model.extend_vocabulary is None:
+        return {}
+    return {"newTokens": str(len(info.new_tokens)), "tokenizer": info.tokenizer_digest}
 
 
 def resolve_method(recipe: Recipe) -> dict[str, str]:
@@ -290,13 +309,14 @@ def resolve_method(recipe: Recipe) -> dict[str, str]:
 Digests = tuple[str | None, str | None]
 
 
-def freeze_questions(location: Location, recipe: Recipe, config: PretrainedConfig, scratch_dir: Path) -> Digests:
+def freeze_questions(prepared: Dataset, recipe: Recipe, config: PretrainedConfig, scratch_dir: Path) -> Digests:
     """Leave tasks, and prompts for a judge, beside the prepared data; the sha256 of each, None where there is none."""
     if not recipe.evaluation.tasks and recipe.evaluation.judge is None:
         return None, None
     folder = scratch_dir / "tokenizer"
     folder.mkdir()
-    tokenizer = load_tokenizer(location / "tokenizer", folder, "the prepared tokenizer")
+    location, pieces = prepared.location, tuple(map(tuple, prepared.info.new_tokens))
+    tokenizer = replace(load_tokenizer(location / "tokenizer", folder, "the prepared tokenizer"), pieces=pieces)
     max_tokens = count_positions(config) or recipe.training.sequence_length
     tasks = prompts = None
     if recipe.evaluation.tasks:
@@ -364,6 +384,8 @@ def build_report(record: Resolved, info: DatasetInfo, estimate: Estimate) -> Pod
             validation_documents=validation.documents,
             dropped=train.dropped + sum(train.left_out.values()),
             truncated=train.truncated,
+            domain_fertility=validation.fertility,
+            general_fertility=info.streams.get("general", StreamInfo()).fertility,
             estimate=estimate,
         ),
     )

@@ -103,7 +103,7 @@ def preview_run(recipe: Recipe) -> Preview:
         except UserError as error:
             raise UserError(name_places(str(error), samples, folder / "rows"), error.code) from error
         dataset = open_dataset(location / "dataset.json", folder / "cache")
-        check_vocabulary(config, dataset.info.vocab_size, recipe)
+        check_vocabulary(config, dataset.info.base_vocab_size, recipe)
         steps, tokens_per_sample = _reckon_steps(recipe, dataset, samples["train"])
         return Preview(
             objective=recipe.objective,

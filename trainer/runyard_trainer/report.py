@@ -63,6 +63,8 @@ class TrainedRun:
     """Likewise of the prompts that were judged."""
     judged: Judged | None = None
     """What a judge has found; None where none was asked for."""
+    tracking_url: str | None = None
+    """The run's page on a tracking server."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class RunSummary:
     """Of the parameters."""
     num_labels: int
     """Classes that the model names; 0 where it names none."""
+    num_new_tokens: int
+    """That were added to the model's own."""
+    num_rows: int
+    """Of the embeddings."""
     streams: Mapping[str, StreamInfo]
     samples: list[Sample]
     lineage: dict[str, Any]

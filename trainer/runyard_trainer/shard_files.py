@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from runyard_trainer.file_lock import locked
-from runyard_trainer.outcome import ExitCode, Report, UserError
+from runyard_trainer.outcome import ExitCode, Fertility, Report, UserError
 from runyard_trainer.storage import Location
 
 
@@ -49,6 +49,10 @@ class StreamInfo(Report):
     """Examples that the sequence length cut."""
     dropped: int = 0
     """Records of which nothing would be trained on."""
+    trained_tokens: int = 0
+    """Those that the loss is taken over, of held-out streams."""
+    fertility: Fertility | None = None
+    """How finely the tokenizer cuts the text, of held-out streams."""
     left_out: dict[str, int] = Field(default_factory=dict)
     """Records, and rows that are none, that are not in the stream: how many for which reason (`screening`)."""
     by_source: list[SourceCount] = Field(default_factory=list)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +60,22 @@ class DatasetInfo(Report):
     """Whether a text may have any number of them."""
     stop_token_ids: list[int] = Field(default_factory=list)
     """What answers end with; empty where there are none."""
+    tokenizer_digest: str = ""
+    """Of `tokenizer/`, as of a model folder."""
+    new_tokens: list[list[int]] = Field(default_factory=list)
+    """Of each token that was added to the model's own tokenizer, in order of id, which of its tokens it joins; they are
+    the last ones of the vocabulary."""
+    base_streams: dict[str, StreamInfo] = Field(default_factory=dict)
+    """What is held out in tokens of the model's own tokenizer, where others were added."""
+
+    @property
+    def base_vocab_size(self) -> int:
+        """Without what was added."""
+        return self.vocab_size - len(self.new_tokens)
+
+    def write_out(self, ids: Iterable[int]) -> list[int]:
+        """Token ids as the model's own tokenizer has them."""
+        return write_out(ids, self.new_tokens, self.base_vocab_size)
 
 
 class Resolved(Report):
@@ -90,6 +106,17 @@ class PackedSequence:
     labels: NDArray[np.int64]
     """As input_ids (the loss shifts them), but IGNORED in the padding and at each document's first token here, which
     nothing in this sequence comes before."""
+
+
+def write_out(ids: Iterable[int], pieces: Sequence[Sequence[int]], base_vocab_size: int) -> list[int]:
+    """Token ids with each new token as its pieces: what the model's own tokenizer makes of the same text.
+
+    Args:
+        ids: of a tokenizer with more tokens.
+        pieces: of each new one, in order of id.
+        base_vocab_size: the id of the first new one.
+    """
+    return [base_id for id_ in ids for base_id in ((id_,) if id_ < base_vocab_size else pieces[id_ - base_vocab_size])]
 
 
 def token_dtype(vocab_size: int) -> str:
@@ -187,6 +214,11 @@ class Dataset:
         self.info = info
         self._cache_dir = cache_dir
         self._streams: dict[str, Stream] = {}
+
+    def in_base_tokens(self) -> Dataset:
+        """What is held out, as the model's own tokenizer cuts it."""
+        changes = {"vocab_size": self.info.base_vocab_size, "new_tokens": [], "streams": self.info.base_streams}
+        return Dataset(self.location, self.info.model_copy(update=changes), self._cache_dir)
 
     def examples(self, name: str) -> Examples:
         """The rows of a stream that was written as such; one that was not prepared is empty."""

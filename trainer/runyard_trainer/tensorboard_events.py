@@ -1,65 +1,23 @@
-"""metrics.csv and what was measured on the way, as an event file that TensorBoard shows."""
+"""The scalars of a run as an event file that TensorBoard shows."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator
-from datetime import datetime
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 from tensorboardX import SummaryWriter
 
 from runyard_trainer.outcome import Losses
+from runyard_trainer.scalars import read_scalars
 from runyard_trainer.selection import Candidate
-
-_TAGS = {
-    "loss": "train/loss",
-    "learning_rate": "train/learning_rate",
-    "grad_norm": "train/grad_norm",
-    "tokens_per_second": "train/tokens_per_second",
-}
-"""By column of metrics.csv."""
-
-
-class _Scalar(NamedTuple):
-    tag: str
-    value: float
-    step: int
-    time_s: float
 
 
 def build_events(metrics_csv: str, before: Losses | None, measured: Iterable[Candidate]) -> bytes:
-    """The content of the event file.
-
-    Args:
-        metrics_csv: of the whole run.
-        before: what was measured of the model as it came.
-        measured: what was measured since, in order of step.
-    """
-    rows = list(csv.DictReader(io.StringIO(metrics_csv)))
-    times = {int(row["step"]): datetime.fromisoformat(row["time"]).timestamp() for row in rows}
-    began = min(times.values(), default=0.0)
-    points = [(0, before)] if before is not None else []
-    points += [(each.step, each.losses) for each in measured]
+    """The content of the event file, of what `read_scalars` finds."""
     with TemporaryDirectory(prefix="runyard-events-") as folder:
         with SummaryWriter(folder) as writer:
-            for scalar in (*_read_rows(rows, times), *_read_losses(points, times, began)):
+            for scalar in read_scalars(metrics_csv, before, measured):
                 writer.add_scalar(scalar.tag, scalar.value, scalar.step, scalar.time_s)
         (path,) = Path(folder).iterdir()
         return path.read_bytes()
-
-
-def _read_rows(rows: list[dict[str, str]], times: dict[int, float]) -> Iterator[_Scalar]:
-    for row in rows:
-        step = int(row["step"])
-        yield from (_Scalar(tag, float(row[column]), step, times[step]) for column, tag in _TAGS.items() if row[column])
-
-
-def _read_losses(points: list[tuple[int, Losses]], times: dict[int, float], began: float) -> Iterator[_Scalar]:
-    for step, losses in points:
-        found = losses.model_dump(by_alias=True, exclude_none=True, exclude={"tasks"})
-        values = {name: value for name, value in found.items() if name != "metrics"} | found.get("metrics", {})
-        yield from (_Scalar(f"held_out/{name}", value, step, times.get(step, began)) for name, value in values.items())

@@ -56,11 +56,20 @@ class DocumentTokenizer:
     """Stands for a token that is to be found."""
     special_token_ids: frozenset[int] = frozenset()
     """Every token that is no text."""
+    base: DocumentTokenizer | None = None
+    """The model's own, where this is that one with more tokens (`vocabulary`)."""
+    pieces: tuple[tuple[int, ...], ...] = ()
+    """Of each of those, in order of id, the model's own tokens that it joins."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text and the end-of-document token; no other special tokens."""
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [[*encoding.ids, self.eos_token_id] for encoding in encodings]
+
+    def base_length(self, token_ids: Iterable[int]) -> int:
+        """Tokens that the model's own tokenizer makes of the same text: no fewer."""
+        first_new = self.vocab_size - len(self.pieces)
+        return sum(1 if id_ < first_new else len(self.pieces[id_ - first_new]) for id_ in token_ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""

@@ -45,6 +45,7 @@ from runyard_trainer.objectives import build_objective
 from runyard_trainer.optimizer import build_optimizer, learning_rate, set_learning_rate
 from runyard_trainer.order import Order, Part, count_epoch, count_replayed, count_steps
 from runyard_trainer.outcome import ExitCode, Interrupted, Losses, PodReport, Result, UserError
+from runyard_trainer.own_tokens import Subject, as_it_came, restate
 from runyard_trainer.records import Samples, kind_of, parts_of
 from runyard_trainer.report import TrainedRun
 from runyard_trainer.selection import (
@@ -56,10 +57,11 @@ from runyard_trainer.selection import (
     is_hopeless,
 )
 from runyard_trainer.self_replay import write_replay
-from runyard_trainer.shards import open_dataset, read_resolved
+from runyard_trainer.shards import DatasetInfo, open_dataset, read_resolved
 from runyard_trainer.step import Learner, StepResult, take_step
 from runyard_trainer.storage import Location, be_patient, open_store
 from runyard_trainer.task_answers import answer_prompts, measure_tasks, read_prompts, read_tasks
+from runyard_trainer.tracking import News, Tracker, build_params
 from runyard_trainer.watchdog import Watchdog, handle_stall
 
 MAX_NON_FINITE_STEPS = 5
@@ -79,7 +81,7 @@ class TrainState:
     non_finite_steps: int = 0
     """Skipped, one after the other, up to now."""
     before: dict[str, Any] | None = None
-    """`Losses` of the model as it came."""
+    """`Losses` of the model as it came, per token of the run's tokenizer."""
     base_answers: list[str] | None = None
     """What it wrote for the judge to read."""
     prompts: str | None = None
@@ -175,6 +177,7 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
     stop = StopRequest()
     with ExitStack() as stack:
         stack.enter_context(joined_ranks(context, device))
+        tracker = stack.enter_context(Tracker(recipe, context))
         stop.install()  # not before: a rank that still waits for its peers has nothing to save
         head, result = claim_head(output, recipe, context)
         if result is not None:
@@ -197,8 +200,13 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
         stack.callback(watchdog.close)
 
         objective = build_objective(recipe, dataset.info)
-        module = load_model(recipe, objective, dataset.info, context, device)
-        module.model.register_forward_hook(lambda *_: watchdog.beat())
+
+        def load(info: DatasetInfo) -> ShardedModule:
+            loaded = load_model(recipe, build_objective(recipe, info), info, context, device)
+            loaded.model.register_forward_hook(lambda *_: watchdog.beat())
+            return loaded
+
+        module = load(dataset.info)
         optimizer = build_optimizer(module, training.optimizer)
         learner = Learner(module, objective, optimizer, training, order.batch, world, device)
         state = TrainState()
@@ -232,31 +240,43 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
         }
         monitor.set_resolved(settings)
 
-        def measure() -> Losses:
+        def tell(up_to_step: int) -> None:
+            if tracker.is_news(up_to_step, len(state.measured)):
+                tracker.tell(gather_news(up_to_step, monitor, state, recipe, resolved.resolved, settings))
+
+        def tell_committed() -> None:
+            monitor.set_checkpoint(checkpointer.committed)
+            tell(checkpointer.committed.step if checkpointer.committed else -1)
+
+        tell_committed()
+
+        tasks, prompts = read_tasks(dataset, resolved.tasks), read_prompts(dataset, resolved.prompts)
+        learned = Subject(module, dataset, tasks, prompts)
+
+        def measure(subject: Subject) -> Losses:
             monitor.set_stage("evaluating")
             with watchdog.watching(f"the evaluation after {state.step} steps"):
-                return evaluate_model(module, dataset, recipe, world, state.micro_batch, device)
+                return evaluate_model(subject.module, subject.dataset, recipe, world, state.micro_batch, device)
 
-        tasks = read_tasks(dataset, resolved.tasks)
-
-        def with_tasks(losses: Losses) -> Losses:
+        def with_tasks(losses: Losses, subject: Subject) -> Losses:
             if not tasks.tasks:
                 return losses
             monitor.set_stage("evaluating")
             with watchdog.watching(f"the tasks after {state.step} steps"):
-                return losses.model_copy(update={"tasks": measure_tasks(module, tasks, dataset, world, device)})
+                asked = measure_tasks(subject.module, subject.tasks, subject.dataset, world, device)
+            return losses.model_copy(update={"tasks": asked})
 
-        prompts = read_prompts(dataset, resolved.prompts)
-
-        def answer() -> list[str]:
+        def answer(subject: Subject) -> list[str]:
             monitor.set_stage("evaluating")
             with watchdog.watching(f"the answers for the judge after {state.step} steps"):
-                return answer_prompts(module, prompts, dataset, world, device)
+                return answer_prompts(subject.module, subject.prompts, subject.dataset, world, device)
 
         if recipe.evaluation.before and state.step == 0:
-            state.before = with_tasks(measure()).model_dump()
+            came = as_it_came(learned, load)
+            state.before = restate(with_tasks(measure(came), came), dataset.info).model_dump()
             if prompts.prompts:
-                state.base_answers, state.prompts = answer(), resolved.prompts
+                state.base_answers, state.prompts = answer(came), resolved.prompts
+            del came  # it may be a model of its own
         criterion = build_criterion(recipe, objective.best_by, state.before)
 
         monitor.set_stage("training")
@@ -273,7 +293,7 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
             monitor.step_done(state.step, done.loss, state.tokens, rate, done.grad_norm)
             is_best = False
             if is_due(state.step, recipe.evaluation.every_steps) and state.step < total_steps:
-                state.note_losses(measure())
+                state.note_losses(measure(learned))
                 monitor.set_stage("training")
                 is_best = choose_best(state.candidates, criterion).step == state.step
                 state.is_stopped_early = is_hopeless(state.candidates, criterion, training.early_stopping)
@@ -282,22 +302,26 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
             if is_stopping or is_last or is_best or is_due(state.step, recipe.checkpoint.every_steps):
                 checkpointer.save(state.step, everything, state.tokens, find_best_step(state.candidates, criterion))
             checkpointer.check()
-            monitor.set_checkpoint(checkpointer.committed)
+            tell_committed()
             if is_stopping:
                 checkpointer.wait(context.grace_s)
+                tell_committed()
                 raise Interrupted(f"stopped by a signal; step {state.step} is saved")
         checkpointer.wait()
         monitor.set_checkpoint(checkpointer.committed)
 
         if not state.measured or state.candidates[-1].step != state.step:
-            state.note_losses(measure())
+            state.note_losses(measure(learned))
+        tell(state.step)
         best = choose_best(state.candidates, criterion)
         warning = check_forgetting(best, criterion, recipe)
         if best.step != state.step:
             log.info("exporting the model of step %d, the best that was measured", best.step)
             checkpointer.restore_step(best.step, {"sharded": Weights(module)})
-        after = with_tasks(best.losses)
-        judging = begin_judging(recipe, context, prompts, state, resolved.prompts, answer) if prompts.prompts else None
+        after = with_tasks(best.losses, learned)
+        judging = None
+        if prompts.prompts:
+            judging = begin_judging(recipe, context, prompts, state, resolved.prompts, partial(answer, learned))
         monitor.set_stage("exporting")
         trained = TrainedRun(
             before=Losses(**state.before) if state.before else None,
@@ -313,11 +337,31 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
             precision=precision,
             metrics_csv=monitor.metrics_csv(),
             resolved=settings,
+            tracking_url=tracker.url,
         )
         result = export_run(module.model, trained, recipe, context, dataset, output, judging)
         finish_head(head, result, world)
         monitor.set_stage("finished")
         return result
+
+
+def gather_news(
+    up_to_step: int,
+    monitor: Monitor,
+    state: TrainState,
+    recipe: Recipe,
+    resolved: Mapping[str, str],
+    settings: Mapping[str, str],
+) -> News:
+    """What may be told of the run up to a step."""
+    return News(
+        up_to_step=up_to_step,
+        metrics_csv=monitor.metrics_csv(),
+        before=Losses(**state.before) if state.before else None,
+        measured=tuple(state.candidates),
+        params=build_params(recipe, resolved),
+        tags={f"runyard.{name}": value for name, value in settings.items() if name not in resolved},
+    )
 
 
 def build_order(recipe: Recipe, streams: Mapping[str, Samples], parts: tuple[Part, ...], total_steps: int) -> Order:

@@ -62,8 +62,9 @@ WORDS: dict[str, ObjectiveWords] = {
         "text-generation",
         "nats per pair",
         "It is a language model that was taught which answers are better.",
-        "Prompt and answer are tokenized as one text, an answer's end included. An answer's log-probability is the sum "
-        "of ln p over its tokens; the margin of a pair is beta times how much more than in the start model that of the "
+        "A prompt and its answer are laid out as for sft; the answer is all that stands behind the prompt, its end "
+        "included, and no token reaches from one into the other. An answer's log-probability is the sum of ln p over "
+        "its tokens; the margin of a pair is beta times how much more than in the start model that of the "
         "chosen answer exceeds that of the rejected one. The loss is the mean of -ln sigmoid(margin) over pairs, in "
         "nats; kl is the mean over the answers' tokens of the Kullback-Leibler divergence from the start model.",
     ),
@@ -112,6 +113,11 @@ WORDS: dict[str, ObjectiveWords] = {
 }
 
 
+OWN_TOKENIZER_DEFINITION = (
+    "Tokens were added to the model's own tokenizer. The model as it came was measured with its own: the same text in "
+    "ownTrainedTokens tokens. Its losses are told per token of the exported model, as loss x ownTrainedTokens / "
+    "trainedTokens: so they compare as bits per byte do."
+)
 JUDGE_DEFINITION = (
     "The model as it came and the exported model answered each prompt greedily. The judge compared the two answers "
     "twice, in both orders: one is better where it is called so both times, and else it is a tie; equal answers are a "

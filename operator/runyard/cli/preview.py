@@ -25,6 +25,12 @@ from runyard_trainer.outcome import UserError
 from runyard.api import KIND, TrainingRunSpec
 
 _EXTRA_ROWS = ("documents", "tokens", "truncated", "dropped")
+_FERTILITY_ROWS = {
+    "tokensPerWord": "tokens a word",
+    "baseTokensPerWord": "tokens a word, by the model's own tokenizer",
+    "bytesPerToken": "bytes a token",
+    "baseBytesPerToken": "bytes a token, by the model's own tokenizer",
+}
 
 
 class Output(StrEnum):
@@ -143,6 +149,10 @@ def _print_streams(console: Any, found: dict[str, Any]) -> None:
         table.add_row(key, *(f"{found['streams'][name][key]:,}" for name in names))
     for key in ("p50", "p90", "p99", "max"):
         table.add_row(f"tokens, {key}", *(str(found["streams"][name]["documentTokens"].get(key, "")) for name in names))
+    fertility = {name: found["streams"][name].get("fertility") or {} for name in names}
+    for key, title in _FERTILITY_ROWS.items():
+        if any(key in fertility[name] for name in names):
+            table.add_row(title, *(f"{fertility[name][key]:.2f}" if key in fertility[name] else "" for name in names))
     for reason in sorted({reason for name in names for reason in found["streams"][name]["leftOut"]}):
         counts = (found["streams"][name]["leftOut"].get(reason, 0) for name in names)
         table.add_row(f"left out: {reason}", *map(str, counts))

@@ -45,7 +45,7 @@ class Waiting:
 
     run: str
     position: int | None
-    """Runs ahead of it; None where Kueue knows."""
+    """Runs ahead of it; None where Kueue does not say it."""
     message: str
 
 

@@ -25,6 +25,7 @@ from runyard_trainer.contract.data import (
 from runyard_trainer.contract.judge import Judge
 from runyard_trainer.contract.models import ADAPTER_FIELDS, ModelSource, ScratchModel, SourceRun, TokenizerTraining
 from runyard_trainer.contract.objectives import (
+    EXTENDABLE_OBJECTIVES,
     HEAD_OBJECTIVES,
     LANGUAGE_OBJECTIVES,
     MASKED_OBJECTIVES,
@@ -33,14 +34,17 @@ from runyard_trainer.contract.objectives import (
 )
 from runyard_trainer.contract.recipe import RECIPE_PATH, Recipe
 from runyard_trainer.contract.storage import Storage
+from runyard_trainer.contract.tracking import MLFLOW_VARIABLES, Mlflow, Tracking
 from runyard_trainer.contract.training import EarlyStopping, Optimizer, Schedule, Training
 
 __all__ = [
     "ADAPTER_FIELDS",
     "DEFAULT_NOISE_CLIP",
+    "EXTENDABLE_OBJECTIVES",
     "HEAD_OBJECTIVES",
     "LANGUAGE_OBJECTIVES",
     "MASKED_OBJECTIVES",
+    "MLFLOW_VARIABLES",
     "NEXT_TOKEN_OBJECTIVES",
     "PERPLEXITY_REFUSAL",
     "RECIPE_PATH",
@@ -53,6 +57,7 @@ __all__ = [
     "DataSource",
     "EarlyStopping",
     "Judge",
+    "Mlflow",
     "Mode",
     "Model",
     "ModelSource",
@@ -64,6 +69,7 @@ __all__ = [
     "SourceRun",
     "Storage",
     "TokenizerTraining",
+    "Tracking",
     "Training",
     "Validation",
 ]

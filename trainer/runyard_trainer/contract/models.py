@@ -52,6 +52,13 @@ class SourceRun(Model):
     """`best`: the model that it has exported. `last`, or a step: a checkpoint that it has kept."""
 
 
+class VocabularyExtension(Model):
+    """Tokens for the domain's words, besides those that the model has."""
+
+    tokens: int = Field(ge=1, le=100_000)
+    """How many to add, of those that shorten `data.train` most; fewer where no more words come twice."""
+
+
 class ModelSource(Model):
     """Where the weights come from. Exactly one of `uri`, `run` and `scratch`."""
 
@@ -65,10 +72,19 @@ class ModelSource(Model):
     """Another TrainingRun of the namespace, once it has succeeded. Resolved to `uri` and `digest` or `step`."""
     scratch: ScratchModel | None = None
     """Pre-train from random weights."""
+    extend_vocabulary: VocabularyExtension | None = None
+    """Add tokens to the model's tokenizer, learned from `data.train`, so that the domain's text takes fewer. Each
+    begins as the mean of the tokens that it joins, and embeddings are trained, with an adapter too. For causal-lm and
+    sft, and tokenizers of byte-level BPE (GPT-2, Llama 3, Qwen, GPT-NeoX). Absent: the tokenizer stays as it is."""
 
     @model_validator(mode="after")
     def _check_one_of(self) -> ModelSource:
         check_exactly_one(self, "model", "uri", "run", "scratch")
+        if self.scratch is not None and self.extend_vocabulary is not None:
+            raise ValueError(
+                "model.extendVocabulary adds to the tokenizer of a model that has learned something, and model.scratch "
+                "has none: remove it, and say model.scratch.tokenizer.train.vocabSize"
+            )
         for name in ("digest", "step"):
             if getattr(self, name) is not None and self.uri is None:
                 raise ValueError(f"model.{name} is of the folder at model.uri, which is absent: remove model.{name}")

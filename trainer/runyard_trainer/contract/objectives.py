@@ -26,6 +26,8 @@ HEAD_OBJECTIVES = frozenset({"classification", "token-classification", "question
 """Those whose model predicts something else than tokens."""
 NEXT_TOKEN_OBJECTIVES = frozenset({"causal-lm", "sft", "preference"})
 """Those whose model predicts the next token, and so can be asked."""
+EXTENDABLE_OBJECTIVES = frozenset({"causal-lm", "sft"})
+"""Those whose model can be given more tokens: it predicts them, and is measured on text."""
 
 Mode = Literal["PreTraining", "ContinuedPreTraining", "FineTuning"]
 

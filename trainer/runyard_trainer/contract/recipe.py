@@ -11,6 +11,7 @@ from runyard_trainer.contract.base import Model
 from runyard_trainer.contract.data import RECORD_FORMATS, Data, check_formats
 from runyard_trainer.contract.models import Method, ModelSource
 from runyard_trainer.contract.objectives import (
+    EXTENDABLE_OBJECTIVES,
     HEAD_OBJECTIVES,
     LANGUAGE_OBJECTIVES,
     MASKED_OBJECTIVES,
@@ -21,6 +22,7 @@ from runyard_trainer.contract.objectives import (
     Preference,
 )
 from runyard_trainer.contract.storage import Output, Storage
+from runyard_trainer.contract.tracking import Tracking
 from runyard_trainer.contract.training import Checkpoint, Evaluation, Training
 
 RECIPE_PATH = "/etc/runyard/recipe.json"
@@ -62,6 +64,8 @@ class Recipe(Model):
     """Where the result goes."""
     storage: Storage = Storage()
     """How to reach S3."""
+    tracking: Tracking = Tracking()
+    """Where the run is followed besides."""
 
     @model_validator(mode="after")
     def _check_record_formats(self) -> Recipe:
@@ -185,6 +189,22 @@ class Recipe(Model):
             raise ValueError(
                 "data.replay.source self replays what the model knows, and model.scratch knows nothing: remove "
                 "data.replay, or give data.replay.sources"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_vocabulary(self) -> Recipe:
+        if self.model.extend_vocabulary is None:
+            return self
+        if self.objective not in EXTENDABLE_OBJECTIVES:
+            raise ValueError(
+                f"model.extendVocabulary is for objectives {' and '.join(sorted(EXTENDABLE_OBJECTIVES))}, and "
+                f"objective is {self.objective}: remove it"
+            )
+        if self.data.replay is not None and self.data.replay.source is not None:
+            raise ValueError(
+                "data.replay.source self replays what the model knows, and it has never seen the tokens of "
+                "model.extendVocabulary: give data.replay.sources"
             )
         return self
 

@@ -73,7 +73,8 @@ class Judging:
 
     async def _judge_all(self) -> None:
         # deferred: few runs have a judge
-        from runyard_trainer.judge.protocol import JudgeError, open_client
+        from runyard_trainer.http_service import ServiceError
+        from runyard_trainer.judge.protocol import open_client
 
         async def work(client: JudgeClient, places: Iterator[int]) -> None:
             for place in places:
@@ -88,7 +89,7 @@ class Judging:
             ):
                 for _ in range(CONCURRENCY):
                     group.create_task(work(client, places))
-        except* JudgeError as errors:
+        except* ServiceError as errors:
             self._message = str(errors.exceptions[0])
         except* TimeoutError:
             self._message = f"the judge had not answered all questions after {PATIENCE_S:.0f} s"

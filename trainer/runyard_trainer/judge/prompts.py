@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pydantic import Field
 
@@ -41,6 +41,11 @@ class FrozenPrompts(Report):
     too_long: int = 0
     """Of those that were chosen: they leave no room for an answer, and are not asked."""
 
+    def map_ids(self, map_: Callable[[list[int]], list[int]]) -> FrozenPrompts:
+        """With other token ids."""
+        changed = [prompt.model_copy(update={"prompt_ids": map_(prompt.prompt_ids)}) for prompt in self.prompts]
+        return self.model_copy(update={"prompts": changed})
+
 
 def build_prompts(recipe: Recipe, tokenizer: DocumentTokenizer, max_tokens: int) -> FrozenPrompts:
     """At most MAX_PROMPTS, spread evenly over the records, each begun as the objective's records begin.
@@ -65,7 +70,7 @@ def build_prompts(recipe: Recipe, tokenizer: DocumentTokenizer, max_tokens: int)
     prompts = [
         FrozenPrompt(text=show_prompt(record.turns), prompt_ids=ids)
         for record, ids in zip(chosen, all_ids, strict=True)
-        if 0 < len(ids) <= max_tokens - max_new_tokens
+        if 0 < tokenizer.base_length(ids) <= max_tokens - max_new_tokens
     ]
     if not prompts:
         raise UserError(

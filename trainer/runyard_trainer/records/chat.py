@@ -18,12 +18,15 @@ saved with the tokenizer:
 
 A prompt with its completion is no conversation: it is the tokenizer's opening token, if there is one, the prompt, the
 completion and the end-of-document token.
+
+Where answers are compared (`preference`), a span goes on to the end of the text, and a template is not made up: to
+prefer one answer teaches no layout.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -105,12 +108,24 @@ class ChatEncoder:
         Raises:
             UserError: DATA_ERROR where the chat template cannot be trained with, or refuses a conversation.
         """
-        texts = [self._lay_out(dialogue) for dialogue in dialogues]
-        encodings = self._backend.encode_batch([text.text for text in texts])
-        return [
-            self._find_spans(dialogue, text, encoding)
-            for dialogue, text, encoding in zip(dialogues, texts, encodings, strict=True)
-        ]
+        return [self._find_spans(*laid_out) for laid_out in self._tokenize(dialogues)]
+
+    def encode_to_end(self, dialogues: Sequence[Dialogue]) -> list[Tokens]:
+        """The tokens of each, trained on from where the first trained turn begins to the end of the text.
+
+        Raises:
+            UserError: DATA_ERROR where there is no chat template, or it refuses a conversation.
+        """
+        for dialogue in dialogues:
+            if dialogue.is_chat:
+                self._require_template(dialogue)
+        found = []
+        for dialogue, text, encoding in self._tokenize(dialogues):
+            ids, offsets = self._split_at_answers(text, encoding)
+            opening = [] if dialogue.is_chat else self._opening_ids
+            start = int(np.searchsorted(offsets[:, 0], text.answers[0][0]))
+            found.append(Tokens([*opening, *ids], [(len(opening) + start, len(opening) + len(ids))]))
+        return found
 
     def encode_prompts(self, prompts: Sequence[Dialogue], with_opening: bool = True) -> list[list[int]]:
         """The tokens that the model is given of each dialogue, whose last turn is the user's, to answer it.
@@ -133,12 +148,7 @@ class ChatEncoder:
     # ---------------------------------------------------------------------------------------------------------- text
 
     def _open_answer(self, dialogue: Dialogue) -> str:
-        if self._fast.chat_template is None:
-            raise UserError(
-                f"{dialogue.place}: the model's tokenizer has no chat template to lay messages out with: give a text "
-                "in 'prompt' instead",
-                ExitCode.DATA_ERROR,
-            )
+        self._require_template(dialogue)
         try:
             return self._render([turn.to_message() for turn in dialogue.turns], is_asked=True)
         except Exception as error:  # a template raises what it wants
@@ -173,6 +183,14 @@ class ChatEncoder:
             ) from error
         return _Text(text, answers)
 
+    def _require_template(self, dialogue: Dialogue) -> None:
+        if self._fast.chat_template is None:
+            raise UserError(
+                f"{dialogue.place}: the model's tokenizer has no chat template to lay messages out with: put a "
+                f"{TEMPLATE_FILE} beside it, or give texts instead",
+                ExitCode.DATA_ERROR,
+            )
+
     def _bring_template(self) -> None:
         opening = "".join(str(self._backend.id_to_token(id_)) for id_ in self._opening_ids)
         self._fast.chat_template = build_template(opening, self._end)
@@ -183,6 +201,10 @@ class ChatEncoder:
         return text
 
     # -------------------------------------------------------------------------------------------------------- tokens
+
+    def _tokenize(self, dialogues: Sequence[Dialogue]) -> Iterator[tuple[Dialogue, _Text, Encoding]]:
+        texts = [self._lay_out(dialogue) for dialogue in dialogues]
+        return zip(dialogues, texts, self._backend.encode_batch([text.text for text in texts]), strict=True)
 
     def _find_spans(self, dialogue: Dialogue, text: _Text, encoding: Encoding) -> Tokens:
         ids, offsets = self._split_at_answers(text, encoding)

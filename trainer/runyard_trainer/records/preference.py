@@ -5,29 +5,25 @@
     non_preferred_output                                  chats, as OpenAI has them
 
 A text's answer ends with the end-of-document token; a chat is laid out by the tokenizer's own template, which ends its
-turns as the model knows it. Prompt and answer are tokenized as one text, so that a prompt is cut as it is when the
-model is asked; a token belongs to the answer if it reaches into it.
+turns as the model knows it (`chat`). All that stands behind a prompt is its answer.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from transformers import AutoTokenizer
 
 from runyard_trainer.contract import Recipe
 from runyard_trainer.examples import Examples
-from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.records.base import Example, RecordKind, Sample, Shown
+from runyard_trainer.records.chat import ChatEncoder, Dialogue, Tokens, Turn
 from runyard_trainer.shards import Dataset
 from runyard_trainer.sources import BadRecord, Row, check_encodable, name_of_type
-from runyard_trainer.tokenizer import DocumentTokenizer
 
 _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "spans": pa.list_(pa.int32())})
 """Prompt and chosen answer, then prompt and rejected answer; how long that of the chosen one is, and where in each the
@@ -158,73 +154,47 @@ def _parse_message(message: Any, name: str) -> Message:
 class AnswerPairEncoder:
     """Prompt and answer of each, cut at the end to the sequence length."""
 
-    tokenizer: DocumentTokenizer
+    chat: ChatEncoder
     length: int
     schema: pa.Schema = _SCHEMA
 
     def encode(self, records: Sequence[AnswerPair]) -> list[list[Example]]:
         """See `Encoder`; a pair whose prompt fills the sequence length is left out."""
-        return [self._encode(record) for record in records]
+        tokens = self.chat.encode_to_end([dialogue for record in records for dialogue in build_dialogues(record)])
+        pairs = zip(tokens[::2], tokens[1::2], strict=True)
+        return [self._to_examples(record, *pair) for record, pair in zip(records, pairs, strict=True)]
 
     def describe(self) -> dict[str, Any]:
         """See `Encoder`."""
         return {}
 
-    def _encode(self, record: AnswerPair) -> list[Example]:
-        rows = [self._encode_answer(record, answer) for answer in (record.chosen, record.rejected)]
-        is_truncated = any(len(ids) > self.length for ids, _ in rows)
-        (chosen, chosen_start), (rejected, rejected_start) = ((ids[: self.length], start) for ids, start in rows)
-        if chosen_start >= len(chosen) or rejected_start >= len(rejected):
+    def _to_examples(self, record: AnswerPair, chosen: Tokens, rejected: Tokens) -> list[Example]:
+        starts = [tokens.spans[0][0] for tokens in (chosen, rejected)]
+        ids = [tokens.ids[: self.length] for tokens in (chosen, rejected)]
+        if any(start >= len(some) for start, some in zip(starts, ids, strict=True)):
             return []
-        spans = [len(chosen), chosen_start, rejected_start]
-        return [Example({"input_ids": chosen + rejected, "spans": spans}, record.num_bytes, is_truncated)]
+        is_truncated = max(len(chosen.ids), len(rejected.ids)) > self.length
+        columns = {"input_ids": ids[0] + ids[1], "spans": [len(ids[0]), *starts]}
+        return [Example(columns, record.num_bytes, is_truncated)]
 
-    def _encode_answer(self, record: AnswerPair, answer: Text) -> tuple[list[int], int]:
-        """Token ids, and how many of them are the prompt's."""
-        if isinstance(record.prompt, str):
-            assert isinstance(answer, str)
-            ids, start = self._encode_text(record.prompt, answer, add_special_tokens=True)
-            return [*ids, self.tokenizer.eos_token_id], start
-        assert isinstance(answer, list)
-        prompt = self._lay_out(record, record.prompt, add_generation_prompt=True)
-        whole = self._lay_out(record, record.prompt + answer, add_generation_prompt=False)
-        if not whole.startswith(prompt):
-            raise UserError(
-                f"{record.place}: the tokenizer's chat template writes a prompt otherwise once it is answered, so "
-                "where the answer starts cannot be told: use one that writes both alike",
-                ExitCode.DATA_ERROR,
-            )
-        return self._encode_text(prompt, whole[len(prompt) :], add_special_tokens=False)
 
-    def _encode_text(self, prompt: str, answer: str, add_special_tokens: bool) -> tuple[list[int], int]:
-        """What the tokenizer puts before a text stays, what it puts behind one goes: the answer's end comes there."""
-        encoding = self.tokenizer.backend.encode(prompt + answer, add_special_tokens=add_special_tokens)
-        end = len(encoding.ids)
-        while end and encoding.special_tokens_mask[end - 1]:
-            end -= 1
-        starts = (place for place in range(end) if encoding.offsets[place][1] > len(prompt))
-        return encoding.ids[:end], next(starts, end)
+def build_dialogues(record: AnswerPair) -> tuple[Dialogue, Dialogue]:
+    """The prompt with the chosen answer, and with the rejected one, each trained on from its first message on."""
+    is_chat = not isinstance(record.prompt, str)
+    prompt = _to_turns(record.prompt, "user")
+    chosen, rejected = (
+        (replace(first, is_trained=True), *others)
+        for first, *others in (_to_turns(part, "assistant") for part in (record.chosen, record.rejected))
+    )
+    return (
+        Dialogue((*prompt, *chosen), is_chat, record.place),
+        Dialogue((*prompt, *rejected), is_chat, record.place),
+    )
 
-    def _lay_out(self, record: AnswerPair, messages: list[Message], add_generation_prompt: bool) -> str:
-        if not self._chat_tokenizer.chat_template:
-            raise UserError(
-                f"{record.place}: this is a chat, and the model's tokenizer has no chat template: put a "
-                "chat_template.jinja beside it, or write texts",
-                ExitCode.DATA_ERROR,
-            )
-        try:
-            text: str = self._chat_tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        except Exception as error:  # a template raises what it wants
-            raise UserError(
-                f"{record.place}: the tokenizer's chat template refuses this chat: {error}", ExitCode.DATA_ERROR
-            ) from error
-        return text
 
-    @cached_property
-    def _chat_tokenizer(self) -> Any:
-        return AutoTokenizer.from_pretrained(self.tokenizer.folder, local_files_only=True, trust_remote_code=False)
+def _to_turns(part: Text, speaker: str) -> list[Turn]:
+    messages = [{"role": speaker, "content": part}] if isinstance(part, str) else part
+    return [Turn(message["role"], message["content"]) for message in messages]
 
 
 @dataclass(frozen=True)
@@ -262,7 +232,7 @@ KIND = RecordKind(
     parse=parse_answer_pair,
     identity=lambda record: record.identity,
     to_json=AnswerPair.to_json,
-    build_encoder=lambda tokenizer, recipe: AnswerPairEncoder(tokenizer, recipe.training.sequence_length),
+    build_encoder=lambda tokenizer, recipe: AnswerPairEncoder(ChatEncoder(tokenizer), recipe.training.sequence_length),
     open_samples=open_answer_pairs,
     depends_on=lambda recipe: {"sequenceLength": recipe.training.sequence_length},
     show=show_pair,

@@ -66,8 +66,8 @@ def text_to_learn(document: Document) -> str:
     """What a new tokenizer learns from."""
     if isinstance(document, TokenIds):
         raise UserError(
-            f"{document.place}: the text is tokenized already, so no tokenizer can be trained on it: name the one that "
-            "made the ids in model.scratch.tokenizer.uri",
+            f"{document.place}: the text is tokenized already, so no tokens can be learned from it: name the tokenizer "
+            "that made the ids in model.scratch.tokenizer.uri, or leave model.extendVocabulary away",
             ExitCode.DATA_ERROR,
         )
     return document

@@ -52,13 +52,16 @@ def _build_task(task: Task, path: str, recipe: Recipe, tokenizer: DocumentTokeni
     room = 0
     if kind.type != "multiple-choice":
         answers = [f" {each}" for each in (labels if kind.type == "classification" else [q.answer for q in questions])]
-        room = max(len(encoding.ids) for encoding in tokenizer.encode_without_special(answers)) + _SPARE_TOKENS
+        room = _SPARE_TOKENS + max(
+            tokenizer.base_length(encoding.ids) for encoding in tokenizer.encode_without_special(answers)
+        )
     items, num_dropped = [], 0
     for place, question in enumerate(questions):
         drawn = draw_shots(question, shots, count, f"{recipe.training.seed}/{task.name}/{place}")
         for first in range(len(drawn) + 1):
             item = build_item(question, drawn[first:], tokenizer)
-            if len(item.prompt_ids) + max([room, *map(len, item.choice_ids)]) <= max_tokens:
+            longest = max([room, *map(tokenizer.base_length, item.choice_ids)])
+            if tokenizer.base_length(item.prompt_ids) + longest <= max_tokens:
                 items.append(item)
                 num_dropped += first
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import Field
@@ -27,6 +28,12 @@ class Item(Report):
     group: str = ""
     """Which question of several about a record this is: they are scored apart, and averaged."""
 
+    def map_ids(self, map_: Callable[[list[int]], list[int]]) -> Item:
+        """With other token ids."""
+        return self.model_copy(
+            update={"prompt_ids": map_(self.prompt_ids), "choice_ids": [map_(ids) for ids in self.choice_ids]}
+        )
+
 
 class FrozenTask(Report):
     """One task."""
@@ -50,3 +57,10 @@ class FrozenTasks(Report):
     """The tasks of a run, in the recipe's order."""
 
     tasks: list[FrozenTask] = Field(default_factory=list)
+
+    def map_ids(self, map_: Callable[[list[int]], list[int]]) -> FrozenTasks:
+        """With other token ids."""
+        changed = [
+            task.model_copy(update={"items": [item.map_ids(map_) for item in task.items]}) for task in self.tasks
+        ]
+        return FrozenTasks(tasks=changed)

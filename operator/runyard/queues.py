@@ -1,0 +1,125 @@
+"""What Kueue says of runs that queue with it: why one is held, for whom it was preempted, how many are ahead.
+
+Read only of a run with `queue.name` that Kueue holds, or that is about to ask it for a place; of others nothing is
+asked. Where Kueue, or a part of it, is not there or may not be asked, that is left out: it is for people alone, but for
+the class of priority, which is there or not when the place is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from runyard.api import Role
+from runyard.cluster import collection_path
+from runyard.kube import ApiError, Kube
+from runyard.pods import find_condition, role_of
+from runyard.status import is_finished
+from runyard.world import KueueView, Manifest, QueuePosition, Run
+
+KUEUE_API_VERSION = "kueue.x-k8s.io/v1beta2"
+VISIBILITY_API_VERSION = "visibility.kueue.x-k8s.io/v1beta2"
+
+POSITIONS_INTERVAL_S = 30.0
+"""How often the positions of a LocalQueue are asked for, once for all runs that it holds."""
+UNSERVED_INTERVAL_S = 300.0
+"""The same where there was no answer: Kueue's visibility API may be installed later."""
+
+_PREEMPTOR = re.compile(r"JobUID: ([0-9a-f-]{36})")
+_PRIORITY_KINDS = {
+    "PriorityClass": "/apis/scheduling.k8s.io/v1/priorityclasses",
+    "WorkloadPriorityClass": f"/apis/{KUEUE_API_VERSION}/workloadpriorityclasses",
+}
+
+
+@dataclass(frozen=True)
+class _Answer:
+    expires_s: float
+    positions: dict[str, QueuePosition]
+    """By the uid of the Job."""
+
+
+class QueueReader:
+    """Reads what Kueue says, and briefly remembers the positions. `clock` gives seconds."""
+
+    def __init__(self, kube: Kube, clock: Callable[[], float]) -> None:
+        self._kube = kube
+        self._clock = clock
+        self._answers: dict[str, _Answer] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def read(self, run: Run, jobs: Iterable[Manifest]) -> KueueView:
+        """What there is to know of a run with these Jobs now. Raises ApiError."""
+        if run.spec is None or run.spec.queue.name is None or is_finished(run.status):
+            return KueueView()
+        jobs = tuple(jobs)
+        place = next((job for job in jobs if role_of(job) == Role.PLACE), None)
+        if place is None:
+            name = run.spec.queue.priority_class_name
+            return KueueView(priority_kinds=await self._find_priority_kinds(name) if name else frozenset())
+        # an evicted attempt's Job may be suspended before its place is
+        if not any(job["spec"].get("suspend") for job in jobs):
+            return KueueView()
+        uid, position = place["metadata"]["uid"], None
+        workload = await self._find_workload(run.namespace, uid)
+        if workload is None:
+            return KueueView()
+        if find_condition(workload, "QuotaReserved") is None:
+            position = await self._find_position(run.namespace, run.spec.queue.name, uid)
+        return KueueView(workload, await self._find_preemptor(run.namespace, workload), position)
+
+    async def _find_priority_kinds(self, name: str) -> frozenset[str] | None:
+        """They belong to the cluster: an operator that serves some namespaces only may not see them."""
+        paths = _PRIORITY_KINDS.values()
+        found = await asyncio.gather(*(self._list(path, fieldSelector=f"metadata.name={name}") for path in paths))
+        if None in found:
+            return None
+        return frozenset(kind for kind, items in zip(_PRIORITY_KINDS, found, strict=True) if items)
+
+    async def _find_workload(self, namespace: str, job_uid: str) -> Manifest | None:
+        path = collection_path(KUEUE_API_VERSION, namespace, "workloads")
+        found = await self._list(path, labelSelector=f"kueue.x-k8s.io/job-uid={job_uid}")
+        return found[0] if found else None
+
+    async def _find_preemptor(self, namespace: str, workload: Manifest) -> str | None:
+        """Whose quota it is now, where that is in the same namespace: others are none of its people's business."""
+        preempted = find_condition(workload, "Preempted")
+        named = _PREEMPTOR.search(preempted["message"]) if preempted else None
+        preemptor = await self._find_workload(namespace, named[1]) if named else None
+        owners = preemptor["metadata"].get("ownerReferences", []) if preemptor else []
+        return next((f"{owner['kind']} {owner['name']}" for owner in owners if owner.get("controller")), None)
+
+    async def _list(self, path: str, **parameters: str) -> list[Manifest] | None:
+        """None where it may not be asked; nothing where Kueue is not installed."""
+        try:
+            items: list[Manifest] = (await self._kube.get(path, **parameters))["items"]
+        except ApiError as error:
+            if error.status == 404:
+                return []
+            if error.status == 403:
+                return None
+            raise
+        return items
+
+    async def _find_position(self, namespace: str, queue: str, job_uid: str) -> QueuePosition | None:
+        path = f"{collection_path(VISIBILITY_API_VERSION, namespace, 'localqueues')}/{queue}/pendingworkloads"
+        async with self._locks[path]:  # all runs that the queue holds come at once
+            answer = self._answers.get(path)
+            if answer is None or self._clock() >= answer.expires_s:
+                answer = self._answers[path] = await self._ask(path)
+        return answer.positions.get(job_uid)
+
+    async def _ask(self, path: str) -> _Answer:
+        try:
+            summary = await self._kube.request("GET", path, attempts=1)
+        except ApiError:
+            return _Answer(self._clock() + UNSERVED_INTERVAL_S, {})
+        positions = {
+            owner["uid"]: QueuePosition(item["positionInLocalQueue"], item["positionInClusterQueue"])
+            for item in summary.get("items") or ()
+            for owner in item["metadata"].get("ownerReferences", [])
+        }
+        return _Answer(self._clock() + POSITIONS_INTERVAL_S, positions)

@@ -1,0 +1,59 @@
+"""metrics.csv and what was measured on the way as named values by step, as dashboards show them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import NamedTuple
+
+from runyard_trainer.outcome import Losses
+from runyard_trainer.selection import Candidate
+
+_TAGS = {
+    "loss": "train/loss",
+    "learning_rate": "train/learning_rate",
+    "grad_norm": "train/grad_norm",
+    "tokens_per_second": "train/tokens_per_second",
+}
+"""By column of metrics.csv."""
+
+
+class Scalar(NamedTuple):
+    """One value."""
+
+    tag: str
+    value: float
+    step: int
+    time_s: float
+
+
+def read_scalars(metrics_csv: str, before: Losses | None, measured: Iterable[Candidate]) -> Iterator[Scalar]:
+    """All there are: those of the steps, and then those that were measured.
+
+    Args:
+        metrics_csv: of the whole run.
+        before: what was measured of the model as it came.
+        measured: what was measured since, in order of step.
+    """
+    rows = list(csv.DictReader(io.StringIO(metrics_csv)))
+    times = {int(row["step"]): datetime.fromisoformat(row["time"]).timestamp() for row in rows}
+    began = min(times.values(), default=0.0)
+    points = [(0, before)] if before is not None else []
+    points += [(each.step, each.losses) for each in measured]
+    yield from _read_rows(rows, times)
+    yield from _read_losses(points, times, began)
+
+
+def _read_rows(rows: list[dict[str, str]], times: dict[int, float]) -> Iterator[Scalar]:
+    for row in rows:
+        step = int(row["step"])
+        yield from (Scalar(tag, float(row[column]), step, times[step]) for column, tag in _TAGS.items() if row[column])
+
+
+def _read_losses(points: list[tuple[int, Losses]], times: dict[int, float], began: float) -> Iterator[Scalar]:
+    for step, losses in points:
+        found = losses.model_dump(by_alias=True, exclude_none=True, exclude={"tasks"})
+        values = {name: value for name, value in found.items() if name != "metrics"} | found.get("metrics", {})
+        yield from (Scalar(f"held_out/{name}", value, step, times.get(step, began)) for name, value in values.items())

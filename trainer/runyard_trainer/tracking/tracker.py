@@ -1,0 +1,168 @@
+"""What is told of a run and when, in a thread of its own: training never waits for the server, or fails by it.
+
+Only what is committed is told, so that a step which the next attempt does again is told once. News hold everything up
+to a commit; what of it the server has already, it is asked when the run is opened. After a failure the run is opened
+anew with the next news, which hold what was not told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from runyard_trainer.context import RunContext
+from runyard_trainer.contract import Recipe
+from runyard_trainer.outcome import Interrupted, Losses
+from runyard_trainer.scalars import read_scalars
+from runyard_trainer.selection import Candidate
+
+if TYPE_CHECKING:
+    from runyard_trainer.tracking.mlflow import MlflowRun, Status
+
+_PATIENCE_S = 300.0
+"""How long it may take to tell all news."""
+_FINISH_PATIENCE_S = 15.0
+"""How long a finished run waits for what it tells last."""
+_STOP_PATIENCE_S = 5.0
+"""Likewise an attempt that ends otherwise: its launcher gives it no more than ten."""
+_LAST_TRIES = 3
+_RETRY_PAUSE_S = 2.0
+_MAX_PARAM_CHARACTERS = 500
+"""What servers of any age take."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class News:
+    """All that there is to tell."""
+
+    up_to_step: int
+    """Later ones are not committed; -1: nothing is."""
+    metrics_csv: str
+    before: Losses | None
+    measured: tuple[Candidate, ...]
+    params: Mapping[str, str]
+    """What stays as it is from the first attempt to the last."""
+    tags: Mapping[str, str]
+    """What may change."""
+
+
+class Tracker:
+    """Tells `tracking.mlflow` of a run, on rank 0 of one that names it; elsewhere does nothing."""
+
+    def __init__(self, recipe: Recipe, context: RunContext) -> None:
+        self._mlflow = recipe.tracking.mlflow if context.world.rank == 0 else None
+        self._context = context
+        self.url: str | None = None
+        """The run's page, once the server has answered."""
+        self._news: News | None = None
+        self._last_status: Status | None = None
+        self._changed = threading.Event()
+        self._run: MlflowRun | None = None
+        self._is_failing = False
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+
+    def is_news(self, up_to_step: int, num_measured: int) -> bool:
+        """Whether anybody is told, and was not told of this step or so many measurements."""
+        told = self._news
+        is_new = told is None or told.up_to_step < up_to_step or len(told.measured) < num_measured
+        return self._mlflow is not None and is_new
+
+    def tell(self, news: News) -> None:
+        """Have it told soon, instead of what was not told yet."""
+        self._news = news
+        self._changed.set()
+
+    def __enter__(self) -> Tracker:
+        if self._mlflow is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._mlflow is None:
+            return
+        self._last_status = "FINISHED" if error is None else "SCHEDULED" if isinstance(error, Interrupted) else "FAILED"
+        self._changed.set()
+        self._thread.join(_FINISH_PATIENCE_S if error is None else _STOP_PATIENCE_S)
+        if self._thread.is_alive() and not self._is_failing:
+            log.warning("tracking.mlflow: its server does not answer; metrics.csv has what it was not told")
+
+    def _work(self) -> None:
+        status: Status | None = None
+        while status is None:
+            self._changed.wait()
+            self._changed.clear()
+            status = self._last_status  # before the news are read: what is told last is all
+            tries = _LAST_TRIES if status is not None and not self._is_failing else 1
+            while tries > 0 and not self._try_to_tell(status):
+                tries -= 1
+                if tries > 0:
+                    time.sleep(_RETRY_PAUSE_S)
+
+    def _try_to_tell(self, last_status: Status | None) -> bool:
+        try:
+            asyncio.run(self._tell(self._news, last_status))
+        except Exception as error:  # noqa: BLE001 - the run goes on, whatever a foreign server makes of this
+            self._note_failure(error)
+            return False
+        self._is_failing = False
+        return True
+
+    async def _tell(self, news: News | None, last_status: Status | None) -> None:
+        from runyard_trainer.tracking.mlflow import open_mlflow  # deferred: few runs are tracked
+
+        assert self._mlflow is not None
+        async with (
+            asyncio.timeout(_PATIENCE_S),
+            open_mlflow(self._mlflow, self._context.mlflow_credentials) as client,
+        ):
+            run = self._run
+            if run is None:
+                run = await client.open_run(self._context.run_uid, self._context.run_name)
+                self.url = client.page_of(run)
+            if news is not None:
+                await client.describe(run, news.params, news.tags)
+                scalars = read_scalars(news.metrics_csv, news.before, news.measured)
+                await client.log(run, (each for each in scalars if each.step <= news.up_to_step))
+            # each time: an attempt that this one has fenced out may have said last how it ended itself
+            await client.set_status(run, last_status or "RUNNING")
+            self._run = run
+
+    def _note_failure(self, error: Exception) -> None:
+        self._run = None
+        if not self._is_failing:
+            why = str(error) or f"no answer within {_PATIENCE_S:.0f} s"
+            log.warning(
+                "tracking.mlflow: %s. Training goes on; what is missed is in metrics.csv, and told once this passes",
+                why,
+            )
+        self._is_failing = True
+
+
+def build_params(recipe: Recipe, resolved: Mapping[str, str]) -> dict[str, str]:
+    """The recipe's fields by their paths, lists as JSON, and what was resolved when the data were prepared."""
+    asked = recipe.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"storage", "tracking"})
+    flat = _flatten(asked, "")
+    return {
+        re.sub(r"[^\w\-. /]", "_", name)[:250]: value[:_MAX_PARAM_CHARACTERS]
+        for name, value in (*flat, *((f"resolved.{name}", value) for name, value in resolved.items()))
+    }
+
+
+def _flatten(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _flatten(inner, f"{path}.{name}" if path else name)
+    else:
+        yield path, value if isinstance(value, str) else json.dumps(value)
