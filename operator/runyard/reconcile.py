@@ -1,5 +1,10 @@
 """Bring one run forward: read, plan, apply, one status write, then Events.
 
+    the run, read ─┬─ what the watches last said of its Jobs and Pods ─> plan: nothing to change ─> done
+                   └─ otherwise: its Jobs and Pods, read ─> plan ─> apply, write
+
+The watches may be behind, so nothing is changed on their word. Most looks change nothing, and cost one read.
+
 What goes wrong while applying is a fact like any other: the plan is made again with it, so that it reaches status in
 the same pass, and the pass then counts as failed, so that the queue backs off.
 """
@@ -12,12 +17,13 @@ from datetime import UTC, datetime, timedelta
 
 from runyard.api import GpuSeconds, Phase
 from runyard.bookkeeping import Bookkeeper
-from runyard.cluster import Cluster, Key
+from runyard.cluster import Cluster, Key, diff_status
 from runyard.events import record_event
 from runyard.kube import ApiError
 from runyard.plan import plan
 from runyard.progress import ProgressReader
 from runyard.queues import QueueReader
+from runyard.sightings import Sightings
 from runyard.telemetry import Telemetry
 from runyard.turns import Turns
 from runyard.world import Observed, Plan, Run, Settings
@@ -36,6 +42,11 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def changes_nothing(run: Run, planned: Plan) -> bool:
+    """Whether all is as the plan wants it."""
+    return not (planned.actions or planned.needs_namespace or diff_status(run.status, planned.status))
+
+
 @dataclass(frozen=True)
 class Reconciler:
     """What reconciling needs. `instance` names this process in Events."""
@@ -43,6 +54,7 @@ class Reconciler:
     cluster: Cluster
     progress: ProgressReader
     queues: QueueReader
+    sightings: Sightings
     telemetry: Telemetry
     turns: Turns
     budgets: Bookkeeper | None
@@ -73,14 +85,15 @@ class Reconciler:
             if self.budgets is not None and run is None:
                 self.budgets.note(key, None)
             return None
-        observed = await self.cluster.observe(run)
-        observed = replace(
-            observed,
-            kueue=await self.queues.read(run, observed.jobs),
-            progress=await self.progress.read(key, observed.pods),
-            silent_since=self._silent_since(key),
-            budget_block=None if self.budgets is None else await self.budgets.why_blocked(key.namespace),
-        )
+        sighted = None if self.progress.silent_for_s(key) else self.sightings.recall(run)
+        if sighted is not None:
+            observed = await self._complete(key, run, sighted)
+            planned = plan(run, observed, self.settings, self.now())
+            if changes_nothing(run, planned):
+                return await self._carry_out(key, run, observed, planned)
+        found = await self.cluster.observe(run)
+        self.sightings.confirm(run.uid)
+        observed = await self._complete(key, run, found)
         planned = plan(run, observed, self.settings, self.now())
         if planned.needs_namespace:
             async with self.turns.take(key.namespace):
@@ -88,6 +101,17 @@ class Reconciler:
                 planned = plan(run, observed, self.settings, self.now())
                 return await self._carry_out(key, run, observed, planned)
         return await self._carry_out(key, run, observed, planned)
+
+    async def _complete(self, key: Key, run: Run, observed: Observed) -> Observed:
+        """With what is neither a Job nor a Pod of the run."""
+        return replace(
+            observed,
+            source=await self.cluster.read_source(run),
+            kueue=await self.queues.read(run, observed.jobs),
+            progress=await self.progress.read(key, observed.pods),
+            silent_since=self._silent_since(key),
+            budget_block=None if self.budgets is None else await self.budgets.why_blocked(key.namespace),
+        )
 
     async def _carry_out(self, key: Key, run: Run, observed: Observed, planned: Plan) -> float:
         applied = await self.cluster.apply(run, planned.actions)

@@ -77,10 +77,13 @@ def test_a_finished_run_stays_as_it_is_when_its_jobs_are_gone_and_its_operator_s
 
 
 async def watch_passes(history: History, operator: Operator) -> None:
-    """Until the operator has looked at the run and come back for another look, so the first is over."""
-    for number in (1, 2):
+    """Until the operator has looked at the run and come back for another look, so the first is over.
+
+    Its watch has listed the runs once, too.
+    """
+    for number in (2, 3):
         async with asyncio.timeout(60):
-            while operator.proxy.calls["GET configmaps"] < number:
+            while operator.proxy.calls["GET trainingruns"] < number:
                 touched = {"metadata": {"annotations": {"looked": str(number)}}}
                 await history.api.patch(f"{history.path}/{RUN}", touched)
                 await asyncio.sleep(0.1)
