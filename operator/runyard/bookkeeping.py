@@ -87,6 +87,8 @@ class Bookkeeper:
     def note(self, key: Key, uid: str | None, gpu_seconds: int = 0) -> None:
         """A run was seen to have cost so much; without `uid`, it is gone."""
         before = self._seen.get(key)
+        if before is not None and before[0] == uid:
+            gpu_seconds = max(gpu_seconds, before[1].gpu_seconds)  # what a watch says may be behind
         now = (uid, Spent(key.namespace, gpu_seconds)) if uid is not None else None
         if before is not None and (now is None or now[0] != before[0]):
             del self._seen[key]

@@ -202,21 +202,19 @@ class Cluster:
         return await self.list_all(path, labelSelector=f"{LABEL_RUN_UID}={run.uid}")
 
     async def _create(self, run: Run, manifest: Manifest) -> bool:
-        """Create the object unless it is there; False where its name is held by one that is not the run's.
-
-        What all attempts share is looked for first: a full quota refuses also what is there already.
-        """
+        """Create the object unless it is there; False where its name is held by one that is not the run's."""
         path = collection_path(manifest["apiVersion"], run.namespace, _COLLECTIONS[manifest["kind"]][1])
-        its_path = f"{path}/{manifest['metadata']['name']}"
-        holder = None if manifest["kind"] == "Job" else await self.read(its_path)
-        if holder is None:
-            try:
-                await self.write("POST", path, manifest)
-            except ApiError as error:
-                if error.reason != "AlreadyExists":
-                    raise
-                holder = await self._kube.get(its_path)
-        return holder is None or is_owned_by(holder, run.uid)
+        try:
+            await self.write("POST", path, manifest)
+        except ApiError as error:
+            # a quota that is used up refuses also what is there already
+            if error.reason not in ("AlreadyExists", "Forbidden"):
+                raise
+            holder = await self.read(f"{path}/{manifest['metadata']['name']}")
+            if holder is None:
+                raise
+            return is_owned_by(holder, run.uid)
+        return True
 
     async def _delete(self, run: Run, action: Delete) -> None:
         api_version, plural = _COLLECTIONS[action.kind]

@@ -1,9 +1,9 @@
 """Bring one run forward: read, plan, apply, one status write, then Events.
 
-    the run, read ─┬─ what the watches last said of its Jobs and Pods ─> plan: nothing to change ─> done
-                   └─ otherwise: its Jobs and Pods, read ─> plan ─> apply, write
+    what the watches last said ─> plan ─┬─ nothing to change: done
+                                        └─ else: the run, its Jobs and Pods, read ─> plan ─> apply, write
 
-The watches may be behind, so nothing is changed on their word. Most looks change nothing, and cost one read.
+The watches may be behind, so nothing is changed on their word. Most looks change nothing, and read nothing.
 
 What goes wrong while applying is a fact like any other: the plan is made again with it, so that it reaches status in
 the same pass, and the pass then counts as failed, so that the queue backs off.
@@ -29,8 +29,6 @@ from runyard.turns import Turns
 from runyard.world import Observed, Plan, Run, Settings
 
 AFTER_CONFLICT_S = 0.2
-AFTER_ACTIONS_S = 1.0
-"""Not everything that an action makes is watched."""
 FOREVER_S = float("inf")
 
 
@@ -78,6 +76,9 @@ class Reconciler:
                 raise
 
     async def _reconcile(self, key: Key) -> float | None:
+        glance = await self._glance(key)
+        if glance is not None:
+            return glance
         run = await self.cluster.read_run(key)
         if run is None or run.deleting:
             self.progress.forget(key)
@@ -85,15 +86,7 @@ class Reconciler:
             if self.budgets is not None and run is None:
                 self.budgets.note(key, None)
             return None
-        sighted = None if self.progress.silent_for_s(key) else self.sightings.recall(run)
-        if sighted is not None:
-            observed = await self._complete(key, run, sighted)
-            planned = plan(run, observed, self.settings, self.now())
-            if changes_nothing(run, planned):
-                return await self._carry_out(key, run, observed, planned)
-        found = await self.cluster.observe(run)
-        self.sightings.confirm(run.uid)
-        observed = await self._complete(key, run, found)
+        observed = await self._complete(key, run, await self._observe(run))
         planned = plan(run, observed, self.settings, self.now())
         if planned.needs_namespace:
             async with self.turns.take(key.namespace):
@@ -101,6 +94,23 @@ class Reconciler:
                 planned = plan(run, observed, self.settings, self.now())
                 return await self._carry_out(key, run, observed, planned)
         return await self._carry_out(key, run, observed, planned)
+
+    async def _glance(self, key: Key) -> float | None:
+        """Where there is nothing to change, by what the watches have said: in how many seconds to look again."""
+        sighted = None if self.progress.silent_for_s(key) else self.sightings.recall(key)
+        if sighted is None or sighted[0].deleting:
+            return None
+        run, observed = sighted
+        observed = await self._complete(key, run, observed)
+        planned = plan(run, observed, self.settings, self.now())
+        return await self._carry_out(key, run, observed, planned) if changes_nothing(run, planned) else None
+
+    async def _observe(self, run: Run) -> Observed:
+        if run.status.phase is None:
+            return Observed()  # at most its preparation was begun, and not written down: that is made once all the same
+        observed = await self.cluster.observe(run)
+        self.sightings.confirm(run.uid)
+        return observed
 
     async def _complete(self, key: Key, run: Run, observed: Observed) -> Observed:
         """With what is neither a Job nor a Pod of the run."""
@@ -144,5 +154,4 @@ class Reconciler:
     def _again_in_s(self, key: Key, planned: Plan) -> float:
         progress_s = self.progress.due_in_s(key)
         planned_s = (planned.requeue_at - self.now()).total_seconds() if planned.requeue_at else None
-        actions_s = AFTER_ACTIONS_S if planned.actions else None
-        return min(seconds for seconds in (progress_s, planned_s, actions_s, FOREVER_S) if seconds is not None)
+        return min(seconds for seconds in (progress_s, planned_s, FOREVER_S) if seconds is not None)

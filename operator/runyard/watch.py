@@ -18,7 +18,7 @@ from runyard.api import GROUP, LABEL_RUN, LABEL_RUN_UID, PLURAL, VERSION
 from runyard.budget_api import BUDGET_PLURAL
 from runyard.cluster import Key
 from runyard.kube import Kube
-from runyard.world import Manifest
+from runyard.sightings import Sightings
 
 
 class Watch:
@@ -28,19 +28,19 @@ class Watch:
         self,
         kube: Kube,
         on_key: Callable[[Key], None],
-        on_owned: Callable[[Manifest, bool], None],
+        sightings: Sightings,
         on_quota: Callable[[str], None],
         on_budget: Callable[[str], None],
         namespaces: tuple[str, ...],
     ) -> None:
-        """`on_key`, `on_quota` with a namespace and `on_budget` with a name are called in the event loop; before
-        `on_key` for a Job or Pod, `on_owned` with it and whether it is gone.
+        """`on_key`, `on_quota` with a namespace and `on_budget` with a name are called in the event loop; `sightings`
+        is told before.
 
         No `namespaces` means all, and budgets, which belong to the cluster, as well.
         """
         self._kube = kube
         self._on_key = on_key
-        self._on_owned = on_owned
+        self._sightings = sightings
         self._on_quota = on_quota
         self._on_budget = on_budget
         self._namespaces = namespaces
@@ -87,11 +87,12 @@ class Watch:
                 token=credentials.token,
             )
 
-        async def on_run(*, namespace: str | None, name: str, **_: Any) -> None:
+        async def on_run(*, event: kopf.RawEvent, namespace: str | None, name: str, **_: Any) -> None:
+            self._sightings.note_run(dict(event["object"]), event["type"] == "DELETED")
             self._on_key(Key(str(namespace), name))
 
         async def on_owned(*, event: kopf.RawEvent, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
-            self._on_owned(dict(event["object"]), event["type"] == "DELETED")
+            self._sightings.note_owned(dict(event["object"]), event["type"] == "DELETED")
             if name := labels.get(LABEL_RUN):
                 self._on_key(Key(str(namespace), name))
 
