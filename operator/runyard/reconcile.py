@@ -98,7 +98,7 @@ class Reconciler:
     async def _glance(self, key: Key) -> float | None:
         """Where there is nothing to change, by what the watches have said: in how many seconds to look again."""
         sighted = None if self.progress.silent_for_s(key) else self.sightings.recall(key)
-        if sighted is None or sighted[0].deleting:
+        if sighted is None or sighted[0].deleting or sighted[0].status.phase is None:
             return None
         run, observed = sighted
         observed = await self._complete(key, run, observed)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -19,6 +19,10 @@ from runyard.budget_api import BUDGET_PLURAL
 from runyard.cluster import Key
 from runyard.kube import Kube
 from runyard.sightings import Sightings
+from runyard.world import Manifest
+
+IDLE_TIMEOUT_S = 0.1
+"""After which kopf lets go of an object: a start with thousands would hold them all at once."""
 
 
 class Watch:
@@ -88,11 +92,13 @@ class Watch:
             )
 
         async def on_run(*, event: kopf.RawEvent, namespace: str | None, name: str, **_: Any) -> None:
-            self._sightings.note_run(dict(event["object"]), event["type"] == "DELETED")
+            self._sightings.note_run(manifest := cast("Manifest", event["object"]), event["type"] == "DELETED")
+            let_go(manifest)
             self._on_key(Key(str(namespace), name))
 
         async def on_owned(*, event: kopf.RawEvent, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
-            self._sightings.note_owned(dict(event["object"]), event["type"] == "DELETED")
+            self._sightings.note_owned(manifest := cast("Manifest", event["object"]), event["type"] == "DELETED")
+            let_go(manifest)
             if name := labels.get(LABEL_RUN):
                 self._on_key(Key(str(namespace), name))
 
@@ -112,6 +118,28 @@ class Watch:
         return registry
 
 
+def let_go(manifest: Manifest) -> None:
+    """Drop what is heavy: kopf keeps what it has listed for as long as it watches. It needs the metadata."""
+    for name in ("spec", "status"):
+        manifest.pop(name, None)
+    manifest["metadata"].pop("managedFields", None)
+
+
+class NoEssence(kopf.DiffBaseStorage):
+    """kopf copies each object several times to find what has changed, for handlers that are not here: it need not."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Nothing."""
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        """Nothing."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Do nothing."""
+
+
 def build_settings() -> kopf.OperatorSettings:
     """kopf, told to watch and to write nothing: no Events, no peering, no discovery of CRDs and namespaces."""
     settings = kopf.OperatorSettings()
@@ -119,6 +147,8 @@ def build_settings() -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.peering.mandatory = False
     settings.scanning.disabled = True
+    settings.persistence.diffbase_storage = NoEssence()
+    settings.queueing.idle_timeout = IDLE_TIMEOUT_S
     settings.watching.label_selectors["batch", "v1", "jobs"] = LABEL_RUN_UID
     settings.watching.label_selectors["", "v1", "pods"] = LABEL_RUN_UID
     return settings
