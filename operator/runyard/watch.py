@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import kopf
 
@@ -19,10 +19,11 @@ from runyard.budget_api import BUDGET_PLURAL
 from runyard.cluster import Key
 from runyard.kube import Kube
 from runyard.sightings import Sightings
-from runyard.world import Manifest
 
+CHUNK_SIZE = 200
+"""Objects that are listed at once: a start with thousands would hold them all in memory."""
 IDLE_TIMEOUT_S = 0.1
-"""After which kopf lets go of an object: a start with thousands would hold them all at once."""
+"""After which kopf lets go of an object."""
 
 
 class Watch:
@@ -92,13 +93,11 @@ class Watch:
             )
 
         async def on_run(*, event: kopf.RawEvent, namespace: str | None, name: str, **_: Any) -> None:
-            self._sightings.note_run(manifest := cast("Manifest", event["object"]), event["type"] == "DELETED")
-            let_go(manifest)
+            self._sightings.note_run(dict(event["object"]), event["type"] == "DELETED")
             self._on_key(Key(str(namespace), name))
 
         async def on_owned(*, event: kopf.RawEvent, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
-            self._sightings.note_owned(manifest := cast("Manifest", event["object"]), event["type"] == "DELETED")
-            let_go(manifest)
+            self._sightings.note_owned(dict(event["object"]), event["type"] == "DELETED")
             if name := labels.get(LABEL_RUN):
                 self._on_key(Key(str(namespace), name))
 
@@ -116,13 +115,6 @@ class Watch:
         if not self._namespaces:
             kopf.on.event(GROUP, VERSION, BUDGET_PLURAL, registry=registry)(on_budget)
         return registry
-
-
-def let_go(manifest: Manifest) -> None:
-    """Drop what is heavy: kopf keeps what it has listed for as long as it watches. It needs the metadata."""
-    for name in ("spec", "status"):
-        manifest.pop(name, None)
-    manifest["metadata"].pop("managedFields", None)
 
 
 class NoEssence(kopf.DiffBaseStorage):
@@ -148,6 +140,7 @@ def build_settings() -> kopf.OperatorSettings:
     settings.peering.mandatory = False
     settings.scanning.disabled = True
     settings.persistence.diffbase_storage = NoEssence()
+    settings.watching.chunk_size = CHUNK_SIZE
     settings.queueing.idle_timeout = IDLE_TIMEOUT_S
     settings.watching.label_selectors["batch", "v1", "jobs"] = LABEL_RUN_UID
     settings.watching.label_selectors["", "v1", "pods"] = LABEL_RUN_UID
