@@ -113,9 +113,10 @@ class Reconciler:
         return observed
 
     async def _complete(self, key: Key, run: Run, observed: Observed) -> Observed:
-        """With what is neither a Job nor a Pod of the run."""
+        """With what is neither a Job nor a Pod of the run; its namespace is looked at when the plan needs it."""
         return replace(
             observed,
+            namespace=None,
             source=await self.cluster.read_source(run),
             kueue=await self.queues.read(run, observed.jobs),
             progress=await self.progress.read(key, observed.pods),
