@@ -7,8 +7,8 @@
     restart        so many runs whose preparation goes on; the operator is stopped and started: until it has seen all
     one look       then, beside so many, a hundred runs get a label one by one: what each costs the operator
 
-CPU seconds are those of the processes; writes are requests that the operator made, by its own metrics, its Lease's
-left out. Prints a table in Markdown.
+`--plot` draws what one look costs beside how many runs. CPU seconds are those of the processes; writes are requests
+that the operator made, by its own metrics, its Lease's left out. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
 from instances import open_instance
+from matplotlib.figure import Figure
 from runyard.api import API_VERSION
 from runyard.kube import MERGE_PATCH, Kube, connect
 from runyard.local.instance import Instance
@@ -174,6 +175,8 @@ class Bench:
     apiserver: psutil.Process
     jobs: JobWatch
     rows: list[tuple[str, str]]
+    look_ms: dict[int, float] = field(default_factory=dict)
+    """CPU of the operator for one look, by how many runs there are."""
 
     async def create(self, name: str) -> float:
         """Create a run; when."""
@@ -253,6 +256,7 @@ class Bench:
         while await count_looks() < looks + len(names) and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         cost_ms = (self.operator.usage[0] - before) / len(names) * 1000
+        self.look_ms[count] = cost_ms
         self.rows.append((f"one look beside {count:,}", f"{cost_ms:.1f} ms of CPU"))
 
 
@@ -296,7 +300,19 @@ async def measure_restarts(instance: Instance, arguments: argparse.Namespace) ->
     async with open_bench(instance) as bench:
         for count in sorted(arguments.restart):
             await bench.restart(count)
+        if arguments.plot is not None:
+            draw(bench.look_ms, arguments.plot)
         return bench.rows
+
+
+def draw(look_ms: dict[int, float], path: Path) -> None:
+    """What one look costs beside how many runs."""
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.add_subplot(xlabel="runs there are", ylabel="ms of CPU", xscale="log")
+    axes.set_title("What one look at a run costs the operator")
+    axes.plot(list(look_ms), list(look_ms.values()), marker="o")
+    axes.set_ylim(bottom=0)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
@@ -305,6 +321,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--restart", type=int, nargs="*", default=[100, 1000, 5000], help="each 100 or more")
     parser.add_argument("--one-by-one", type=int, default=50)
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg")
     arguments = parser.parse_args()
     rows = []
     for measure in (measure_creation, measure_restarts):

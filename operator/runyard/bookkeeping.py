@@ -34,6 +34,8 @@ BOOK_AFTER_S = 20.0
 """How long what was spent waits to be booked."""
 AFTER_CONFLICT_S = 0.2
 FOREVER_S = float("inf")
+LOOK_AGAIN_S = 300.0
+"""A namespace's labels may have changed, and a new day begun."""
 
 _BUDGETS = f"/apis/{API_VERSION}/{BUDGET_PLURAL}"
 _KEY = "ledger.json"
@@ -87,6 +89,8 @@ class Bookkeeper:
     def note(self, key: Key, uid: str | None, gpu_seconds: int = 0) -> None:
         """A run was seen to have cost so much; without `uid`, it is gone."""
         before = self._seen.get(key)
+        if before is not None and before[0] == uid:
+            gpu_seconds = max(gpu_seconds, before[1].gpu_seconds)  # what a watch says may be behind
         now = (uid, Spent(key.namespace, gpu_seconds)) if uid is not None else None
         if before is not None and (now is None or now[0] != before[0]):
             del self._seen[key]
@@ -146,7 +150,7 @@ class Bookkeeper:
         is_blocking = spec.action == "Block" and budget.is_used_up(spec, used)
         blocked = {each: budget.describe_block(name, spec, used, each) for each in selected} if is_blocking else {}
         self._replace(name, _Book(selected, blocked))
-        return FOREVER_S
+        return LOOK_AGAIN_S
 
     async def _select(self, spec: GPUBudgetSpec) -> frozenset[str]:
         namespaces = await self._cluster.list_all("/api/v1/namespaces", accept=METADATA_ONLY)

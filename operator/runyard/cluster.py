@@ -22,7 +22,7 @@ from runyard.api import (
     TrainingRunSpec,
     TrainingRunStatus,
 )
-from runyard.kube import MERGE_PATCH, METADATA_ONLY, ApiError, Kube
+from runyard.kube import MERGE_PATCH, ApiError, Kube
 from runyard.world import Action, Create, Delete, Manifest, Namespace, Observed, PatchStatus, Run
 
 
@@ -83,21 +83,8 @@ class Cluster:
 
     async def observe(self, run: Run) -> Observed:
         """What belongs to `run` now. Raises ApiError."""
-        jobs, pods, services, config_maps, source = await asyncio.gather(
-            self._list(run, "Job"),
-            self._list(run, "Pod"),
-            self._list(run, "Service", accept=METADATA_ONLY),
-            self._list(run, "ConfigMap", accept=METADATA_ONLY),
-            self._read_source(run),
-        )
-        return Observed(
-            jobs=tuple(job for job in jobs if is_owned_by(job, run.uid)),
-            pods=tuple(pods),
-            services=_names_of_own(services, run.uid),
-            config_maps=_names_of_own(config_maps, run.uid),
-            source=source,
-            namespace=None,
-        )
+        jobs, pods = await asyncio.gather(self._list(run, "Job"), self._list(run, "Pod"))
+        return Observed(jobs=tuple(job for job in jobs if is_owned_by(job, run.uid)), pods=tuple(pods))
 
     async def observe_namespace(self, run: Run) -> Namespace:
         """What the run shares its namespace's quotas with. Raises ApiError.
@@ -144,8 +131,8 @@ class Cluster:
                 return None
             raise
 
-    async def _read_source(self, run: Run) -> Run | None:
-        """The run that this one starts from, unless it is known already what that has left."""
+    async def read_source(self, run: Run) -> Run | None:
+        """The run that this one starts from, unless it is known already what that has left. Raises ApiError."""
         named = run.spec.model.run if run.spec is not None else None
         if named is None or run.status.source is not None:
             return None
@@ -161,7 +148,7 @@ class Cluster:
             try:
                 match action:
                     case Create(manifest):
-                        if await self._is_taken(run, manifest):
+                        if not await self._create(run, manifest):
                             return Applied(conflicts=(f"{manifest['kind']}/{manifest['metadata']['name']}",))
                     case Delete():
                         await self._delete(run, action)
@@ -178,8 +165,7 @@ class Cluster:
 
         Raises ApiError: 409 where the run has changed since it was read, 404 where it is gone.
         """
-        stored = run.status.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
-        patch = merge_patch(stored, status.model_dump(mode="json", by_alias=True, exclude_none=True))
+        patch = diff_status(run.status, status)
         if not patch:
             return False
         body = {"metadata": {"resourceVersion": run.resource_version}, "status": patch}
@@ -211,21 +197,24 @@ class Cluster:
         items: list[Manifest] | None = (await self._kube.get(path, accept=accept, **parameters))["items"]
         return items or []  # null in an empty list of metadata
 
-    async def _list(self, run: Run, kind: str, accept: str = "application/json") -> list[Manifest]:
+    async def _list(self, run: Run, kind: str) -> list[Manifest]:
         path = collection_path(_COLLECTIONS[kind][0], run.namespace, _COLLECTIONS[kind][1])
-        return await self.list_all(path, accept=accept, labelSelector=f"{LABEL_RUN_UID}={run.uid}")
+        return await self.list_all(path, labelSelector=f"{LABEL_RUN_UID}={run.uid}")
 
-    async def _is_taken(self, run: Run, manifest: Manifest) -> bool:
-        """Create the object; True where its name is held by one that is not the run's."""
+    async def _create(self, run: Run, manifest: Manifest) -> bool:
+        """Create the object unless it is there; False where its name is held by one that is not the run's."""
         path = collection_path(manifest["apiVersion"], run.namespace, _COLLECTIONS[manifest["kind"]][1])
         try:
             await self.write("POST", path, manifest)
         except ApiError as error:
-            if error.reason != "AlreadyExists":
+            # a quota that is used up refuses also what is there already
+            if error.reason not in ("AlreadyExists", "Forbidden"):
                 raise
-            holder = await self._kube.get(f"{path}/{manifest['metadata']['name']}")
-            return not is_owned_by(holder, run.uid)
-        return False
+            holder = await self.read(f"{path}/{manifest['metadata']['name']}")
+            if holder is None:
+                raise
+            return is_owned_by(holder, run.uid)
+        return True
 
     async def _delete(self, run: Run, action: Delete) -> None:
         api_version, plural = _COLLECTIONS[action.kind]
@@ -289,6 +278,12 @@ def _field_path(loc: tuple[int | str, ...]) -> str:
     return "spec" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
 
 
+def diff_status(stored: TrainingRunStatus, wanted: TrainingRunStatus) -> dict[str, Any]:
+    """The JSON merge patch that makes the stored status the wanted one; empty where it is."""
+    old = stored.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+    return merge_patch(old, wanted.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
 def merge_patch(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """The JSON merge patch (RFC 7396) that makes `old` into `new`: what is gone is null, lists are replaced whole."""
     patch: dict[str, Any] = dict.fromkeys(old.keys() - new.keys())
@@ -302,10 +297,6 @@ def merge_patch(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         elif before != value:
             patch[name] = value
     return patch
-
-
-def _names_of_own(manifests: Iterable[Manifest], uid: str) -> frozenset[str]:
-    return frozenset(manifest["metadata"]["name"] for manifest in manifests if is_owned_by(manifest, uid))
 
 
 def _describe(action: Action, error: ApiError) -> str:

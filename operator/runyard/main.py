@@ -51,6 +51,7 @@ from runyard.progress import ProgressReader
 from runyard.queues import QueueReader
 from runyard.reconcile import ApplyError, Reconciler
 from runyard.runtime import Runtime
+from runyard.sightings import Sightings
 from runyard.telemetry import Telemetry
 from runyard.turns import Turns
 from runyard.watch import Watch
@@ -159,6 +160,7 @@ async def operate(config: Config) -> None:
             cluster=cluster,
             progress=ProgressReader(pods, config.progress_interval_s, clock),
             queues=QueueReader(kube, clock),
+            sightings=(sightings := Sightings(clock)),
             telemetry=telemetry,
             turns=turns,
             budgets=None if config.namespaces else bookkeeper,
@@ -175,7 +177,7 @@ async def operate(config: Config) -> None:
             num_workers=1,
         )
         telemetry.watch_queue(lambda: len(runtime.queue))
-        watch = Watch(kube, runtime.queue.add, turns.wake, budget_runtime.queue.add, config.namespaces)
+        watch = Watch(kube, runtime.queue.add, sightings, turns.wake, budget_runtime.queue.add, config.namespaces)
         await stack.enter_async_context(serve_probes(config.address, config.probe_port, watch.is_ready))
         await stack.enter_async_context(serve_metrics(config.address, config.metrics_port, telemetry.render))
         await _run_until_signal([runtime.run(), budget_runtime.run()], lease, watch)

@@ -1,5 +1,10 @@
 """Bring one run forward: read, plan, apply, one status write, then Events.
 
+    what the watches last said ─> plan ─┬─ nothing to change: done
+                                        └─ else: the run, its Jobs and Pods, read ─> plan ─> apply, write
+
+The watches may be behind, so nothing is changed on their word. Most looks change nothing, and read nothing.
+
 What goes wrong while applying is a fact like any other: the plan is made again with it, so that it reaches status in
 the same pass, and the pass then counts as failed, so that the queue backs off.
 """
@@ -12,19 +17,18 @@ from datetime import UTC, datetime, timedelta
 
 from runyard.api import GpuSeconds, Phase
 from runyard.bookkeeping import Bookkeeper
-from runyard.cluster import Cluster, Key
+from runyard.cluster import Cluster, Key, diff_status
 from runyard.events import record_event
 from runyard.kube import ApiError
 from runyard.plan import plan
 from runyard.progress import ProgressReader
 from runyard.queues import QueueReader
+from runyard.sightings import Sightings
 from runyard.telemetry import Telemetry
 from runyard.turns import Turns
 from runyard.world import Observed, Plan, Run, Settings
 
 AFTER_CONFLICT_S = 0.2
-AFTER_ACTIONS_S = 1.0
-"""Not everything that an action makes is watched."""
 FOREVER_S = float("inf")
 
 
@@ -36,6 +40,11 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def changes_nothing(run: Run, planned: Plan) -> bool:
+    """Whether all is as the plan wants it."""
+    return not (planned.actions or planned.needs_namespace or diff_status(run.status, planned.status))
+
+
 @dataclass(frozen=True)
 class Reconciler:
     """What reconciling needs. `instance` names this process in Events."""
@@ -43,6 +52,7 @@ class Reconciler:
     cluster: Cluster
     progress: ProgressReader
     queues: QueueReader
+    sightings: Sightings
     telemetry: Telemetry
     turns: Turns
     budgets: Bookkeeper | None
@@ -66,6 +76,9 @@ class Reconciler:
                 raise
 
     async def _reconcile(self, key: Key) -> float | None:
+        glance = await self._glance(key)
+        if glance is not None:
+            return glance
         run = await self.cluster.read_run(key)
         if run is None or run.deleting:
             self.progress.forget(key)
@@ -73,14 +86,7 @@ class Reconciler:
             if self.budgets is not None and run is None:
                 self.budgets.note(key, None)
             return None
-        observed = await self.cluster.observe(run)
-        observed = replace(
-            observed,
-            kueue=await self.queues.read(run, observed.jobs),
-            progress=await self.progress.read(key, observed.pods),
-            silent_since=self._silent_since(key),
-            budget_block=None if self.budgets is None else await self.budgets.why_blocked(key.namespace),
-        )
+        observed = await self._complete(key, run, await self._observe(run))
         planned = plan(run, observed, self.settings, self.now())
         if planned.needs_namespace:
             async with self.turns.take(key.namespace):
@@ -88,6 +94,35 @@ class Reconciler:
                 planned = plan(run, observed, self.settings, self.now())
                 return await self._carry_out(key, run, observed, planned)
         return await self._carry_out(key, run, observed, planned)
+
+    async def _glance(self, key: Key) -> float | None:
+        """Where there is nothing to change, by what the watches have said: in how many seconds to look again."""
+        sighted = None if self.progress.silent_for_s(key) else self.sightings.recall(key)
+        if sighted is None or sighted[0].deleting or sighted[0].status.phase is None:
+            return None
+        run, observed = sighted
+        observed = await self._complete(key, run, observed)
+        planned = plan(run, observed, self.settings, self.now())
+        return await self._carry_out(key, run, observed, planned) if changes_nothing(run, planned) else None
+
+    async def _observe(self, run: Run) -> Observed:
+        if run.status.phase is None:
+            return Observed()  # at most its preparation was begun, and not written down: that is made once all the same
+        observed = await self.cluster.observe(run)
+        self.sightings.confirm(run.uid)
+        return observed
+
+    async def _complete(self, key: Key, run: Run, observed: Observed) -> Observed:
+        """With what is neither a Job nor a Pod of the run; its namespace is looked at when the plan needs it."""
+        return replace(
+            observed,
+            namespace=None,
+            source=await self.cluster.read_source(run),
+            kueue=await self.queues.read(run, observed.jobs),
+            progress=await self.progress.read(key, observed.pods),
+            silent_since=self._silent_since(key),
+            budget_block=None if self.budgets is None else await self.budgets.why_blocked(key.namespace),
+        )
 
     async def _carry_out(self, key: Key, run: Run, observed: Observed, planned: Plan) -> float:
         applied = await self.cluster.apply(run, planned.actions)
@@ -120,5 +155,4 @@ class Reconciler:
     def _again_in_s(self, key: Key, planned: Plan) -> float:
         progress_s = self.progress.due_in_s(key)
         planned_s = (planned.requeue_at - self.now()).total_seconds() if planned.requeue_at else None
-        actions_s = AFTER_ACTIONS_S if planned.actions else None
-        return min(seconds for seconds in (progress_s, planned_s, actions_s, FOREVER_S) if seconds is not None)
+        return min(seconds for seconds in (progress_s, planned_s, FOREVER_S) if seconds is not None)

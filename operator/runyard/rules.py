@@ -272,7 +272,7 @@ def should_prepare(situation: Situation) -> Decision | None:
         Phase.PREPARING,
         "Preparing",
         "checking the output and making tokens of the text",
-        actions=(*situation.build_missing_config_map(), job),
+        actions=(Create(render.build_config_map(situation.run, situation.recipe)), job),
     )
 
 
@@ -307,7 +307,8 @@ def should_start_attempt(situation: Situation) -> Decision:
             situation.run, situation.attempt_spec, situation.settings, attempt, situation.known.avoided_nodes
         )
     )
-    actions: tuple[Action, ...] = (*situation.build_missing_config_map(), *situation.build_missing_service(), job)
+    config_map = Create(render.build_config_map(situation.run, situation.recipe))
+    actions = (config_map, Create(render.build_service(situation.run)), job)
     changes = {
         "attempt": attempt,
         "next_attempt_time": None,

@@ -21,7 +21,9 @@ logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S = 1.0
 LAST_BACKOFF_S = 300.0
-RESYNC_S = 300.0
+RESYNC_S = 600.0
+SHORTEST_RESYNC = 0.5
+"""The part of it after which the first are looked at again: they are spread over the rest."""
 
 K = TypeVar("K", bound=Hashable)
 
@@ -152,5 +154,5 @@ class Runtime(Generic[K]):
     def _reschedule(self, key: K, again_s: float | None) -> None:
         self._backoff.reset(key)
         if again_s is not None:
-            resync_s = RESYNC_S * random.uniform(0.9, 1.0)  # noqa: S311 - jitter is no secret
+            resync_s = RESYNC_S * random.uniform(SHORTEST_RESYNC, 1.0)  # noqa: S311 - jitter is no secret
             self.queue.add_after(key, min(max(again_s, 0.0), resync_s))

@@ -11,7 +11,7 @@ from runyard_trainer.outcome import PodReport
 
 from runyard import ledger, pods, render, status
 from runyard.api import Condition, ConditionType, Recovery, Role, TrainingRunSpec, TrainingRunStatus
-from runyard.world import Action, Create, Delete, Manifest, Observed, Run, Settings
+from runyard.world import Delete, Manifest, Observed, Run, Settings
 
 
 @dataclass(frozen=True)
@@ -149,20 +149,6 @@ class Situation:
         ends = [end for pod in candidates if (end := pods.read_termination(pod))]
         wanted = (end.report for end in reversed(ends) if exit_code is None or end.exit_code == exit_code)
         return next((report for report in wanted if report), None)
-
-    # -------------------------------------------------------------------------------------------------------- actions
-
-    def build_missing_config_map(self) -> tuple[Action, ...]:
-        """Create the recipe's ConfigMap, unless it is there."""
-        if render.name_config_map(self.run, self.recipe) in self.observed.config_maps:
-            return ()
-        return (Create(render.build_config_map(self.run, self.recipe)),)
-
-    def build_missing_service(self) -> tuple[Action, ...]:
-        """Create the ranks' Service, unless it is there."""
-        if render.name_service(self.run) in self.observed.services:
-            return ()
-        return (Create(render.build_service(self.run)),)
 
 
 def build_delete(job: Manifest) -> Delete:

@@ -18,6 +18,12 @@ from runyard.api import GROUP, LABEL_RUN, LABEL_RUN_UID, PLURAL, VERSION
 from runyard.budget_api import BUDGET_PLURAL
 from runyard.cluster import Key
 from runyard.kube import Kube
+from runyard.sightings import Sightings
+
+CHUNK_SIZE = 200
+"""Objects that are listed at once: a start with thousands would hold them all in memory."""
+IDLE_TIMEOUT_S = 0.1
+"""After which kopf lets go of an object."""
 
 
 class Watch:
@@ -27,16 +33,19 @@ class Watch:
         self,
         kube: Kube,
         on_key: Callable[[Key], None],
+        sightings: Sightings,
         on_quota: Callable[[str], None],
         on_budget: Callable[[str], None],
         namespaces: tuple[str, ...],
     ) -> None:
-        """`on_key`, `on_quota` with a namespace and `on_budget` with a name are called in the event loop.
+        """`on_key`, `on_quota` with a namespace and `on_budget` with a name are called in the event loop; `sightings`
+        is told before.
 
         No `namespaces` means all, and budgets, which belong to the cluster, as well.
         """
         self._kube = kube
         self._on_key = on_key
+        self._sightings = sightings
         self._on_quota = on_quota
         self._on_budget = on_budget
         self._namespaces = namespaces
@@ -83,10 +92,12 @@ class Watch:
                 token=credentials.token,
             )
 
-        async def on_run(*, namespace: str | None, name: str, **_: Any) -> None:
+        async def on_run(*, event: kopf.RawEvent, namespace: str | None, name: str, **_: Any) -> None:
+            self._sightings.note_run(dict(event["object"]), event["type"] == "DELETED")
             self._on_key(Key(str(namespace), name))
 
-        async def on_owned(*, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+        async def on_owned(*, event: kopf.RawEvent, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+            self._sightings.note_owned(dict(event["object"]), event["type"] == "DELETED")
             if name := labels.get(LABEL_RUN):
                 self._on_key(Key(str(namespace), name))
 
@@ -106,6 +117,21 @@ class Watch:
         return registry
 
 
+class NoEssence(kopf.DiffBaseStorage):
+    """kopf copies each object several times to find what has changed, for handlers that are not here: it need not."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Nothing."""
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        """Nothing."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Do nothing."""
+
+
 def build_settings() -> kopf.OperatorSettings:
     """kopf, told to watch and to write nothing: no Events, no peering, no discovery of CRDs and namespaces."""
     settings = kopf.OperatorSettings()
@@ -113,6 +139,9 @@ def build_settings() -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.peering.mandatory = False
     settings.scanning.disabled = True
+    settings.persistence.diffbase_storage = NoEssence()
+    settings.watching.chunk_size = CHUNK_SIZE
+    settings.queueing.idle_timeout = IDLE_TIMEOUT_S
     settings.watching.label_selectors["batch", "v1", "jobs"] = LABEL_RUN_UID
     settings.watching.label_selectors["", "v1", "pods"] = LABEL_RUN_UID
     return settings

@@ -102,10 +102,6 @@ class Observed:
     """Jobs that carry the run's UID label and are controlled by it."""
     pods: tuple[Manifest, ...] = ()
     """Pods that carry the run's UID label."""
-    services: frozenset[str] = frozenset()
-    """Names of this run's Services that exist."""
-    config_maps: frozenset[str] = frozenset()
-    """Names of this run's ConfigMaps that exist."""
     kueue: KueueView = KueueView()
     """Of a run with `queue.name`."""
     source: Run | None = None
@@ -126,7 +122,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Create:
-    """Create an object. Its name is deterministic: creating it twice is one object."""
+    """Create an object, unless it is there. Its name is deterministic: creating it twice is one object."""
 
     manifest: Manifest
 

@@ -31,6 +31,8 @@ class Operator:
     folder: Path
     process: ForkServerProcess | None = None
     num_starts: int = 0
+    metrics_port: int = 0
+    """0: any, which nobody knows."""
 
     @property
     def log(self) -> Path:
@@ -49,7 +51,7 @@ class Operator:
             "RUNYARD_TRAINER_IMAGE": "trainer:test",
             "RUNYARD_NAMESPACES": self.namespace,
             "RUNYARD_PROBE_PORT": "0",
-            "RUNYARD_METRICS_PORT": "0",
+            "RUNYARD_METRICS_PORT": str(self.metrics_port),
             "POD_NAMESPACE": self.namespace,
             "POD_NAME": self.name,
         }

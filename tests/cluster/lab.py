@@ -49,6 +49,11 @@ class Lab:
         applied = await self.cluster.apply(run, map(Create, manifests))
         assert not applied.failed, applied
 
+    async def find(self, kind: str, name: str) -> Manifest:
+        """An object of a kind that is in `BODIES`. Raises ApiError."""
+        api_version = "batch/v1" if kind == "Job" else "v1"
+        return await self.kube.get(f"{self.path(kind.lower() + 's', api_version)}/{name}")
+
     async def read_run(self) -> Run:
         run = await self.cluster.read_run(self.key)
         assert run is not None

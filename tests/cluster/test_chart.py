@@ -164,7 +164,7 @@ def test_the_rights_are_these_and_no_others(control_plane: ControlPlane) -> None
         ("workloadpriorityclasses", "list", ""),
         ("localqueues/pendingworkloads", "get", ""),
         *(("pods", verb, "") for verb in ("list", "watch")),
-        *((kind, verb, "") for kind in ("services", "configmaps") for verb in ("get", "list", "create")),
+        *((kind, verb, "") for kind in ("services", "configmaps") for verb in ("get", "create")),
         *(("resourcequotas", verb, "") for verb in ("list", "watch")),
         ("priorityclasses", "list", ""),
         ("events", "create", ""),

@@ -41,7 +41,6 @@ class Cluster:
         """No node takes another pod."""
         self.jobs: dict[str, Manifest] = {}
         self.pods: dict[str, Manifest] = {}
-        self.names: set[str] = set()
         self.created: list[str] = []
         self.held: dict[str, tuple[datetime, datetime | None]] = {}
         """Of each train pod that ever ran: from when until when; None: it still does."""
@@ -55,8 +54,6 @@ class Cluster:
         observed = Observed(
             jobs=tuple(self.jobs.values()),
             pods=tuple(self.pods.values()),
-            services=frozenset(self.names),
-            config_maps=frozenset(self.names),
             progress=self.progress,
             silent_since=self.silent_since,
         )
@@ -79,9 +76,7 @@ class Cluster:
 
     def _create(self, manifest: Manifest) -> None:
         name = manifest["metadata"]["name"]
-        if manifest["kind"] != "Job":
-            self.names.add(name)
-        elif name not in self.jobs:
+        if manifest["kind"] == "Job" and name not in self.jobs:
             self._num_made += 1
             manifest["metadata"] |= {"uid": f"job-{self._num_made}", "resourceVersion": "1"}
             manifest["status"] = {"conditions": [], "startTime": format_time(self.now)}

@@ -19,12 +19,11 @@ from tests.builders import (
 )
 
 CONFIG_MAP = build_config_map(make_run(), resolve_recipe(make_run(), make_spec(), SETTINGS))
-EXISTING = {"config_maps": frozenset({CONFIG_MAP["metadata"]["name"]}), "services": frozenset({"cpt-ranks"})}
 
 
 def decide(run: Run, *, now: datetime = NOW, **observed: Any) -> Plan:
     observed = {name: tuple(value) if isinstance(value, list) else value for name, value in observed.items()}
-    return plan(run, Observed(**{**EXISTING, **observed}), SETTINGS, now)
+    return plan(run, Observed(**observed), SETTINGS, now)
 
 
 def condition(planned: Plan, kind: ConditionType) -> Condition:
@@ -40,7 +39,9 @@ def message_of(planned: Plan) -> str:
 
 
 def created(planned: Plan) -> list[str]:
-    return [action.manifest["metadata"]["name"] for action in planned.actions if isinstance(action, Create)]
+    """The Jobs."""
+    manifests = [action.manifest for action in planned.actions if isinstance(action, Create)]
+    return [manifest["metadata"]["name"] for manifest in manifests if manifest["kind"] == "Job"]
 
 
 def deleted(planned: Plan) -> list[str]:

@@ -29,7 +29,9 @@ from tests.unit.decisions import attempt_run, created, decide, message_of
 
 
 def job_of(planned: Plan) -> Manifest:
-    (job,) = [action.manifest for action in planned.actions if isinstance(action, Create)]
+    (job,) = [
+        action.manifest for action in planned.actions if isinstance(action, Create) and action.manifest["kind"] == "Job"
+    ]
     return job
 
 

@@ -47,7 +47,7 @@ from tests.unit.decisions import (
 
 def test_a_new_run_gets_its_recipe_and_a_prepare_job_and_is_not_ready_from_first_sight() -> None:
     run = make_run()
-    planned = decide(run, config_maps=frozenset(), services=frozenset())
+    planned = decide(run)
     assert planned.actions == (Create(CONFIG_MAP), Create(build_prepare_job(run, make_spec(), SETTINGS)))
     assert (planned.status.phase, holding(planned)) == (Phase.PREPARING, {"Reconciling"})
     assert (planned.status.mode, planned.status.gpus, planned.status.observed_generation) == (
@@ -55,10 +55,6 @@ def test_a_new_run_gets_its_recipe_and_a_prepare_job_and_is_not_ready_from_first
         8,
         1,
     )
-
-
-def test_a_recipe_that_is_there_is_not_created_again() -> None:
-    assert created(decide(make_run())) == ["cpt-prepare"]
 
 
 def test_a_prepare_job_at_work_is_left_alone() -> None:
@@ -72,8 +68,9 @@ def test_a_finished_prepare_job_is_remembered_with_what_it_found_and_the_first_a
     report = PodReport(reason="Completed", data=data, resolved={"vocabSize": "400"})
     job = make_prepare_job("Complete")
     run = make_run()
-    planned = decide(run, jobs=[job], pods=[make_dead_pod(job, code=0, report=report)], services=frozenset())
-    assert planned.actions == (Create(build_service(run)), Create(build_train_job(run, make_spec(), SETTINGS, 1)))
+    planned = decide(run, jobs=[job], pods=[make_dead_pod(job, code=0, report=report)])
+    train_job = build_train_job(run, make_spec(), SETTINGS, 1)
+    assert planned.actions == (Create(CONFIG_MAP), Create(build_service(run)), Create(train_job))
     assert (planned.status.data, planned.status.resolved) == (data, {"vocabSize": "400"})
     assert (planned.status.phase, planned.status.attempt, holding(planned)) == (
         Phase.STARTING,
@@ -253,7 +250,7 @@ def test_suspending_while_preparing_deletes_the_prepare_job() -> None:
 
 
 def test_a_run_created_suspended_creates_nothing() -> None:
-    planned = decide(make_run(suspend=True), config_maps=frozenset(), services=frozenset())
+    planned = decide(make_run(suspend=True))
     assert (planned.actions, planned.status.phase) == ((), Phase.SUSPENDED)
 
 

@@ -48,7 +48,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
   verbs: [list, watch]
 - apiGroups: [""]
   resources: [services, configmaps]
-  verbs: [get, list, create]
+  verbs: [get, create]
 - apiGroups: [""]
   resources: [resourcequotas]
   verbs: [list, watch]

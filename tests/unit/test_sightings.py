@@ -1,0 +1,111 @@
+"""What is kept of what the watches said, and for how long it counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from runyard.cluster import Key, parse_run
+from runyard.runtime import RESYNC_S, SHORTEST_RESYNC
+from runyard.sightings import COUNTS_FOR_S, Sightings
+from runyard.world import Observed
+
+from tests.builders import make_pod, make_prepare_job, make_run
+from tests.cluster.lab import SPEC
+
+KEY = Key(make_run().namespace, make_run().name)
+MANIFEST: dict[str, Any] = {
+    "metadata": {
+        "namespace": KEY.namespace,
+        "name": KEY.name,
+        "uid": make_run().uid,
+        "generation": 1,
+        "resourceVersion": "7",
+    },
+    "spec": SPEC,
+}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def job() -> dict[str, Any]:
+    return {"kind": "Job", **make_prepare_job()}
+
+
+@pytest.fixture
+def pod(job: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": "Pod", **make_pod(job)}
+
+
+@pytest.fixture
+def sightings(clock: Clock) -> Sightings:
+    sightings = Sightings(clock)
+    sightings.note_run(MANIFEST, is_gone=False)
+    return sightings
+
+
+def recall(sightings: Sightings) -> Observed | None:
+    recalled = sightings.recall(KEY)
+    assert recalled is None or recalled[0] == parse_run(MANIFEST)
+    return None if recalled is None else recalled[1]
+
+
+def test_of_a_run_that_was_never_seen_nothing_is_known(clock: Clock) -> None:
+    assert Sightings(clock).recall(KEY) is None
+
+
+def test_the_last_word_about_each_counts(sightings: Sightings, job: dict[str, Any], pod: dict[str, Any]) -> None:
+    assert recall(sightings) == Observed()
+    for each in (job, pod, pod | {"status": {"phase": "Running"}}):
+        sightings.note_owned(each, is_gone=False)
+    assert recall(sightings) == Observed(jobs=(job,), pods=(pod | {"status": {"phase": "Running"}},))
+    sightings.note_owned(pod, is_gone=True)
+    assert recall(sightings) == Observed(jobs=(job,))
+    sightings.note_owned(job, is_gone=True)
+    assert recall(sightings) == Observed()
+
+
+def test_a_job_that_another_has_made_is_not_the_runs(sightings: Sightings, job: dict[str, Any]) -> None:
+    job["metadata"]["ownerReferences"] = []
+    sightings.note_owned(job, is_gone=False)
+    assert recall(sightings) == Observed()
+
+
+def test_it_counts_for_a_while_since_the_run_was_first_seen_or_all_was_read(
+    clock: Clock, sightings: Sightings, job: dict[str, Any]
+) -> None:
+    sightings.note_owned(job, is_gone=False)
+    clock.now_s += COUNTS_FOR_S
+    sightings.note_owned(job, is_gone=False)  # says nothing about what else is gone
+    sightings.note_run(MANIFEST, is_gone=False)
+    assert recall(sightings) is not None
+    clock.now_s += 1
+    assert recall(sightings) is None
+    sightings.confirm(MANIFEST["metadata"]["uid"])
+    assert recall(sightings) == Observed(jobs=(job,))
+
+
+def test_a_queue_reads_all_of_a_run_on_which_nothing_happens() -> None:
+    assert COUNTS_FOR_S < SHORTEST_RESYNC * RESYNC_S
+
+
+def test_what_is_gone_leaves_nothing_behind(sightings: Sightings, job: dict[str, Any]) -> None:
+    sightings.note_owned(job, is_gone=False)
+    sightings.note_run(MANIFEST, is_gone=True)
+    sightings.confirm(MANIFEST["metadata"]["uid"])
+    sightings.note_owned(job, is_gone=False)
+    sightings.note_owned(job, is_gone=True)
+    assert recall(sightings) is None
+    assert not any(vars(sightings)[name] for name in ("_runs", "_owned", "_confirmed_s"))
