@@ -9,12 +9,10 @@ import json
 import os
 import re
 import signal
-import site
 import socket
 import subprocess
 import threading
 import urllib.request
-import venv
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,8 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from runyard.local.cache import cache_dir
-
+from tests.side_venv import install_beside
 from tests.waiting import wait_until
 
 VERSION = "3.17.2"
@@ -199,23 +196,10 @@ def running_small_server() -> Iterator[SmallServer]:
 # ------------------------------------------------------------------------------------------------------------- real one
 
 
-def install_mlflow() -> Path:
-    """Its interpreter; installed once, over the packages that are here."""
-    folder = cache_dir() / f"mlflow-{VERSION}"
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        venv.create(folder, clear=True, with_pip=True)
-        (own,) = folder.glob("lib/python*/site-packages")
-        (own / "beneath.pth").write_text("\n".join(site.getsitepackages()) + "\n")
-        subprocess.run([python, "-m", "pip", "install", "--quiet", f"mlflow[auth]=={VERSION}"], check=True)
-        (folder / "complete").touch()
-    return python
-
-
 @contextmanager
 def running_real_server(folder: Path) -> Iterator[TrackingServer]:
     """MLflow's own, with its accounts."""
-    python = install_mlflow()
+    python = install_beside("mlflow", "mlflow[auth]", VERSION)
     with socket.socket() as chosen:
         chosen.bind(("127.0.0.1", 0))
         port = chosen.getsockname()[1]

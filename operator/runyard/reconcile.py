@@ -103,7 +103,9 @@ class Reconciler:
         run, observed = sighted
         observed = await self._complete(key, run, observed)
         planned = plan(run, observed, self.settings, self.now())
-        return await self._carry_out(key, run, observed, planned) if changes_nothing(run, planned) else None
+        if not changes_nothing(run, planned):
+            return None
+        return self._conclude(key, run, planned)
 
     async def _observe(self, run: Run) -> Observed:
         if run.status.phase is None:
@@ -130,12 +132,17 @@ class Reconciler:
             observed = replace(observed, conflicts=applied.conflicts, apply_errors=applied.errors)
             planned = plan(run, observed, self.settings, self.now())
         await self.cluster.patch_status(run, planned.status)
-        self._count_cost(key, run, planned.status.gpu_seconds)
-        self._note(key, planned.status.phase)
+        again_s = self._conclude(key, run, planned)
         for event in planned.events:
             await record_event(self.cluster, run, event, planned.status.attempt, self.instance, self.now())
         if applied.failed:
             raise ApplyError("; ".join(applied.errors + tuple(f"{name} is not ours" for name in applied.conflicts)))
+        return again_s
+
+    def _conclude(self, key: Key, run: Run, planned: Plan) -> float:
+        """All is as the plan wants it: tell those who count, and in how many seconds to look again."""
+        self._count_cost(key, run, planned.status.gpu_seconds)
+        self._note(key, planned.status.phase)
         return self._again_in_s(key, planned)
 
     def _note(self, key: Key, phase: Phase | None) -> None:

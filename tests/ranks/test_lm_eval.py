@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import site
 import subprocess
-import venv
-from pathlib import Path
 
 import pytest
-from runyard.local.cache import cache_dir
 
 from tests.ranks.run_ranks import run_ranks
 from tests.ranks.test_export import ARCHITECTURES, Prepared, build_prepared, measure_and_export
+from tests.side_venv import install_beside
 
 VERSION = "0.4.13"
 
@@ -43,25 +40,12 @@ print(json.dumps(losses))
 """
 
 
-def install_harness() -> Path:
-    """Its interpreter; installed once, over the packages that are here."""
-    folder = cache_dir() / f"lm-eval-{VERSION}"
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        venv.create(folder, clear=True, with_pip=True)
-        (own,) = folder.glob("lib/python*/site-packages")
-        (own / "beneath.pth").write_text("\n".join(site.getsitepackages()) + "\n")
-        subprocess.run([python, "-m", "pip", "install", "--quiet", f"lm-eval=={VERSION}"], check=True)
-        (folder / "complete").touch()
-    return python
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("architecture", ["llama whose embeddings are tied", "gpt2"])
 def test_lm_evaluation_harness_finds_the_perplexity_of_eval_json(build_prepared: Prepared, architecture: str) -> None:
     recipe, folder = build_prepared(ARCHITECTURES[architecture])
     run_ranks(measure_and_export, 1, recipe.to_json(), folder)
-    python = install_harness()
+    python = install_beside("lm-eval", "lm-eval", VERSION)
     done = subprocess.run(
         [python, "-c", HARNESS, folder / "run/model", folder / "run/eval.json"],
         capture_output=True,
