@@ -230,11 +230,28 @@ def test_orphans_are_reaped(tmp_path: Path) -> None:
         assert process.wait(30) == 0
 
 
-def test_long_and_broken_output_is_forwarded_whole(tmp_path: Path) -> None:
-    script = r"sys.stdout.buffer.write(b'a' * 200_000 + b'\n\xff\xfe\nlast without an end')"
-    _, output, _ = run(tmp_path, script, RUNYARD_PROCESSES_PER_NODE="1")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_long_and_broken_output_is_forwarded_whole_to_a_slow_reader(tmp_path: Path, unbuffered: str) -> None:
+    """Its length is what the pipes hold: the worker ends, and SIGCHLD comes, while the launcher waits for the reader."""
+    script = (
+        "open(folder + '/pid.new', 'w').write(str(os.getpid())); os.rename(folder + '/pid.new', folder + '/pid');"
+        r"sys.stdout.buffer.write(b'a' * 150_000 + b'\n\xff\xfe\nlast without an end')"
+    )
+    env = {"RUNYARD_PROCESSES_PER_NODE": "1", "PYTHONUNBUFFERED": unbuffered}
+    with launch(tmp_path, script, env) as process:
+        wait_until((tmp_path / "pid").exists, deadline_s=30)
+        wait_until(lambda: has_ended(int((tmp_path / "pid").read_text())), deadline_s=30)
+        output, _ = process.communicate(timeout=60)
     lines = [line.removeprefix("[rank 0] ") for line in output.splitlines() if line.startswith("[rank 0] ")]
-    assert "".join(lines) == "a" * 200_000 + "\ufffd\ufffd" + "last without an end"
+    assert "".join(lines) == "a" * 150_000 + "\ufffd\ufffd" + "last without an end"
+
+
+def has_ended(pid: int) -> bool:
+    """Whether it is gone or waits for its parent to collect it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def test_the_tail_is_the_last_lines_of_the_rank_that_failed(tmp_path: Path) -> None:

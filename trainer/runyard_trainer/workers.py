@@ -202,17 +202,15 @@ class Workers:
         """Pass on the whole lines that there are."""
         if worker.output is None:
             return
-        try:
-            while data := os.read(worker.output, _MAX_LINE_BYTES):
-                *lines, worker.partial = (worker.partial + data).split(b"\n")
-                for line in lines:
-                    self._emit(worker, line)
-                if len(worker.partial) > _MAX_LINE_BYTES:
-                    self._emit(worker, worker.partial)
-                    worker.partial = b""
-        except BlockingIOError:
-            return
-        self._close(worker)
+        while data := _read_available(worker.output):
+            *lines, worker.partial = (worker.partial + data).split(b"\n")
+            for line in lines:
+                self._emit(worker, line)
+            if len(worker.partial) > _MAX_LINE_BYTES:
+                self._emit(worker, worker.partial)
+                worker.partial = b""
+        if data is not None:
+            self._close(worker)
 
     def _close(self, worker: Worker) -> None:
         """What comes later is of no worker, but of a process that it has left behind."""
@@ -227,4 +225,19 @@ class Workers:
     def _emit(self, worker: Worker, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip("\r")
         worker.tail.append(text)
-        print(f"[rank {worker.rank}] {text}", file=sys.stdout, flush=True)  # noqa: T201 - the pod's log
+        _write_whole(sys.stdout.fileno(), f"[rank {worker.rank}] {text}\n".encode())
+
+
+def _read_available(descriptor: int) -> bytes | None:
+    """What there is; empty at the end, None where nothing has come yet."""
+    try:
+        return os.read(descriptor, _MAX_LINE_BYTES)
+    except BlockingIOError:
+        return None
+
+
+def _write_whole(descriptor: int, data: bytes) -> None:
+    """`print` loses the rest of a write that a signal has cut short where stdout is unbuffered, as in most images."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
