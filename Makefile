@@ -4,6 +4,7 @@
 
 ARGS ?=
 BIN := .venv/bin
+PARALLEL := -n 2 --no-loadscope-reorder
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 
 export PYTHON
@@ -18,11 +19,11 @@ demo: up ## Pre-train and adapt two small models on a local control plane, a few
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: lint binaries ## Lint, types, contracts, and every test but the long ones
-	$(BIN)/pytest -m "not full and not gpu" $(ARGS)
+	$(BIN)/pytest $(PARALLEL) -m "not full and not gpu" $(ARGS)
 
 test-full: lint binaries ## The long tests too, and those on a GPU if there is one
 	$(BIN)/python -m tests.cluster.kueue
-	$(BIN)/pytest $(if $(GPU),,-m "not gpu") $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(if $(GPU),,-m "not gpu") $(ARGS)
 
 lint: setup ## Style, format, types, who imports whom, generated files
 	$(BIN)/ruff check

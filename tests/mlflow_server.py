@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from tests.ports import free_port
 from tests.side_venv import install_beside
 from tests.waiting import wait_until
 
@@ -200,9 +201,7 @@ def running_small_server() -> Iterator[SmallServer]:
 def running_real_server(folder: Path) -> Iterator[TrackingServer]:
     """MLflow's own, with its accounts."""
     python = install_beside("mlflow", "mlflow[auth]", VERSION)
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port = chosen.getsockname()[1]
+    port = free_port()
     config = folder / "auth.ini"
     config.write_text(
         f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/accounts.db\n"

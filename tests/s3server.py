@@ -18,6 +18,7 @@ from botocore.config import Config
 from runyard.local.binaries import find_or_build
 from runyard_trainer.contract import Storage
 
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def serve_s3(folder: Path) -> Iterator[S3Server]:
 
 def choose_server() -> S3Server:
     """A free port and random keys; nothing runs there yet."""
-    return S3Server(f"http://127.0.0.1:{_free_port()}", secrets.token_hex(10), secrets.token_hex(20))
+    return S3Server(f"http://127.0.0.1:{free_port()}", secrets.token_hex(10), secrets.token_hex(20))
 
 
 def start_s3(server: S3Server, folder: Path) -> subprocess.Popen[bytes]:
@@ -96,12 +97,6 @@ def start_s3(server: S3Server, folder: Path) -> subprocess.Popen[bytes]:
 @cache
 def _binary() -> Path:
     return find_or_build().versitygw
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _accepts(port: int) -> bool:

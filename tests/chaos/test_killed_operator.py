@@ -17,7 +17,7 @@ from tests.chaos.proxy import Call, Fault, Nonsense, Stream, Write
 from tests.chaos.record import status_of
 from tests.chaos.script import Act, Script
 from tests.cluster.conftest import Cluster
-from tests.cluster.test_operator_process import free_port
+from tests.ports import free_port
 
 LIFE = Script(acts=(Act("crash", rank=0, checkpoint=5), Act("be suspended"), Act("finish")), max_failures=1)
 """Every kind of write that the operator makes in a run's life, it makes in this one."""

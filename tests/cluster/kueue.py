@@ -18,7 +18,7 @@ from runyard.local.certs import make_certs
 from runyard.local.gobuild import prepare_go
 
 from tests.cluster.conftest import Cluster
-from tests.cluster.test_operator_process import free_port
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 VERSION = "0.19.2"

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -24,6 +23,7 @@ from runyard.main import LEASE_NAME
 
 from tests.cluster.conftest import Cluster as ControlPlane
 from tests.cluster.lab import BODIES, SPEC
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 TAKEOVER_DEADLINE_S = 40
@@ -110,12 +110,6 @@ class Place:
 
     def holder(self) -> str:
         return str(self.get("lease", LEASE_NAME)["spec"]["holderIdentity"])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

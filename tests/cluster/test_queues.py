@@ -30,7 +30,7 @@ from runyard.world import KueueView, Manifest, QueuePosition, Run
 from tests.builders import SETTINGS, make_run
 from tests.cluster.conftest import Cluster as ControlPlane
 from tests.cluster.kueue import build_visibility_service
-from tests.cluster.test_operator_process import free_port
+from tests.ports import free_port
 
 GROUP, VERSION = KUEUE_API_VERSION.split("/")
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

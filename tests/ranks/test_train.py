@@ -28,6 +28,7 @@ from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.storage import open_store
 from runyard_trainer.train import train
 
+from tests.ports import free_port
 from tests.ranks.prepared import (
     GPT2,
     build_context,
@@ -127,12 +128,6 @@ LAUNCHER = "import os, sys; from runyard_trainer.launch import main; sys.exit(ma
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 # ------------------------------------------------------------------------------------------ world's size

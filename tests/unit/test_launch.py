@@ -232,7 +232,7 @@ def test_orphans_are_reaped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_long_and_broken_output_is_forwarded_whole_to_a_slow_reader(tmp_path: Path, unbuffered: str) -> None:
-    """Its length is what the pipes hold: the worker ends, and SIGCHLD comes, while the launcher waits for the reader."""
+    """Its length is what the pipes hold: the worker ends, and SIGCHLD comes, while the launcher waits to be read."""
     script = (
         "open(folder + '/pid.new', 'w').write(str(os.getpid())); os.rename(folder + '/pid.new', folder + '/pid');"
         r"sys.stdout.buffer.write(b'a' * 150_000 + b'\n\xff\xfe\nlast without an end')"

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 300.0
 """How long it may take to tell all news."""
-_FINISH_PATIENCE_S = 15.0
-"""How long a finished run waits for what it tells last."""
+_FINISH_PATIENCE_S = 60.0
+"""How long a finished run waits for what it tells last: nobody tells it later."""
 _STOP_PATIENCE_S = 5.0
-"""Likewise an attempt that ends otherwise: its launcher gives it no more than ten."""
+"""Likewise an attempt that ends otherwise, whose launcher gives it no more than ten, and one whose server has failed
+it already."""
 _LAST_TRIES = 3
 _RETRY_PAUSE_S = 2.0
 _MAX_PARAM_CHARACTERS = 500
@@ -94,7 +95,8 @@ class Tracker:
             return
         self._last_status = "FINISHED" if error is None else "SCHEDULED" if isinstance(error, Interrupted) else "FAILED"
         self._changed.set()
-        self._thread.join(_FINISH_PATIENCE_S if error is None else _STOP_PATIENCE_S)
+        is_worth_waiting = error is None and not self._is_failing
+        self._thread.join(_FINISH_PATIENCE_S if is_worth_waiting else _STOP_PATIENCE_S)
         if self._thread.is_alive() and not self._is_failing:
             log.warning("tracking.mlflow: its server does not answer; metrics.csv has what it was not told")
 
