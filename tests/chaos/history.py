@@ -15,6 +15,7 @@ from tests.chaos.operators import Operator
 from tests.chaos.proxy import Weather, Write, fair_weather, serve_proxy
 from tests.chaos.record import Record, holds
 from tests.chaos.script import Script, foresee
+from tests.forks import wait_for_fork_server
 
 RUN = "cpt"
 DEADLINE_S = 120
@@ -147,6 +148,7 @@ def in_world(kubeconfig: Path, folder: Path, story: Callable[[World], Awaitable[
         async with open_api(kubeconfig) as api, open_world(api, folder) as world:
             await story(world)
 
+    wait_for_fork_server()
     asyncio.run(main())
 
 

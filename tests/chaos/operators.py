@@ -5,7 +5,6 @@ They are real processes, so that they can be killed, stopped and continued.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Mapping
@@ -16,9 +15,9 @@ from pathlib import Path
 from runyard import main
 
 from tests.chaos.proxy import Proxy
+from tests.forks import fork_context
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["pytest", __name__])
+_context = fork_context(__name__)
 
 
 @dataclass
@@ -55,7 +54,7 @@ class Operator:
             "POD_NAMESPACE": self.namespace,
             "POD_NAME": self.name,
         }
-        self.process = _FORKS.Process(target=_operate, args=(environment, str(self.log)), daemon=True)
+        self.process = _context.Process(target=_operate, args=(environment, str(self.log)), daemon=True)
         self.process.start()
 
     def send(self, number: signal.Signals) -> None:

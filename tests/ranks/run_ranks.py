@@ -7,7 +7,6 @@ with its `World` first.
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 import time
 import traceback
@@ -18,10 +17,11 @@ from typing import Any
 
 from runyard_trainer.context import World
 
+from tests.forks import fork_context
+
 # what a rank would import, done once: torch._dynamo is what the first optimizer step pulls in
 _PRELOADED = [
     "peft",
-    "pytest",
     "rouge_score.rouge_scorer",
     "sklearn.metrics",
     "torch._dynamo",
@@ -31,8 +31,7 @@ _PRELOADED = [
     "transformers.models.llama.modeling_llama",
     "tests.ranks.run_ranks",
 ]
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(_PRELOADED)
+_context = fork_context(*_PRELOADED)
 
 
 @dataclass(frozen=True)
