@@ -4,7 +4,6 @@
 
 ARGS ?=
 BIN := .venv/bin
-PARALLEL := -n 2 --no-loadscope-reorder
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 
 export PYTHON
@@ -19,11 +18,11 @@ demo: up ## Pre-train and adapt two small models on a local control plane, a few
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: lint binaries ## Lint, types, contracts, and every test but the long ones
-	$(BIN)/pytest $(PARALLEL) -m "not full and not gpu" $(ARGS)
+	$(BIN)/pytest -n 2 --no-loadscope-reorder -m "not full and not gpu" $(ARGS)
 
-test-full: lint binaries ## The long tests too, and those on a GPU if there is one
+test-full: test ## The long tests too, and those on a GPU if there is one
 	$(BIN)/python -m tests.cluster.kueue
-	$(BIN)/pytest $(PARALLEL) $(if $(GPU),,-m "not gpu") $(ARGS)
+	$(BIN)/pytest -m "$(if $(GPU),full or gpu,full and not gpu)" $(ARGS)
 
 lint: setup ## Style, format, types, who imports whom, generated files
 	$(BIN)/ruff check

@@ -18,7 +18,7 @@ from tests.chaos.script import Script, foresee
 from tests.forks import wait_for_fork_server
 
 RUN = "cpt"
-DEADLINE_S = 120
+DEADLINE_S = 300
 COLLECTIONS = {"trainingruns": "/apis/runyard.dev/v1alpha1", "jobs": "/apis/batch/v1", "pods": "/api/v1"}
 
 

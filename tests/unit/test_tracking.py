@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,16 @@ def test_a_server_that_is_gone_costs_one_line(caplog: pytest.LogCaptureFixture) 
     assert "tracking.mlflow" in line.message
     assert "cannot be reached" in line.message
     assert tracker.url is None
+
+
+def test_a_run_that_trains_before_the_server_answers_has_its_page(server: SmallServer) -> None:
+    with build_tracker(server.uri) as tracker, ThreadPoolExecutor() as pool:
+        with server.state.lock:
+            tracker.tell(news_of(steps=3, up_to_step=3))
+            waiting = pool.submit(tracker.wait_for_page)
+            assert not waiting.done()
+        page = waiting.result(30)
+    assert page == f"{server.uri}/#/experiments/0/runs/{server.run_of(UID)['info']['run_id']}"
 
 
 def test_a_run_that_fails_is_told_as_failed(server: SmallServer) -> None:

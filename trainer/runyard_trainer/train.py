@@ -337,7 +337,7 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
             precision=precision,
             metrics_csv=monitor.metrics_csv(),
             resolved=settings,
-            tracking_url=tracker.url,
+            tracking_url=tracker.wait_for_page(),
         )
         result = export_run(module.model, trained, recipe, context, dataset, output, judging)
         finish_head(head, result, world)

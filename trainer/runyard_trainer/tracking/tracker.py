@@ -68,6 +68,7 @@ class Tracker:
         self._news: News | None = None
         self._last_status: Status | None = None
         self._changed = threading.Event()
+        self._has_tried = threading.Event()
         self._run: MlflowRun | None = None
         self._is_failing = False
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
@@ -82,6 +83,15 @@ class Tracker:
         """Have it told soon, instead of what was not told yet."""
         self._news = news
         self._changed.set()
+
+    def wait_for_page(self) -> str | None:
+        """The run's page; None where nothing is told, or the server has failed or does not answer for a while.
+
+        Only a run of a few seconds waits: it may have trained before a server has answered for the first time.
+        """
+        if self._mlflow is not None:
+            self._has_tried.wait(_FINISH_PATIENCE_S)
+        return self.url
 
     def __enter__(self) -> Tracker:
         if self._mlflow is not None:
@@ -118,6 +128,8 @@ class Tracker:
         except Exception as error:  # noqa: BLE001 - the run goes on, whatever a foreign server makes of this
             self._note_failure(error)
             return False
+        finally:
+            self._has_tried.set()
         self._is_failing = False
         return True
 
@@ -133,6 +145,7 @@ class Tracker:
             if run is None:
                 run = await client.open_run(self._context.run_uid, self._context.run_name)
                 self.url = client.page_of(run)
+                self._has_tried.set()
             if news is not None:
                 await client.describe(run, news.params, news.tags)
                 scalars = read_scalars(news.metrics_csv, news.before, news.measured)
