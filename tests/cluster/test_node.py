@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 import uuid
@@ -17,6 +18,9 @@ from tests.cluster.conftest import Cluster
 from tests.waiting import wait_until
 
 DEADLINE_S = 30
+UNTIL_KILLED = "import signal; signal.pause()"
+HOLD_SIGNAL = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])"
+"""What a container begins with that waits for the test's signal."""
 
 
 @pytest.fixture
@@ -110,11 +114,9 @@ def test_a_job_fails_with_its_pods_exit_code_and_last_words(cluster: Cluster, na
 
 
 def test_a_process_that_dies_of_a_signal_exits_with_128_and_its_number(cluster: Cluster, name: str) -> None:
-    create_pod(cluster, name, pod_spec("import time; time.sleep(600)"))
+    create_pod(cluster, name, pod_spec(UNTIL_KILLED))
     wait_for_start(cluster, name)
-    shim = json.loads((run_dir(cluster, name) / "process.json").read_text())
-    (process,) = psutil.Process(shim["pid"]).children()
-    process.kill()
+    process_of(cluster, name).kill()
     wait_for_phase(cluster, name, "Failed")
     assert container_state(cluster, name)["terminated"]["exitCode"] == 137
 
@@ -237,11 +239,11 @@ else:
 
 def test_deletion_gives_a_process_time_and_then_kills_it(cluster: Cluster, name: str) -> None:
     code = """
-import signal, time
+import signal
 signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
 print("ready", flush=True)
 while True:
-    time.sleep(60)
+    signal.pause()
 """
     create_pod(cluster, name, pod_spec(code))
     follower = follow_logs(cluster, name)
@@ -256,10 +258,10 @@ while True:
 
 def test_a_job_sees_how_a_deleted_pod_ended(cluster: Cluster, name: str) -> None:
     code = """
-import signal, sys, time
+import signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
 print("ready", flush=True)
-time.sleep(600)
+signal.pause()
 """
     rule = {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [75]}}
     create_job(cluster, name, pod_spec(code), podFailurePolicy={"rules": [rule]})
@@ -283,11 +285,14 @@ def follow_logs(cluster: Cluster, pod: str) -> subprocess.Popen[str]:
 
 
 def test_logs_are_followed_to_their_end(cluster: Cluster, name: str) -> None:
-    create_pod(
-        cluster, name, pod_spec("import time\nfor i in range(4):\n print('line', i, flush=True); time.sleep(0.3)")
-    )
-    output, _ = follow_logs(cluster, name).communicate(timeout=DEADLINE_S)
-    assert output.splitlines() == ["line 0", "line 1", "line 2", "line 3"]
+    code = f"{HOLD_SIGNAL}\nfor i in range(4): print('line', i, flush=True); signal.sigwait([signal.SIGUSR1])"
+    create_pod(cluster, name, pod_spec(code))
+    follower = follow_logs(cluster, name)
+    assert follower.stdout is not None
+    for number in range(4):
+        assert follower.stdout.readline() == f"line {number}\n"
+        process_of(cluster, name).send_signal(signal.SIGUSR1)
+    assert follower.communicate(timeout=DEADLINE_S)[0] == ""
     assert logs(cluster, name, "--tail=2").splitlines() == ["line 2", "line 3"]
     assert logs(cluster, name, "--tail=1", "--timestamps").endswith("Z line 3\n")
 
@@ -348,7 +353,7 @@ print(user["username"], user["extra"]["authentication.kubernetes.io/pod-name"][0
 
 def test_a_container_that_is_not_alive_is_killed_and_started_again(cluster: Cluster, name: str) -> None:
     probe = {"tcpSocket": {"port": 7002}, "periodSeconds": 1, "failureThreshold": 1}
-    spec = pod_spec("import time; time.sleep(600)", livenessProbe=probe)
+    spec = pod_spec(UNTIL_KILLED, livenessProbe=probe)
     create_pod(cluster, name, spec | {"restartPolicy": "Always", "terminationGracePeriodSeconds": 1})
     wait_until(lambda: status(cluster, name).get("containerStatuses", [{}])[0].get("restartCount"), DEADLINE_S)
     assert status(cluster, name)["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] == 137
@@ -362,13 +367,13 @@ def test_init_containers_come_first_and_leave_files_to_the_others(cluster: Clust
 
 
 def test_a_pod_that_takes_too_long_fails(cluster: Cluster, name: str) -> None:
-    create_pod(cluster, name, pod_spec("import time; time.sleep(600)") | {"activeDeadlineSeconds": 1})
+    create_pod(cluster, name, pod_spec(UNTIL_KILLED) | {"activeDeadlineSeconds": 1})
     wait_for_phase(cluster, name, "Failed")
     assert status(cluster, name)["reason"] == "DeadlineExceeded"
 
 
 def test_a_node_works_on_after_the_api_server_was_killed(cluster: Cluster, name: str) -> None:
-    create_pod(cluster, name, pod_spec("import time; time.sleep(600)"))
+    create_pod(cluster, name, pod_spec(UNTIL_KILLED))
     wait_for_start(cluster, name)
     server = cluster.instance.processes.find("kube-apiserver")
     assert server is not None
@@ -381,15 +386,19 @@ def test_a_node_works_on_after_the_api_server_was_killed(cluster: Cluster, name:
 
 def test_a_killed_agent_comes_back_and_reports_how_containers_ended(cluster: Cluster, name: str) -> None:
     lost, restarted, ended = name, f"{name}-restarted", f"{name}-ended"
-    sleeping = pod_spec("import time; time.sleep(600)") | {"nodeName": "node-1"}
-    ending = pod_spec("import sys, time; time.sleep(3); sys.exit(75)") | {"nodeName": "node-1"}
+    sleeping = pod_spec(UNTIL_KILLED) | {"nodeName": "node-1"}
+    code = f"import sys; {HOLD_SIGNAL}; print('ready', flush=True); signal.sigwait([signal.SIGUSR1]); sys.exit(75)"
+    ending = pod_spec(code) | {"nodeName": "node-1"}
     for pod, spec in ((lost, sleeping), (restarted, sleeping | {"restartPolicy": "Always"}), (ended, ending)):
         create_pod(cluster, pod, spec, label=name)
     for pod in (lost, restarted, ended):
         wait_for_start(cluster, pod)
-    agent = cluster.instance.processes.find("node-1")
+    wait_until(lambda: logs(cluster, ended) == "ready\n", DEADLINE_S)
+    process, agent = process_of(cluster, ended), cluster.instance.processes.find("node-1")
     assert agent is not None
     agent.send(9)
+    wait_until(lambda: not agent.is_running(), DEADLINE_S)
+    process.send_signal(signal.SIGUSR1)
     wait_until((run_dir(cluster, ended) / "exit").exists, DEADLINE_S)
     assert not (run_dir(cluster, lost) / "exit").exists(), "containers live on without an agent"
     cluster.local("up", "--no-operator")
@@ -399,6 +408,13 @@ def test_a_killed_agent_comes_back_and_reports_how_containers_ended(cluster: Clu
         assert (terminated["exitCode"], terminated["reason"]) == want
     wait_for_start(cluster, restarted)
     assert status(cluster, restarted)["containerStatuses"][0]["restartCount"] == 1
+
+
+def process_of(cluster: Cluster, pod: str) -> psutil.Process:
+    """The process of a pod's container."""
+    shim = json.loads((run_dir(cluster, pod) / "process.json").read_text())
+    (process,) = psutil.Process(shim["pid"]).children()
+    return process
 
 
 def run_dir(cluster: Cluster, pod: str) -> Path:

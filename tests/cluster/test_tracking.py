@@ -26,3 +26,4 @@ def test_a_tracked_run_tells_each_step_once_and_its_status_has_the_page(cluster:
     logs = cluster.kubectl("logs", "-l", "runyard.dev/run=tracked", "--tail=-1").stdout
     events = json.dumps(cluster.get_json("events"))
     assert PASSWORD not in logs + events + json.dumps(cluster.get_json("trainingruns,jobs,pods"))
+    cluster.kubectl("delete", "trainingrun/tracked", "secret/mlflow-key")
