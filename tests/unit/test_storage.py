@@ -95,12 +95,15 @@ def test_of_racing_conditional_writers_one_wins(location: Location) -> None:
         assert sum(pool.map(lambda i: write(i, if_none_match=True), range(8))) == 1
 
 
-def test_who_reads_while_another_replaces_gets_one_whole_version(location: Location) -> None:
-    versions = [b"%d" % i * 1000 for i in range(60)]
-    etags = {(location / "a").put(versions[0]): versions[0]}
+@pytest.mark.parametrize("num_bytes", [1000, 2 << 20])
+def test_who_reads_while_another_replaces_gets_a_whole_version_and_no_later_etag(
+    location: Location, num_bytes: int
+) -> None:
+    versions = [b"%02d" % i * (num_bytes // 2) for i in range(30)]
+    etags = [(location / "a").put(versions[0])]
 
     def replace() -> None:
-        etags.update({(location / "a").put(version): version for version in versions})
+        etags.extend((location / "a").put(version) for version in versions[1:])
 
     with ThreadPoolExecutor(1) as pool:
         replacing = pool.submit(replace)
@@ -108,7 +111,26 @@ def test_who_reads_while_another_replaces_gets_one_whole_version(location: Locat
         while not replacing.done():
             read.append((location / "a").get())
         replacing.result()
-    assert all(etags[blob.etag] == blob.data for blob in read)
+    assert all(etags.index(blob.etag) <= versions.index(blob.data) for blob in read)
+
+
+def test_of_racing_writers_who_read_first_none_undoes_what_another_has_done(location: Location) -> None:
+    counter = location / "counter"
+    counter.put(b"0")
+
+    def count_up() -> None:
+        while True:
+            seen = counter.get()
+            try:
+                counter.put(b"%d" % (int(seen.data) + 1), if_match=seen.etag)
+            except PreconditionFailed:
+                continue
+            return
+
+    with ThreadPoolExecutor(4) as pool:
+        for counted in [pool.submit(count_up) for _ in range(40)]:
+            counted.result()
+    assert counter.get().data == b"40"
 
 
 def test_large_files_go_up_and_down_whole(location: Location, tmp_path: Path) -> None:

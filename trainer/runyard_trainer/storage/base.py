@@ -23,7 +23,11 @@ class StorageUnavailable(Exception):  # noqa: N818 - a condition, as HTTP's 503
 
 @dataclass(frozen=True)
 class Blob:
-    """An object, whole."""
+    """An object, whole.
+
+    The etag is that of the data or, where the object was replaced while it was read, of a version before it: a write on
+    its condition never replaces what was not read.
+    """
 
     data: bytes
     etag: str

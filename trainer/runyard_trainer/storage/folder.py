@@ -10,6 +10,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 from runyard_trainer.outcome import ExitCode, UserError
@@ -30,29 +31,21 @@ class FolderStore:
 
     def get(self, key: str) -> Blob:
         """See `ObjectStore`."""
-        with self._explained(key):
-            data = self._path(key).read_bytes()
-            return Blob(data, _etag_of(data) if len(data) <= _HASHED_BYTES else self.head(key).etag)
+        with self._explained(key), self._path(key).open("rb") as file:
+            return Blob(file.read(), _etag_of(file))
 
     def get_range(self, key: str, start: int, num_bytes: int, if_match: str | None = None) -> bytes:
         """See `ObjectStore`."""
-        with self._explained(key):
-            if if_match is not None and self.head(key).etag != if_match:
+        with self._explained(key), self._path(key).open("rb") as file:
+            if if_match is not None and _etag_of(file) != if_match:
                 raise PreconditionFailed(f"{self.uri}{key} has changed while it was read")
-            with self._path(key).open("rb") as file:
-                file.seek(start)
-                return file.read(num_bytes)
+            file.seek(start)
+            return file.read(num_bytes)
 
     def head(self, key: str) -> ObjectInfo:
         """See `ObjectStore`."""
-        with self._explained(key):
-            path = self._path(key)
-            stat = path.stat()
-            if path.is_dir():
-                raise NotFound(f"{self.uri}{key} is a folder")
-            if stat.st_size <= _HASHED_BYTES:
-                return ObjectInfo(key, stat.st_size, _etag_of(path.read_bytes()))
-            return ObjectInfo(key, stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}")
+        with self._explained(key), self._path(key).open("rb") as file:
+            return ObjectInfo(key, os.fstat(file.fileno()).st_size, _etag_of(file))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `ObjectStore`."""
@@ -67,11 +60,12 @@ class FolderStore:
         """See `ObjectStore`."""
         with self._explained(key), self._replacing(key) as temporary:
             temporary.write_bytes(data)
-            etag = _etag_of(data) if len(data) <= _HASHED_BYTES else ""
+            with temporary.open("rb") as written:
+                etag = _etag_of(written)
             with _locked(temporary.parent):
                 self._check(key, if_match, if_none_match)
                 temporary.replace(self._path(key))
-                return etag or self.head(key).etag
+            return etag
 
     def upload_file(self, key: str, path: Path) -> None:
         """See `ObjectStore`."""
@@ -144,5 +138,10 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _etag_of(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _etag_of(file: BufferedReader) -> str:
+    """Of the version that is open, whatever has been put in its place since."""
+    stat = os.fstat(file.fileno())
+    if stat.st_size > _HASHED_BYTES:
+        return f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
