@@ -65,7 +65,8 @@ make_venv() {
         "$uv" venv --quiet --python "$python" .venv
     fi
     echo "setup: installing packages into .venv (a few minutes the first time: torch alone is 2 GB)" >&2
-    "$uv" pip install --quiet --python .venv/bin/python --editable '.[dev]'
+    # Compiled now: uv leaves it to the first import, and a pod, which may not write here, would compile torch at each start.
+    "$uv" pip install --quiet --compile-bytecode --python .venv/bin/python --editable '.[dev]'
     rm -f .venv/made-for-*
     touch "$stamp"
 }
