@@ -27,6 +27,7 @@ from runyard.api import API_VERSION, PLURAL
 from runyard.budget import Ledger, Spent
 from runyard.budget_api import BUDGET_KIND, BUDGET_PLURAL, GPUBudgetSpec, GPUBudgetStatus
 from runyard.cluster import Cluster, Key, collection_path, is_owned_by, merge_patch, parse_run
+from runyard.events import Subject, record_event
 from runyard.kube import MERGE_PATCH, METADATA_ONLY, ApiError
 from runyard.world import Manifest
 
@@ -57,15 +58,17 @@ class Bookkeeper:
         self,
         cluster: Cluster,
         namespace: str,
+        instance: str,
         later: Callable[[str, float], None],
         wake: Callable[[str], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Ledgers are in `namespace`. `later` has a budget reconciled in so many seconds; `wake` is called with a
-        namespace whose waiting runs may look again.
+        """Ledgers are in `namespace`; `instance` names this process in Events. `later` has a budget reconciled in so
+        many seconds; `wake` is called with a namespace whose waiting runs may look again.
         """
         self._cluster = cluster
         self._namespace = namespace
+        self._instance = instance
         self._later = later
         self._wake = wake
         self._now = now
@@ -219,6 +222,9 @@ class Bookkeeper:
         if patch:
             body: dict[str, Any] = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": patch}
             await self._cluster.write("PATCH", f"{_BUDGETS}/{metadata['name']}/status", body, MERGE_PATCH)
+        if told := budget.build_event(old, status):
+            subject = Subject(BUDGET_KIND, metadata["name"], metadata["uid"], metadata["resourceVersion"])
+            await record_event(self._cluster, subject, told[1], told[0], self._instance, self._now())
 
     def _replace(self, name: str, book: _Book | None) -> None:
         """Remember a budget, or that it is gone; wake those who may start now."""

@@ -21,7 +21,10 @@ from typing import Any
 from runyard.api import Condition
 from runyard.budget_api import GPUBudgetSpec, GPUBudgetStatus, LabelSelector, LabelSelectorRequirement, NamespaceUse
 from runyard.times import format_time
+from runyard.world import Event
 
+EXCEEDED = "Exceeded"
+"""The condition: it is used up."""
 _HOUR_S = 3600
 _REMEMBERED = timedelta(days=2)
 """For how long a run that is gone is known at least: nobody's view is as old as that."""
@@ -152,7 +155,7 @@ def build_status(
     if is_exceeded:
         words += "; no further run starts" if spec.action == "Block" else "; runs go on starting, as action is Warn"
     conditions = {
-        "Exceeded": (is_exceeded, "UsedUp" if is_exceeded else "WithinBudget", words),
+        EXCEEDED: (is_exceeded, "UsedUp" if is_exceeded else "WithinBudget", words),
         "Ready": (True, "Counted", ""),
     }
     by_use = sorted(used.items(), key=lambda each: (-each[1], each[0]))
@@ -163,6 +166,17 @@ def build_status(
         namespaces=[NamespaceUse(name=name, used=_format_hours(seconds)) for name, seconds in by_use],
         conditions=[_build_condition(kind, *said, old, generation, now) for kind, said in conditions.items()],
     )
+
+
+def build_event(old: GPUBudgetStatus, new: GPUBudgetStatus) -> tuple[Event, str] | None:
+    """What is worth telling of the change from one status to the next, and since when it is so: that nothing is left,
+    or that something is again.
+    """
+    was, now = (next((each for each in status.conditions if each.type == EXCEEDED), None) for status in (old, new))
+    is_exceeded = now is not None and now.status == "True"
+    if now is None or is_exceeded == (was is not None and was.status == "True"):
+        return None
+    return Event("Warning" if is_exceeded else "Normal", now.reason, now.message), now.last_transition_time
 
 
 def describe(spec: GPUBudgetSpec, used: Mapping[str, int]) -> str:

@@ -1,6 +1,6 @@
-"""Kubernetes Events about a run: what `kubectl describe` shows.
+"""Kubernetes Events about runs and budgets: what `kubectl describe` shows.
 
-An Event's name is a hash of what it says and of the run's generation and attempt, so saying it twice makes one Event.
+An Event's name is a hash of what it says, of what and on which occasion, so saying it twice makes one Event.
 Events are for people and may be lost: nothing rests on them.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import dataclass
 from datetime import datetime
 
 from runyard.api import API_VERSION, KIND
@@ -20,27 +21,57 @@ logger = logging.getLogger(__name__)
 EVENTS_API = "events.k8s.io/v1"
 MAX_NOTE_LENGTH = 1024
 """As the API server allows."""
+OF_THE_CLUSTER = "default"
+"""The namespace where Events about what has none have to be."""
 
 
-async def record_event(cluster: Cluster, run: Run, event: Event, attempt: int, instance: str, now: datetime) -> None:
+@dataclass(frozen=True)
+class Subject:
+    """What Events are about."""
+
+    kind: str
+    name: str
+    uid: str
+    resource_version: str
+    namespace: str | None = None
+    """None for what belongs to the cluster."""
+
+
+def subject_of(run: Run) -> Subject:
+    """The run, for its Events."""
+    return Subject(KIND, run.name, run.uid, run.resource_version, run.namespace)
+
+
+async def record_event(
+    cluster: Cluster, subject: Subject, occasion: str, event: Event, instance: str, now: datetime
+) -> None:
     """Create the Event; that it is there already, or cannot be made, is no reason to stop. Raises NotLeaderError."""
-    manifest = build_event(run, event, attempt, instance, now)
+    manifest = build_event(subject, occasion, event, instance, now)
     try:
-        await cluster.write("POST", collection_path(EVENTS_API, run.namespace, "events"), manifest)
+        await cluster.write("POST", collection_path(EVENTS_API, manifest["metadata"]["namespace"], "events"), manifest)
     except ApiError as error:
         if error.reason != "AlreadyExists":
-            logger.warning("%s/%s: the Event %s is lost: %s", run.namespace, run.name, event.reason, error)
+            logger.warning("%s %s: the Event %s is lost: %s", subject.kind, subject.name, event.reason, error)
 
 
-def build_event(run: Run, event: Event, attempt: int, instance: str, now: datetime) -> Manifest:
-    """The Event as Kubernetes stores it; `instance` names the operator's pod."""
-    said = "\n".join((run.uid, str(run.generation), str(attempt), event.type, event.reason, event.message))
+def build_event(subject: Subject, occasion: str, event: Event, instance: str, now: datetime) -> Manifest:
+    """The Event as Kubernetes stores it.
+
+    Args:
+        subject: what it is about.
+        occasion: tells it from the same words said at another time.
+        event: what is said.
+        instance: names the operator's pod.
+        now: when.
+    """
+    said = "\n".join((subject.uid, occasion, event.type, event.reason, event.message))
+    where = {} if subject.namespace is None else {"namespace": subject.namespace}
     return {
         "apiVersion": EVENTS_API,
         "kind": "Event",
         "metadata": {
-            "name": f"{run.name}.{hashlib.sha256(said.encode()).hexdigest()[:16]}",
-            "namespace": run.namespace,
+            "name": f"{subject.name}.{hashlib.sha256(said.encode()).hexdigest()[:16]}",
+            "namespace": subject.namespace or OF_THE_CLUSTER,
         },
         "type": event.type,
         "reason": event.reason,
@@ -51,10 +82,10 @@ def build_event(run: Run, event: Event, attempt: int, instance: str, now: dateti
         "reportingInstance": instance,
         "regarding": {
             "apiVersion": API_VERSION,
-            "kind": KIND,
-            "namespace": run.namespace,
-            "name": run.name,
-            "uid": run.uid,
-            "resourceVersion": run.resource_version,
+            "kind": subject.kind,
+            **where,
+            "name": subject.name,
+            "uid": subject.uid,
+            "resourceVersion": subject.resource_version,
         },
     }

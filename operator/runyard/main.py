@@ -153,6 +153,7 @@ async def operate(config: Config) -> None:
         bookkeeper = Bookkeeper(
             cluster,
             config.lease.namespace,
+            config.lease.identity,
             later=lambda name, delay_s: budget_runtime.queue.add_after(name, delay_s),
             wake=turns.wake,
         )

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from runyard.api import GpuSeconds, Phase
 from runyard.bookkeeping import Bookkeeper
 from runyard.cluster import Cluster, Key, diff_status
-from runyard.events import record_event
+from runyard.events import record_event, subject_of
 from runyard.kube import ApiError
 from runyard.plan import plan
 from runyard.progress import ProgressReader
@@ -133,8 +133,9 @@ class Reconciler:
             planned = plan(run, observed, self.settings, self.now())
         await self.cluster.patch_status(run, planned.status)
         again_s = self._conclude(key, run, planned)
+        occasion = f"generation {run.generation}, attempt {planned.status.attempt}"
         for event in planned.events:
-            await record_event(self.cluster, run, event, planned.status.attempt, self.instance, self.now())
+            await record_event(self.cluster, subject_of(run), occasion, event, self.instance, self.now())
         if applied.failed:
             raise ApplyError("; ".join(applied.errors + tuple(f"{name} is not ours" for name in applied.conflicts)))
         return again_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 from runyard.api import API_VERSION, Phase, TrainingRunStatus
 from runyard.bookkeeping import Bookkeeper
 from runyard.cluster import Cluster, Key, collection_path
-from runyard.events import record_event
+from runyard.events import record_event, subject_of
 from runyard.kube import ApiError, connect
 from runyard.lease import Lease, LeaseKey
 from runyard.main import LEASE_NAME, require_crd
@@ -229,13 +230,13 @@ def test_the_rights_suffice_for_all_that_the_operator_reads_and_writes(installed
             job = (await lab.cluster.observe(run)).jobs[0]["metadata"]
             assert (await lab.cluster.observe_namespace(run)).quotas == ()
             await lab.cluster.patch_status(run, TrainingRunStatus(phase=Phase.PENDING, conditions=[]))
-            await record_event(lab.cluster, run, Event("Normal", "Tested", ""), 1, "test", NOW)
+            await record_event(lab.cluster, subject_of(run), "", Event("Normal", "Tested", ""), "test", NOW)
             assert len((await kube.get(collection_path("batch/v1", "team-a", "jobs")))["items"]) == 1
             patch = PatchStatus("Job", "cpt-own", job["resourceVersion"], {"active": 0, "ready": 0})
             assert not (await lab.cluster.apply(run, [patch])).failed
             job = (await lab.cluster.observe(run)).jobs[0]["metadata"]
             await lab.cluster.apply(run, [Delete("Job", "cpt-own", job["uid"], job["resourceVersion"])])
-            bookkeeper = Bookkeeper(lab.cluster, NAMESPACE, later=lambda *_: None, wake=lambda _: None)
+            bookkeeper = Bookkeeper(lab.cluster, NAMESPACE, "test", later=lambda *_: None, wake=lambda _: None)
             for cost in (0, 7200):
                 bookkeeper.note(lab.key, run.uid, cost)
                 assert await bookkeeper.reconcile("ml")
@@ -251,6 +252,8 @@ def test_the_rights_suffice_for_all_that_the_operator_reads_and_writes(installed
         "Block",
         "True",
     ]
+    described = installed.kubectl("describe", "gpubudget", "ml").stdout
+    assert re.search(r"Warning +UsedUp .* 2\.00 of 1 GPU-hours of the last 30 days are used", described)
     installed.kubectl("delete", "gpubudget", "ml")
     events = installed.get_json("events", "--namespace", "team-a")["items"]
     assert "Tested" in {event["reason"] for event in events}

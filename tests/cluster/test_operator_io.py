@@ -16,7 +16,7 @@ import yaml
 from aiohttp import web
 from runyard.api import API_VERSION, LABEL_RUN_UID, Condition, LastFailure, Phase, TrainingRunStatus
 from runyard.cluster import Cluster, Key, NotLeaderError
-from runyard.events import record_event
+from runyard.events import record_event, subject_of
 from runyard.kube import MERGE_PATCH, ApiError, Kube, connect
 from runyard.progress import ProgressReader
 from runyard.world import Create, Delete, Event, Manifest
@@ -211,7 +211,7 @@ def test_a_replica_that_does_not_lead_writes_nothing() -> None:
         with pytest.raises(NotLeaderError):
             await lab.cluster.patch_status(run, TrainingRunStatus(attempt=1, conditions=[]))
         with pytest.raises(NotLeaderError):
-            await record_event(lab.cluster, run, Event("Normal", "Late", ""), 1, "pod", NOW)
+            await record_event(lab.cluster, subject_of(run), "", Event("Normal", "Late", ""), "pod", NOW)
         assert (await try_to(lab.find("ConfigMap", "late"))).reason == "NotFound"
         assert (await lab.read_run()).resource_version == run.resource_version
 
@@ -265,8 +265,10 @@ def test_an_event_is_recorded_once_however_often_it_is_told() -> None:
     async def story(lab: Lab) -> None:
         run = await lab.read_run()
         for _ in range(3):
-            await record_event(lab.cluster, run, Event("Warning", "AttemptFailed", "out of memory"), 1, "op", NOW)
-        await record_event(lab.cluster, run, Event("Normal", "AttemptStarted", "attempt 2"), 2, "op", NOW)
+            event = Event("Warning", "AttemptFailed", "out of memory")
+            await record_event(lab.cluster, subject_of(run), "attempt 1", event, "op", NOW)
+        event = Event("Normal", "AttemptStarted", "attempt 2")
+        await record_event(lab.cluster, subject_of(run), "attempt 2", event, "op", NOW)
         events = (await lab.kube.get(lab.path("events", "events.k8s.io/v1")))["items"]
         assert sorted(event["reason"] for event in events) == ["AttemptFailed", "AttemptStarted"]
         assert {event["regarding"]["uid"] for event in events} == {run.uid}

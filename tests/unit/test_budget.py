@@ -10,6 +10,7 @@ from runyard import budget
 from runyard.api import ConditionType, LastFailure
 from runyard.budget import Ledger, Spent
 from runyard.budget_api import GPUBudgetSpec, GPUBudgetStatus, LabelSelector
+from runyard.world import Event
 
 from tests.builders import at, make_run, prepared_status, recovering_status
 from tests.unit.decisions import condition, created, decide
@@ -102,6 +103,11 @@ def test_the_status_has_hours_and_says_when_they_are_used_up() -> None:
     assert above.conditions[0].last_transition_time == "2026-01-31T13:00:00Z"
     assert above.conditions[1].last_transition_time == "2026-01-31T12:00:00Z"
     assert {each.observed_generation for each in above.conditions} == {2}
+    assert budget.build_event(within, above) == (Event("Warning", "UsedUp", words), "2026-01-31T13:00:00Z")
+    assert budget.build_event(above, above) is budget.build_event(GPUBudgetStatus(), within) is None
+    told = budget.build_event(above, within)
+    assert told is not None
+    assert (told[0].type, told[0].reason) == ("Normal", "WithinBudget")
     words = budget.describe_block("ml", spec(windowDays=1), used, "team-a")
     assert words.startswith("GPUBudget ml: 11.00 of 10 GPU-hours of today are used (2.00 by team-a); it starts when")
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runyard.cluster import merge_patch, parse_run
-from runyard.events import build_event
+from runyard.events import build_event, subject_of
 from runyard.logs import JsonFormatter, OneLineFormatter
 from runyard.main import read_config
 from runyard.progress import find_rank_0
@@ -104,9 +104,9 @@ def test_an_event_names_its_run_and_the_same_words_make_the_same_event() -> None
     run = parse_run(build_manifest(SPEC))
     event = Event("Warning", "AttemptFailed", "x" * 2000)
     now = datetime(2026, 1, 31, tzinfo=UTC)
-    manifest = build_event(run, event, attempt=1, instance="pod-1", now=now)
-    again = build_event(run, event, attempt=1, instance="pod-2", now=datetime.now(UTC))
-    of_next_attempt = build_event(run, event, attempt=2, instance="pod-1", now=now)
+    manifest = build_event(subject_of(run), "attempt 1", event, "pod-1", now)
+    again = build_event(subject_of(run), "attempt 1", event, "pod-2", datetime.now(UTC))
+    of_next_attempt = build_event(subject_of(run), "attempt 2", event, "pod-1", now)
     assert manifest["regarding"]["uid"] == "u-1"
     assert len(manifest["note"]) == 1024
     assert manifest["metadata"]["name"] == again["metadata"]["name"] != of_next_attempt["metadata"]["name"]
