@@ -12,6 +12,7 @@ rewritten; a keyword that is not known here is refused, so that nothing is dropp
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,6 +240,8 @@ def _rewrite(keyword: str, value: Any, definitions: dict[str, Schema], path: str
             return {"enum": [value]}
         case (("exclusiveMinimum" | "exclusiveMaximum"), _):
             return {keyword: True, keyword.removeprefix("exclusive").lower(): value}
+        case "description", str():
+            return {keyword: re.sub(r"(?<=\S)\n(?=\S)", " ", value)}  # whoever shows it breaks the lines anew
         case "default", _:
             return {keyword: _without_nulls(value)}
         case "pattern", _ if value == URI_PATTERN:

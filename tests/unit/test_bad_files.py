@@ -106,17 +106,17 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "zst: a wrong line within": (
         "a.csv.zst",
         zst(b"text\nx\ny,z\n"),
-        'URI:3: expected 1 values, one a column of the header, found 2: quote a value with a comma or a line end by "',
+        'URI:3: expected 1 values, one a column of the header, found 2: quote values with separators or line ends by "',
     ),
     "csv: too many values, after a value over lines": (
         "a.csv",
         b'id,text\n1,"two\nlines"\n2,Hello, world\n',
-        'URI:4: expected 2 values, one a column of the header, found 3: quote a value with a comma or a line end by "',
+        'URI:4: expected 2 values, one a column of the header, found 3: quote values with separators or line ends by "',
     ),
     "csv: too few values": (
         "a.csv",
         b"id,text\n1\n",
-        'URI:2: expected 2 values, one a column of the header, found 1: quote a value with a comma or a line end by "',
+        'URI:2: expected 2 values, one a column of the header, found 1: quote values with separators or line ends by "',
     ),
     "csv: an open quote": (
         "a.csv",

@@ -168,6 +168,12 @@ def test_an_encoders_refusal_names_the_row_that_the_person_wrote(place: Place) -
         preview(place, source)
 
 
+def test_what_leaves_nothing_to_train_on_is_refused_as_by_prepare(place: Place) -> None:
+    source = put(place, "few.jsonl", [])
+    with pytest.raises(UserError, match=r"data\.train has 0 documents with 0 tokens: less than one sequence"):
+        preview(place, source)
+
+
 def test_rows_on_s3_are_shown_without_writing_there(s3: S3Server, tmp_path: Path) -> None:
     bucket = s3.make_bucket()
     place = Place(open_store(f"s3://{bucket}/base", s3.storage), s3.storage, tmp_path / "scratch")

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 from runyard_trainer.contract import Columns, DataSource, Storage
 from runyard_trainer.outcome import ExitCode, UserError
-from runyard_trainer.sources import Problem, Row, list_sources, read_records, rows
+from runyard_trainer.sources import Problem, Row, arrays, list_sources, read_records, rows
 
 from tests.s3server import S3Server
 
@@ -177,7 +177,73 @@ def test_bytes_read_are_told_as_they_come(tmp_path: Path) -> None:
     assert sum(told) == 1000
 
 
+# ----------------------------------------------------------------------------------------------------------------- JSON
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_array_is_a_document_an_item_with_its_line_and_number(
+    tmp_path: Path, indent: int | None, ending: str
+) -> None:
+    compress = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[ending]
+    array = json.dumps([{"text": "one\nü"}, {"text": "[two]"}], indent=indent, ensure_ascii=False)
+    (tmp_path / f"a.json{ending}").write_bytes(compress(f"\ufeff {array}\n".encode()))
+    where, lines = f"file://{tmp_path}/a.json{ending}", (1, 1) if indent is None else (2, 5)
+    assert read(tmp_path / f"a.json{ending}") == [
+        ("one\nü", f"{where}:{lines[0]} record 1"),
+        ("[two]", f"{where}:{lines[1]} record 2"),
+    ]
+
+
+def test_an_empty_json_array_has_no_documents(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(" [ \n ] \n")
+    assert read(tmp_path / "a.json") == []
+
+
+def test_a_json_file_may_as_well_hold_a_document_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"text": "one"}\n{"text": "two"}\n')
+    assert [place for _, place in read(tmp_path)] == [f"file://{tmp_path}/a.json:{n}" for n in (1, 2)]
+
+
+WRONG_JSON = {
+    "one object": (b'{\n  "name": "x"\n}\n', ":1: not JSON: Expecting property name enclosed in double quotes at"),
+    "cut off": (b'[\n{"text": "a"},\n{"text": ', ":3: not JSON: Expecting value at column 10"),
+    "cut off between": (b'[\n{"text": "a"},\n', ":3: not JSON: Expecting value at column 1"),
+    "no comma": (b'[{"text": "a"}\n{"text": "b"}]', ":2: not JSON: Expecting ',' delimiter at column 1"),
+    "something behind": (b'[{"text": "a"}]\n[]', ":2: not JSON: Extra data at column 1"),
+    "not an object": (b'[\n{"text": "a"},\n"b"]', ":3 record 2: expected a JSON object, found a string"),
+    "no such field": (b'[{"body": "a"}]', ":1 record 1: no field 'text', found body"),
+    "not UTF-8": (b'[\n{"text": "\xff"}]', ":2: not UTF-8: byte 0xff at offset 12"),
+    "too many brackets": (b"[" * 100_000, ": not usable JSON: maximum recursion depth exceeded"),
+}
+
+
+@pytest.mark.parametrize(("data", "want"), WRONG_JSON.values(), ids=WRONG_JSON)
+def test_what_is_wrong_with_a_json_array_is_told_with_its_place(tmp_path: Path, data: bytes, want: str) -> None:
+    (tmp_path / "a.json").write_bytes(data)
+    assert error_of(tmp_path).startswith(f"file://{tmp_path}/a.json{want}")
+
+
+def test_a_json_file_that_is_one_document_can_be_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text('{\n  "name": "x"\n}\n')
+    assert error_of(tmp_path).endswith("for a file that is one document as it is, say format: text")
+    source = DataSource(uri=f"file://{tmp_path}", format="text")
+    (document,) = read_records(list_sources([source], Storage(), "data.train"), parse)
+    assert document[0] == '{\n  "name": "x"\n}\n'
+
+
+def test_an_array_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "MAX_ARRAY_BYTES", 1 << 20)
+    (tmp_path / "a.json").write_text("[" + " " * (1 << 20) + "]")
+    assert error_of(tmp_path).endswith("a.json: an array of more than 1 MiB: write JSONL, one record a line")
+
+
 # --------------------------------------------------------------------------------------------------------------- tables
+
+
+def test_a_tsv_file_is_separated_by_tabs(tmp_path: Path) -> None:
+    (tmp_path / "a.TSV.gz").write_bytes(gzip.compress(b'id\ttext\n1\tone, "and" two\n'))
+    assert [text for text, _ in read(tmp_path)] == ['one, "and" two']
 
 
 def test_a_csv_row_is_told_by_the_physical_line_that_it_begins_on(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""What can be known of a model before a GPU is spent on it: its configuration, files and longest sequence.
+"""What can be known before a GPU is spent: of a model its configuration, files and longest sequence; of data, that
+there is enough.
 
 Modelling code is not loaded for that: it takes longer than all the rest of preparing a small run.
 """
@@ -26,6 +27,10 @@ from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe, ScratchModel
 from runyard_trainer.four_bits import check_packable
 from runyard_trainer.model_folder import find_checkpoint
 from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.records import kind_of
+from runyard_trainer.screening import tell_left_out
+from runyard_trainer.shard_files import StreamInfo
+from runyard_trainer.shards import Dataset
 from runyard_trainer.storage import Location, NotFound, open_store
 
 _PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
@@ -201,3 +206,27 @@ def classes_of(config: PretrainedConfig) -> list[str]:
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def check_enough_data(dataset: Dataset, recipe: Recipe) -> None:
+    """Refuse what leaves nothing to train on, or to replay.
+
+    Raises:
+        UserError: DATA_ERROR.
+    """
+    for name, field in (("train", "data.train"), ("replay", "data.replay.sources")):
+        if name == "replay" and (recipe.data.replay is None or recipe.data.replay.sources is None):
+            continue
+        if len(kind_of(recipe, name).open_samples(dataset, name, recipe)):
+            continue
+        stream = dataset.info.streams[name]
+        aside = tell_left_out(stream)
+        held_out = dataset.info.streams.get("validation", StreamInfo()).documents
+        if name == "train" and recipe.data.validation.sources is None and held_out:
+            aside = [f"{held_out} held out by data.validation.fraction", *aside]
+        besides = f" besides {', '.join(aside)}" if aside else ""
+        raise UserError(
+            f"{field} has {stream.documents} documents with {stream.tokens} tokens{besides}: less than one sequence "
+            f"of training.sequenceLength {recipe.training.sequence_length}. Give more text, or shorter sequences",
+            ExitCode.DATA_ERROR,
+        )

@@ -18,7 +18,14 @@ from tempfile import TemporaryDirectory
 
 from transformers import PretrainedConfig
 
-from runyard_trainer.checks import check_model, check_vocabulary, classes_of, count_positions, has_token_types
+from runyard_trainer.checks import (
+    check_enough_data,
+    check_model,
+    check_vocabulary,
+    classes_of,
+    count_positions,
+    has_token_types,
+)
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import DEFAULT_NOISE_CLIP, MASKED_OBJECTIVES, Recipe
 from runyard_trainer.dataset_writer import Files, list_files, tokenizer_source, total_bytes, write_dataset
@@ -237,26 +244,6 @@ def dataset_location(output: Location, namespace: str, key: str) -> Location:
 
 
 # ------------------------------------------------------------------------------------------------------------- outcome
-
-
-def check_enough_data(dataset: Dataset, recipe: Recipe) -> None:
-    """Refuse what leaves nothing to train on, or to replay."""
-    for name, field in (("train", "data.train"), ("replay", "data.replay.sources")):
-        if name == "replay" and (recipe.data.replay is None or recipe.data.replay.sources is None):
-            continue
-        if len(kind_of(recipe, name).open_samples(dataset, name, recipe)):
-            continue
-        stream = dataset.info.streams[name]
-        aside = tell_left_out(stream)
-        held_out = dataset.info.streams.get("validation", StreamInfo()).documents
-        if name == "train" and recipe.data.validation.sources is None and held_out:
-            aside = [f"{held_out} held out by data.validation.fraction", *aside]
-        besides = f" besides {', '.join(aside)}" if aside else ""
-        raise UserError(
-            f"{field} has {stream.documents} documents with {stream.tokens} tokens{besides}: less than one sequence "
-            f"of training.sequenceLength {recipe.training.sequence_length}. Give more text, or shorter sequences",
-            ExitCode.DATA_ERROR,
-        )
 
 
 def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:

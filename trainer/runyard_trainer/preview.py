@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
-from runyard_trainer.checks import check_model, check_vocabulary
+from runyard_trainer.checks import check_enough_data, check_model, check_vocabulary
 from runyard_trainer.contract import Mode, Recipe
 from runyard_trainer.dataset_writer import choose, gather_held_out, list_files, write_dataset
 from runyard_trainer.estimate import estimate_run
@@ -104,12 +104,16 @@ def preview_run(recipe: Recipe) -> Preview:
             raise UserError(name_places(str(error), samples, folder / "rows"), error.code) from error
         dataset = open_dataset(location / "dataset.json", folder / "cache")
         check_vocabulary(config, dataset.info.base_vocab_size, recipe)
+        is_sample = not all(sample.is_whole for sample in chain(*samples.values()))
+        would_fail = any(_is_refused(recipe, sampled) for sampled in samples.values())
+        if not is_sample and not would_fail:
+            check_enough_data(dataset, recipe)
         steps, tokens_per_sample = _reckon_steps(recipe, dataset, samples["train"])
         return Preview(
             objective=recipe.objective,
             mode=recipe.mode,
-            is_sample=not all(sample.is_whole for sample in chain(*samples.values())),
-            would_fail=any(_is_refused(recipe, sampled) for sampled in samples.values()),
+            is_sample=is_sample,
+            would_fail=would_fail,
             streams=_summarize_streams(dataset, samples),
             rows=show_rows(recipe, samples, dataset, folder / "scratch"),
             estimate=estimate_run(recipe, config, dataset.info.vocab_size, steps, tokens_per_sample),

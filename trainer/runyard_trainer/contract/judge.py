@@ -11,8 +11,8 @@ class JudgePrompts(Model):
     """What both models answer."""
 
     uri: Uri
-    """A file of records, or every file under a prefix ending in `/`: JSONL, CSV or Parquet by the file's ending. Each
-    record has `prompt`, given to the model as it stands, or `messages`, laid out by the model's chat template."""
+    """A file of records, or every file under a prefix ending in `/`: JSONL, JSON, CSV or Parquet by the file's ending.
+    Each record has `prompt`, given to the model as it stands, or `messages`, laid out by the model's chat template."""
 
 
 class Judge(Model):

@@ -15,7 +15,8 @@ class TestSet(Model):
     """What is asked."""
 
     uri: Uri
-    """A file of records, or every file under a prefix ending in `/`: JSONL, CSV or Parquet by the file's ending."""
+    """A file of records, or every file under a prefix ending in `/`: JSONL, JSON, CSV or Parquet by the file's
+    ending."""
 
 
 class Shots(Model):

@@ -15,7 +15,7 @@ DamagedErrors = (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError)
 """What reading a damaged file raises."""
 
 
-def decompress(raw: io.BufferedReader, uri: str) -> BinaryIO:
+def decompress(raw: io.BufferedReader, uri: str) -> io.BufferedReader:
     """What the file holds; the name says whether it is compressed."""
     if uri.endswith(".gz"):
         return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]  # it reads as one; typeshed does not say so

@@ -10,9 +10,16 @@ from runyard_trainer.contract import RECORD_FORMATS, Columns, DataSource, Storag
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.storage import Location, NotFound, open_store
 
-Format = Literal["text", "jsonl", "csv", "parquet"]
+Format = Literal["text", "jsonl", "json", "csv", "parquet"]
 
-_ENDINGS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+_ENDINGS: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+}
 
 _RECORD_FORMATS = {name for names in RECORD_FORMATS.values() for name in names}
 

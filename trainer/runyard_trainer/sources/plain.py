@@ -50,6 +50,11 @@ def _parse_object(line: bytes) -> dict[str, Any]:
         raise BadRecord(f"not JSON: {error.msg} at column {error.colno}") from error
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
         raise BadRecord(f"not usable JSON: {error}") from error
+    return check_object(record)
+
+
+def check_object(record: object) -> dict[str, Any]:
+    """A JSON value, if it is an object; raises BadRecord."""
     if not isinstance(record, dict):
         raise BadRecord(f"expected a JSON object, found {name_of_type(record)}")
     return record

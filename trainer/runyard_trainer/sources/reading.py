@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import BinaryIO, TypeVar
+from io import BufferedReader
+from typing import TypeVar
 
 from runyard_trainer.contract import Columns
 from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.sources.arrays import read_json
 from runyard_trainer.sources.compression import ENDINGS, DamagedErrors, decompress
 from runyard_trainer.sources.listing import SourceFile
 from runyard_trainer.sources.plain import read_jsonl, read_text
@@ -20,9 +22,10 @@ MAX_DROPPED_SHARE = 0.05
 
 _SHOWN_PROBLEMS = 10
 
-_STREAM_READERS: dict[str, Callable[[BinaryIO, str, Columns], Iterator[Row | Problem]]] = {
+_STREAM_READERS: dict[str, Callable[[BufferedReader, str, Columns], Iterator[Row | Problem]]] = {
     "text": read_text,
     "jsonl": read_jsonl,
+    "json": read_json,
     "csv": read_csv,
 }
 

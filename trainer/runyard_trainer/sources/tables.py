@@ -1,4 +1,4 @@
-"""CSV and Parquet: rows of named columns.
+"""CSV (or TSV) and Parquet: rows of named columns.
 
 CSV is read by Python's own reader, because it knows the physical line that a record begins on, which pyarrow does not
 tell; values are strings. Parquet comes in batches through pyarrow and keeps its types; a row is told by its number.
@@ -28,11 +28,12 @@ csv.field_size_limit(rows.MAX_ROW_BYTES)
 
 
 def read_csv(stream: BinaryIO, uri: str, columns: Columns) -> Iterator[Row | Problem]:
-    """A header, and a record a row, separated by commas, quoted by `"`; a record may span lines.
+    """A header, and a record a row, separated by commas (in .tsv, by tabs), quoted by `"`; a record may span lines.
 
     Where quotes do not match, nothing after them can be trusted: the rest of the file is not read.
     """
-    reader = csv.reader(_decode_lines(stream), strict=True)
+    is_tsv = re.search(r"\.tsv(\.gz|\.zst)?$", uri, re.IGNORECASE) is not None
+    reader = csv.reader(_decode_lines(stream), strict=True, delimiter="\t" if is_tsv else ",")
     header: list[str] | None = None
     while True:
         place = f"{uri}:{reader.line_num + 1}"
@@ -81,7 +82,7 @@ def _check_width(values: list[str], header: list[str]) -> None:
     if len(values) != len(header):
         raise BadRecord(
             f"expected {len(header)} values, one a column of the header, found {len(values)}: "
-            'quote a value with a comma or a line end by "'
+            'quote values with separators or line ends by "'
         )
 
 
