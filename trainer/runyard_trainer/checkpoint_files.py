@@ -13,16 +13,26 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter, _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem, SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
+from torch.serialization import _get_layout
 
 from runyard_trainer.file_lock import locked
 from runyard_trainer.head import CheckpointEntry
@@ -221,14 +231,13 @@ class PlainLoadPlanner(DefaultLoadPlanner):
 
 
 class _MetadataUnpickler(pickle.Unpickler):
-    """Builds the classes of a DCP index and no others."""
+    """Builds what a DCP index is made of and nothing else, whichever Python has written it."""
 
     def find_class(self, module: str, name: str) -> Any:
-        found = super().find_class(module, name) if module in _INDEX_MODULES else None
-        is_defined_there = isinstance(found, type) and found.__module__ == module
-        is_value = module == "torch" and isinstance(found, torch.dtype)
-        if is_defined_there or is_value or (module, name) in _INDEX_FUNCTIONS:
+        if found := _INDEX_GLOBALS.get((module, name)):
             return found
+        if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
+            return dtype
         raise pickle.UnpicklingError(f"the checkpoint's index asks for {module}.{name}, which has no place in one")
 
     def load_metadata(self) -> Metadata:
@@ -237,12 +246,31 @@ class _MetadataUnpickler(pickle.Unpickler):
         return metadata
 
 
-_INDEX_MODULES = {
-    "collections",
-    "pathlib",
-    "torch",
-    "torch.distributed.checkpoint.filesystem",
-    "torch.distributed.checkpoint.metadata",
-    "torch.serialization",
+def _get_memory_format(kind: object, name: str) -> _MEM_FORMAT_ENCODING:
+    """What `getattr` is to an index: the first Pythons 3.11, Debian 12's among them, pickle a member of an Enum so."""
+    if kind is not _MEM_FORMAT_ENCODING:
+        raise pickle.UnpicklingError(f"the checkpoint's index asks for {name} of {kind}, which has no place in one")
+    return _MEM_FORMAT_ENCODING[name]
+
+
+_INDEX_GLOBALS: dict[tuple[str, str], Any] = {
+    **{
+        (each.__module__, each.__name__): each
+        for each in (
+            Metadata,
+            MetadataIndex,
+            StorageMeta,
+            TensorStorageMetadata,
+            BytesStorageMetadata,
+            ChunkStorageMetadata,
+            TensorProperties,
+            _MEM_FORMAT_ENCODING,
+            _StorageInfo,
+            torch.Size,
+        )
+    },
+    ("builtins", "getattr"): _get_memory_format,
+    ("pathlib", "PosixPath"): PosixPath,
+    ("pathlib._local", "PosixPath"): PosixPath,  # where Python 3.13 has it
+    ("torch.serialization", "_get_layout"): _get_layout,
 }
-_INDEX_FUNCTIONS = {("torch.serialization", "_get_layout")}
