@@ -9,7 +9,7 @@ GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint format generate bench up down clean setup binaries
+.PHONY: help demo test test-full test-resume lint format generate bench up down clean setup binaries
 
 help: ## Show what there is to run
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -23,6 +23,9 @@ test: lint binaries ## Lint, types, contracts, and every test but the long ones
 test-full: test ## The long tests too, and those on a GPU if there is one
 	$(BIN)/python -m tests.cluster.kueue
 	$(BIN)/pytest -m "$(if $(GPU),full or gpu,full and not gpu)" $(ARGS)
+
+test-resume: setup ## The tests that go on from a checkpoint, for another Python: make test-resume PYTHON=python3.14
+	$(BIN)/pytest -n 2 -m "resume and not full and not gpu" $(ARGS)
 
 lint: setup ## Style, format, types, who imports whom, generated files
 	$(BIN)/ruff check

@@ -213,6 +213,7 @@ def second_attempt(world: World, recipe: Recipe) -> str:
     return "finished"
 
 
+@pytest.mark.resume
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     method = {"type": "dora", "dropout": 0.2}
     whole = prepare_language(tmp_path, **method)

@@ -27,6 +27,8 @@ from torch.distributed.fsdp import fully_shard
 
 from tests.ranks.run_ranks import end_ranks, run_ranks
 
+pytestmark = pytest.mark.resume
+
 
 class TrainedModel:
     """A tiny sharded model with AdamW state, and what the loop would save of it."""

@@ -67,6 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.resume
 @torch.no_grad()
 def test_the_judge_reads_what_both_models_write_in_plain_transformers_also_after_a_resume(folder: Path) -> None:
     with running_judge(KEY) as server:

@@ -182,6 +182,7 @@ def test_the_metrics_are_those_of_the_exported_model_beside_the_one_it_came_from
     assert after["generalBitsPerByte"] > 0
 
 
+@pytest.mark.resume
 def test_dora_starts_at_ln_2_and_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     method = {"type": "dora", "rank": 4}
     whole = prepare_preference(tmp_path, method=method)
@@ -192,6 +193,7 @@ def test_dora_starts_at_ln_2_and_an_interrupted_run_ends_with_the_same_bits(tmp_
     assert PeftModel.from_pretrained(base, tmp_path / "output/adapter")
 
 
+@pytest.mark.resume
 def test_a_full_run_that_is_interrupted_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole = prepare_preference(tmp_path)
     assert run_ranks(train_rank, 2, whole) == ["finished"] * 2

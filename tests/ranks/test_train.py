@@ -40,6 +40,8 @@ from tests.ranks.prepared import (
 from tests.ranks.run_ranks import end_ranks, run_ranks
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.resume
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

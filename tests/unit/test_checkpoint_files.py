@@ -16,6 +16,8 @@ from runyard_trainer.storage import open_store
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.metadata import Metadata
 
+pytestmark = pytest.mark.resume
+
 
 class Code:
     """Makes a folder when it is unpickled."""
