@@ -8,6 +8,9 @@
 Status has the totals, and the newest attempt's part of them: each pass takes that part out and puts in what it is now,
 in one write. Rank 0 tells how long its steps took; the pods tell when they began and ended, and what they have told is
 kept when they are gone. A pod that outlives its attempt on a node that is gone is not followed further.
+
+What is held grows with the clock, and each write of a status is an event that has the run looked at again: a cost that
+has merely grown is held back until a progress interval of it has come together.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ def account(
     stored: TrainingRunStatus,
     attempt: int,
     attempt_pods: Iterable[Manifest],
+    job: Manifest | None,
     gpus_per_pod: int,
     progress: Progress | None,
     now: datetime,
@@ -37,6 +41,7 @@ def account(
         stored: the status as it was written last.
         attempt: the newest.
         attempt_pods: its pods that are still there.
+        job: its Job; None where it is gone.
         gpus_per_pod: GPUs that each of them has.
         progress: what rank 0 of it said last; of another attempt: nothing.
         now: the time.
@@ -46,7 +51,10 @@ def account(
     found = list(attempt_pods)
     is_newer = stored.attempt != attempt
     before = AttemptGpuSeconds() if is_newer or stored.attempt_gpu_seconds is None else stored.attempt_gpu_seconds
-    part = _measure(before, found, gpus_per_pod, progress if progress and progress.attempt == attempt else None, now)
+    held_s = sum(_held_s(pod, job, now) for pod in found)
+    is_over = not any(pods.is_alive(pod, now) for pod in found)
+    told = progress if progress is not None and progress.attempt == attempt else None
+    part = _measure(before, gpus_per_pod * held_s, gpus_per_pod * len(found), told, is_over)
     totals = stored.gpu_seconds or GpuSeconds()
     return {
         "attempt_gpu_seconds": part,
@@ -58,17 +66,36 @@ def account(
     }
 
 
+def hold_back(
+    stored: TrainingRunStatus, planned: TrainingRunStatus, num_held: int, interval_s: float
+) -> TrainingRunStatus:
+    """The planned status, or the stored one where they differ in nothing but less than `interval_s` of held GPUs.
+
+    Args:
+        stored: the status as it was written last.
+        planned: what it is now.
+        num_held: GPUs that pods hold now.
+        interval_s: seconds of them that are worth a write.
+    """
+    if stored.gpu_seconds is None or planned.gpu_seconds is None:
+        return planned
+    has_grown_s = planned.gpu_seconds.allocated - stored.gpu_seconds.allocated
+    is_grown_only = planned.model_copy(update={name: getattr(stored, name) for name in _COST}) == stored
+    return stored if is_grown_only and has_grown_s < num_held * interval_s else planned
+
+
+_COST = ("gpu_seconds", "attempt_gpu_seconds")
+
+
 def _measure(
-    before: AttemptGpuSeconds, found: list[Manifest], gpus_per_pod: int, progress: Progress | None, now: datetime
+    before: AttemptGpuSeconds, held_gpu_s: float, gpus: int, progress: Progress | None, is_over: bool
 ) -> AttemptGpuSeconds:
     """An attempt's part: it only grows, whatever can still be seen of it."""
-    allocated = max(before.allocated, round(gpus_per_pod * sum(_held_s(pod, now) for pod in found)))
-    gpus = gpus_per_pod * len(found)
+    allocated = max(before.allocated, round(held_gpu_s))
     trained = round(gpus * progress.training_seconds) if progress else 0
     committed = round(gpus * progress.committed_seconds) if progress else 0
     training = min(allocated, max(before.training, trained))
     productive = min(training, max(before.productive, committed))
-    is_over = not any(pods.is_alive(pod, now) for pod in found)
     return AttemptGpuSeconds(
         allocated=allocated,
         training=training,
@@ -77,14 +104,27 @@ def _measure(
     )
 
 
-def _held_s(pod: Manifest, now: datetime) -> float:
+def _held_s(pod: Manifest, job: Manifest | None, now: datetime) -> float:
     began = pod.get("status", {}).get("startTime")
     if began is None:
         return 0.0
-    ends = [now]
+    began_at = parse_time(began)
+    ended_at = _find_end(pod, job, began_at) if pods.is_over(pod) else pods.lost_at(pod)
+    return max(0.0, (min(now, ended_at or now) - began_at).total_seconds())
+
+
+def _find_end(pod: Manifest, job: Manifest | None, began_at: datetime) -> datetime:
+    """When a pod that is over has ended.
+
+    One that was evicted, rejected or whose init container failed may not say it, or say a time before its start: then
+    it is the latest time that anything tells, and never later than that, however late anybody looks.
+    """
     termination = pods.read_termination(pod)
-    if termination is not None and termination.finished_at:
-        ends.append(parse_time(termination.finished_at))
-    if (lost_at := pods.lost_at(pod)) is not None:
-        ends.append(lost_at)
-    return max(0.0, (min(ends) - parse_time(began)).total_seconds())
+    if termination is not None and termination.finished_at and parse_time(termination.finished_at) >= began_at:
+        return parse_time(termination.finished_at)
+    failure = job and pods.find_job_failure(job)
+    told = [
+        *pods.times_of(pod),
+        *((failure["lastTransitionTime"],) if failure and "lastTransitionTime" in failure else ()),
+    ]
+    return max([began_at, *map(parse_time, told)])

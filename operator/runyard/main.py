@@ -76,7 +76,6 @@ class Config:
     address: str
     probe_port: int
     metrics_port: int
-    progress_interval_s: float
 
 
 def read_config(environment: Mapping[str, str]) -> Config:
@@ -89,6 +88,7 @@ def read_config(environment: Mapping[str, str]) -> Config:
         storage_secret_name=environment.get("RUNYARD_STORAGE_SECRET_NAME", "runyard-s3"),
         default_cpu=environment.get("RUNYARD_DEFAULT_CPU", "1"),
         default_memory=environment.get("RUNYARD_DEFAULT_MEMORY", "4Gi"),
+        progress_interval_s=_number(environment, "RUNYARD_PROGRESS_INTERVAL_SECONDS", 5),
     )
     if settings.storage_addressing not in ("path", "virtual"):
         raise UserError(f"RUNYARD_STORAGE_ADDRESSING is {settings.storage_addressing!r}: set it to path or virtual")
@@ -103,7 +103,6 @@ def read_config(environment: Mapping[str, str]) -> Config:
         address=environment.get("POD_IP", "127.0.0.1"),
         probe_port=int(_number(environment, "RUNYARD_PROBE_PORT", 8081)),
         metrics_port=int(_number(environment, "RUNYARD_METRICS_PORT", 8080)),
-        progress_interval_s=_number(environment, "RUNYARD_PROGRESS_INTERVAL_SECONDS", 5),
     )
 
 
@@ -159,7 +158,7 @@ async def operate(config: Config) -> None:
         )
         reconciler = Reconciler(
             cluster=cluster,
-            progress=ProgressReader(pods, config.progress_interval_s, clock),
+            progress=ProgressReader(pods, config.settings.progress_interval_s, clock),
             queues=QueueReader(kube, clock),
             sightings=(sightings := Sightings(clock)),
             telemetry=telemetry,

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from runyard import admission, kueue, pods, rules, settling, sources
+from runyard import admission, kueue, ledger, pods, rules, settling, sources
 from runyard.endings import has_failing_pod
 from runyard.situation import Situation, build_delete
 from runyard.status import Decision, build_events, build_status
@@ -72,6 +72,7 @@ def plan(run: Run, observed: Observed, settings: Settings, now: datetime) -> Pla
     status = build_status(
         situation.known, decision, is_prepared=situation.is_prepared, generation=run.generation, now=now
     )
+    status = ledger.hold_back(run.status, status, situation.num_held_gpus, settings.progress_interval_s)
     return Plan(
         status=status,
         actions=(*stop_settled_attempts(situation), *decision.actions, *kueue.keep_place(situation)),

@@ -191,6 +191,20 @@ def is_lost(pod: Manifest, now: datetime) -> bool:
     return not is_over(pod) and moment is not None and moment <= now
 
 
+def times_of(pod: Manifest) -> Iterator[str]:
+    """Each time that its conditions and containers tell, RFC 3339."""
+    status = pod.get("status", {})
+    for condition in status.get("conditions") or []:
+        if told := condition.get("lastTransitionTime"):
+            yield told
+    for kind in ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"):
+        for container in status.get(kind) or []:
+            state = container.get("state", {})
+            for phase, name in (("running", "startedAt"), ("terminated", "startedAt"), ("terminated", "finishedAt")):
+                if told := (state.get(phase) or {}).get(name):
+                    yield told
+
+
 def is_alive(pod: Manifest, now: datetime) -> bool:
     """Its container runs or may yet."""
     return not is_over(pod) and not is_lost(pod, now)

@@ -170,9 +170,7 @@ def is_attempting(situation: Situation) -> Decision | None:
 
 
 def _find_next_limit(situation: Situation) -> datetime | None:
-    held = sum(pods.is_alive(pod, situation.now) for pod in situation.attempt_pods)
-    gpus = held * situation.spec.compute.gpus_per_node
-    return limits.find_next_limit(situation.spec.limits, situation.known, gpus, situation.now)
+    return limits.find_next_limit(situation.spec.limits, situation.known, situation.num_held_gpus, situation.now)
 
 
 def _describe_attempt(situation: Situation) -> tuple[Phase, str, str]:

@@ -64,7 +64,9 @@ class Situation:
         known = status.learn_progress(known, last_words.progress if last_words else None)
         known = status.learn_progress(known, self.observed.progress)
         gpus_per_pod = self.run.spec.compute.gpus_per_node if self.run.spec is not None else 0
-        cost = ledger.account(self.run.status, self.attempt, self.attempt_pods, gpus_per_pod, said, self.now)
+        cost = ledger.account(
+            self.run.status, self.attempt, self.attempt_pods, self.attempt_job, gpus_per_pod, said, self.now
+        )
         return known.model_copy(update=cost)
 
     # ------------------------------------------------------------------------------------------------------- prepare
@@ -128,6 +130,12 @@ class Situation:
     def attempt_pods(self) -> list[Manifest]:
         """The newest attempt's pods."""
         return [pod for pod in self.train_pods if pods.attempt_of(pod) == self.attempt]
+
+    @property
+    def num_held_gpus(self) -> int:
+        """GPUs that pods of the newest attempt hold now."""
+        gpus_per_pod = self.run.spec.compute.gpus_per_node if self.run.spec is not None else 0
+        return gpus_per_pod * sum(pods.is_alive(pod, self.now) for pod in self.attempt_pods)
 
     @cached_property
     def was_running(self) -> Condition | None:

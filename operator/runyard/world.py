@@ -33,6 +33,8 @@ class Settings:
     """CPU of a pod whose run asks for none."""
     default_memory: str = "4Gi"
     """Memory of a pod whose run asks for none."""
+    progress_interval_s: float = 5
+    """How often a training run is asked how far it is, and its status written at most while nothing else happens."""
 
 
 @dataclass(frozen=True)

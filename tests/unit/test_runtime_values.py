@@ -146,7 +146,7 @@ def test_the_environment_becomes_settings() -> None:
     assert config.settings.storage_endpoint is None
     assert config.namespaces == ("a", "b")
     assert (config.lease.namespace, config.lease.identity) == ("system", "op-1")
-    assert config.progress_interval_s == 1.5
+    assert config.settings.progress_interval_s == 1.5
 
 
 @pytest.mark.parametrize(
