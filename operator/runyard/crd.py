@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel
-from runyard_trainer.contract import URI_PATTERN
+from runyard_trainer.contract import MAX_CONFIG_DEPTH, MAX_CONFIG_ENTRIES, MAX_CONFIG_TEXT_LENGTH, URI_PATTERN
 
 from runyard.api import GROUP, KIND, PLURAL, VERSION, TrainingRunSpec, TrainingRunStatus
 from runyard.budget_api import BUDGET_KIND, BUDGET_PLURAL, MAX_BUDGET_NAME_LENGTH, GPUBudgetSpec, GPUBudgetStatus
@@ -233,7 +233,7 @@ def _rewrite(keyword: str, value: Any, definitions: dict[str, Schema], path: str
         case "additionalProperties", False:
             return {}  # a structural schema prunes what it does not name, and strict clients refuse it
         case "additionalProperties", True:
-            return {"x-kubernetes-preserve-unknown-fields": True}
+            return {"maxProperties": MAX_CONFIG_ENTRIES, keyword: _build_any(MAX_CONFIG_DEPTH - 1)}
         case "additionalProperties", dict():
             return {keyword: to_structural(value, definitions, f"{path}{{}}")}
         case "const", _:
@@ -249,6 +249,19 @@ def _rewrite(keyword: str, value: Any, definitions: dict[str, Schema], path: str
         case _ if keyword in _KEPT:
             return {keyword: value}
     raise UnsupportedSchemaError(f"{path}: a CRD cannot say {keyword}: {value!r}")
+
+
+def _build_any(depth: int) -> Schema:
+    """Any JSON of so many levels. Unbounded, 3 KB of brackets are more than many a client can parse."""
+    bounds = {
+        "x-kubernetes-preserve-unknown-fields": True,
+        "nullable": True,
+        "maxLength": MAX_CONFIG_TEXT_LENGTH,
+        "maxItems": MAX_CONFIG_ENTRIES if depth else 0,
+        "maxProperties": MAX_CONFIG_ENTRIES if depth else 0,
+    }
+    nested = {name: _build_any(depth - 1) for name in ("items", "additionalProperties")} if depth else {}
+    return bounds | nested
 
 
 def _without_nulls(value: Any) -> Any:

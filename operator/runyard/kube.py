@@ -15,15 +15,16 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from aiohttp.connector import Connection
 from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client import Configuration
 from runyard_trainer.outcome import UserError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from runyard.bounded_json import bound_json, parse_json
 from runyard.world import Manifest
 
 REQUEST_TIMEOUT_S = 5.0
@@ -54,16 +55,38 @@ class ApiError(Exception):
         return self.status == 0 or self.status in TRANSIENT_STATUSES
 
 
-@dataclass(frozen=True)
-class Credentials:
-    """How to reach the API server: what kopf needs to log in as we do."""
+class _BoundedLines:
+    """The content of an answer; what is read of it in chunks are whole lines of bounded JSON."""
 
-    server: str
-    ca_path: str | None
-    insecure: bool
-    certificate_path: str | None
-    private_key_path: str | None
-    token: str | None
+    def __init__(self, content: aiohttp.StreamReader) -> None:
+        self._content = content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        """Lines, each ended."""
+        rest = b""
+        async for data in self._content.iter_chunked(size):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in filter(None, lines):
+                yield bound_json(line.decode()).encode() + b"\n"
+        if rest:
+            yield bound_json(rest.decode()).encode() + b"\n"
+
+
+class _BoundedResponse(aiohttp.ClientResponse):
+    """An answer whose JSON is read to a bounded depth: what kopf watches may be anybody's."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """As aiohttp starts it."""
+        response = await super().start(connection)
+        self.content = _BoundedLines(self.content)  # type: ignore[assignment]  # has all that a StreamReader has
+        return response
+
+    async def json(self, **_: Any) -> Any:
+        """The whole of it."""
+        return parse_json(await self.text())
 
 
 class Kube:
@@ -73,16 +96,18 @@ class Kube:
         self._configuration = configuration
         self._session = session
 
-    async def credentials(self) -> Credentials:
-        """Server and credentials as they are now: tokens rotate."""
+    @property
+    def server(self) -> str:
+        """URL of the API server."""
+        return self._configuration.host
+
+    async def open_session(self) -> aiohttp.ClientSession:
+        """For kopf: with credentials as they are now, since tokens rotate. Whoever asks for it closes it."""
         header = await self._authorization()
-        return Credentials(
-            server=self._configuration.host,
-            ca_path=self._configuration.ssl_ca_cert,
-            insecure=not self._configuration.verify_ssl,
-            certificate_path=self._configuration.cert_file,
-            private_key_path=self._configuration.key_file,
-            token=header.split(" ", 1)[1] if header else None,
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=_ssl_context(self._configuration)),
+            headers={"Authorization": header} if header else {},
+            response_class=_BoundedResponse,
         )
 
     async def get(self, path: str, *, accept: str = "application/json", **params: str) -> Manifest:
@@ -133,7 +158,7 @@ class Kube:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(0, "Unreachable", f"{method} {path}: {type(error).__name__}: {error}") from error
         try:
-            answer: Manifest = json.loads(text)
+            answer: Manifest = parse_json(text)
         except ValueError as error:  # a proxy's page, say
             raise ApiError(
                 0, "Unreachable", f"{method} {path}: the answer is not JSON: {text.strip()[:200]}"

@@ -80,17 +80,8 @@ class Watch:
     def _build_registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
 
-        async def log_in(**_: Any) -> kopf.ConnectionInfo:
-            credentials = await self._kube.credentials()
-            return kopf.ConnectionInfo(
-                server=credentials.server,
-                ca_path=credentials.ca_path,
-                insecure=credentials.insecure,
-                certificate_path=credentials.certificate_path,
-                private_key_path=credentials.private_key_path,
-                scheme="Bearer" if credentials.token else None,
-                token=credentials.token,
-            )
+        async def log_in(**_: Any) -> kopf.AiohttpSession:
+            return kopf.AiohttpSession(server=self._kube.server, aiohttp_session=await self._kube.open_session())
 
         async def on_run(*, event: kopf.RawEvent, namespace: str | None, name: str, **_: Any) -> None:
             self._sightings.note_run(dict(event["object"]), event["type"] == "DELETED")

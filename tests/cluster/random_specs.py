@@ -43,9 +43,14 @@ def values(schema: dict[str, Any], path: str = "") -> st.SearchStrategy[Any]:
     """Whatever the CRD's schema admits at `path`."""
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
+    if "type" not in schema:
+        if "items" not in schema:
+            return SCALARS
+        nested = values(schema["items"])
+        return SCALARS | st.lists(nested, max_size=3) | st.dictionaries(NAMES, nested, max_size=3)
     match schema["type"]:
-        case "object" if schema.get("x-kubernetes-preserve-unknown-fields"):
-            return st.dictionaries(st.from_regex(r"[a-z_]{1,12}", fullmatch=True), JSON, max_size=4)
+        case "object" if "additionalProperties" in schema:
+            return st.dictionaries(NAMES, values(schema["additionalProperties"]), max_size=4)
         case "object":
             return objects(schema, path)
         case "array":
@@ -78,11 +83,8 @@ def values(schema: dict[str, Any], path: str = "") -> st.SearchStrategy[Any]:
     raise AssertionError(schema)
 
 
-JSON = st.recursive(
-    st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8) | st.floats(-1e6, 1e6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=6), inner, max_size=3),
-    max_leaves=5,
-)
+NAMES = st.from_regex(r"[a-z_]{1,12}", fullmatch=True)
+SCALARS = st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8) | st.floats(-1e6, 1e6)
 
 
 @st.composite

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from kubernetes import client, config
+from pydantic import ValidationError
 from runyard.api import GROUP, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec
 
 from tests.cluster.conftest import Cluster
@@ -278,6 +279,48 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "no compute": ({"compute": None}, ["spec.compute"]),
 }  # fmt: skip
+
+
+def scratch(value: Any) -> dict[str, Any]:
+    """A model whose configuration has this value."""
+    return {"scratch": {"config": {"model_type": "gpt2", "x": value}, "tokenizer": {"train": {}}}}
+
+
+def nest(levels: int, is_list: bool = True) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value] if is_list else {"a": value}
+    return value
+
+
+TOO_LARGE = {
+    "lists of four levels": nest(4),
+    "objects of four levels": nest(4, is_list=False),
+    "hundreds of levels": nest(400),
+    "too long a list": [0] * 1025,
+    "too many fields": {f"f{number}": 0 for number in range(1025)},
+    "too long a text": "x" * 4097,
+    "too long a text further down": [["x" * 4097]],
+}
+LARGEST = [nest(3), nest(3, is_list=False), [0] * 1024, "x" * 4096, [[[]]], None, {"a": None}]
+
+
+@pytest.mark.parametrize("what", TOO_LARGE)
+def test_a_configuration_beyond_its_bounds_is_refused_by_the_api_server_and_by_pydantic(
+    api: client.CustomObjectsApi, what: str
+) -> None:
+    spec = SMALLEST | {"model": scratch(TOO_LARGE[what])}
+    with pytest.raises(ValidationError, match=r"config\.x"):
+        TrainingRunSpec.model_validate(spec)
+    with pytest.raises(client.ApiException, match=r"spec\.model\.scratch\.config\.x"):
+        create(api, spec)
+
+
+@pytest.mark.parametrize("value", LARGEST, ids=lambda value: str(value)[:20])
+def test_a_configuration_within_its_bounds_is_kept_as_it_is(api: client.CustomObjectsApi, value: Any) -> None:
+    spec = SMALLEST | {"model": scratch(value)}
+    assert TrainingRunSpec.model_validate(spec).model.scratch is not None
+    assert create(api, spec)["spec"]["model"]["scratch"]["config"]["x"] == value
 
 
 @pytest.mark.parametrize("what", REFUSED)

@@ -18,11 +18,12 @@ from uuid import uuid4
 
 import pytest
 import yaml
-from runyard.api import API_VERSION
+from runyard.api import API_VERSION, LABEL_RUN, LABEL_RUN_UID
 from runyard.main import LEASE_NAME
 
 from tests.cluster.conftest import Cluster as ControlPlane
-from tests.cluster.lab import BODIES, SPEC
+from tests.cluster.conftest import install_crds
+from tests.cluster.lab import BODIES, POD_SPEC, SPEC
 from tests.ports import free_port
 from tests.waiting import wait_until
 
@@ -104,9 +105,14 @@ class Place:
     def get(self, *arguments: str) -> dict[str, Any]:
         return self.control_plane.get_json(*arguments, "--namespace", self.namespace)
 
-    def phase(self, name: str) -> str | None:
-        phase: str | None = self.get("trainingrun", name).get("status", {}).get("phase")
-        return phase
+    def phase(self, name: str) -> str:
+        return self.read("trainingrun", name, "{.status.phase}")
+
+    def read(self, kind: str, name: str, path: str) -> str:
+        """A part of an object, which whole may be more than can be parsed here."""
+        return self.control_plane.kubectl(
+            "get", kind, name, "--namespace", self.namespace, "-o", f"jsonpath={path}"
+        ).stdout
 
     def holder(self) -> str:
         return str(self.get("lease", LEASE_NAME)["spec"]["holderIdentity"])
@@ -138,6 +144,78 @@ def test_a_run_gets_its_first_job_and_a_status_and_then_nothing_is_written(place
         assert operator.metric(r'runyard_api_requests_total\{method="(POST|PATCH|DELETE)"') == writes
         assert operator.metric(r'runyard_reconciles_total\{result="error"') == 0
         assert operator.metric(r'runyard_runs\{phase="Preparing"') == 1
+
+
+# ------------------------------------------------------------------------------------------------------ hostile objects
+
+LEVELS = 3000
+"""Of JSON: more than Python 3.11 and 3.12 parse, less than the API server stores."""
+RUN = {"apiVersion": API_VERSION, "kind": "TrainingRun", "spec": SPEC}
+HOSTILE: dict[str, dict[str, Any]] = {
+    f"/apis/{API_VERSION}/namespaces/{{}}/trainingruns": RUN,
+    "/apis/batch/v1/namespaces/{}/jobs": {"apiVersion": "batch/v1", "kind": "Job", **BODIES["Job"]},
+    "/api/v1/namespaces/{}/pods": {"apiVersion": "v1", "kind": "Pod", "spec": POD_SPEC},
+    "/api/v1/namespaces/{}/resourcequotas": {"apiVersion": "v1", "kind": "ResourceQuota", "spec": {}},
+}
+
+
+def accepts(place: Place, path: str, text: str) -> bool:
+    """Whether the API server has taken the object: `kubectl create` without --raw drops managedFields."""
+    file = place.folder / "object.json"
+    file.write_text(text)
+    argv = ("create", "--raw", path.format(place.namespace), "-f", str(file))
+    return place.control_plane.kubectl(*argv, check=False).returncode == 0
+
+
+def create_deep(place: Place, path: str, manifest: dict[str, Any], name: str) -> None:
+    """With managedFields that are nested deep: the API server stores those of any kind."""
+    fields = {"manager": "somebody", "operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": "DEEP"}
+    managed = fields | {"apiVersion": manifest["apiVersion"], "time": "2026-01-31T12:00:00Z"}
+    labels = {LABEL_RUN: "cpt", LABEL_RUN_UID: "somebody-elses"}
+    text = json.dumps(manifest | {"metadata": {"name": name, "labels": labels, "managedFields": [managed]}})
+    assert accepts(place, path, text.replace('"DEEP"', '{"f:a":' * LEVELS + "{}" + "}" * LEVELS))
+
+
+def test_objects_that_are_nested_too_deep_stop_nobody(place: Place) -> None:
+    for path, manifest in HOSTILE.items():
+        create_deep(place, path, manifest, "listed")
+    with place.operator("a") as operator:
+        wait_for_leader(operator)
+        place.apply_run("cpt")
+        wait_until(lambda: place.phase("cpt") == "Preparing", 30)
+        for path, manifest in HOSTILE.items():
+            create_deep(place, path, manifest, "watched")
+        place.apply_run("later")
+        wait_until(lambda: {place.phase(name) for name in ("later", "listed", "watched")} == {"Preparing"}, 30)
+        assert operator.process.poll() is None
+
+
+@pytest.fixture
+def _unbounded_config(control_plane: ControlPlane) -> Iterator[None]:
+    """A CRD as it was before configurations had bounds."""
+    spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec"
+    path = f"{spec}/properties/model/properties/scratch/properties/config"
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    patch = json.dumps([{"op": "replace", "path": path, "value": schema}])
+    control_plane.kubectl("patch", "crd", "trainingruns.runyard.dev", "--type=json", "-p", patch)
+    yield
+    install_crds(control_plane)
+
+
+@pytest.mark.usefixtures("_unbounded_config")
+@pytest.mark.parametrize("levels", [9, 400, LEVELS])
+def test_a_run_whose_spec_is_nested_too_deep_fails_by_itself(place: Place, levels: int) -> None:
+    config = {"model_type": "gpt2", "x": "DEEP"}
+    spec = SPEC | {"model": {"scratch": {"config": config, "tokenizer": {"train": {}}}}}
+    text = json.dumps(RUN | {"spec": spec, "metadata": {"name": "deep"}}).replace('"DEEP"', "[" * levels + "]" * levels)
+    path = next(iter(HOSTILE))
+    wait_until(lambda: accepts(place, path, text), 30)  # once it has heard of the CRD's change
+    with place.operator("a") as operator:
+        wait_for_leader(operator)
+        place.apply_run("cpt")
+        wait_until(lambda: (place.phase("deep"), place.phase("cpt")) == ("Failed", "Preparing"), 30)
+        message = place.read("trainingrun", "deep", "{.status.conditions[0].message}")
+        assert "spec.model.scratch.config: config.x[0][0][0] goes beyond the 4 levels" in message
 
 
 def settle(operator: Operator) -> None:

@@ -43,7 +43,6 @@ SAID: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "an enumeration of words": (Phase, {}, {"type": "string", "enum": [phase.value for phase in Phase]}),
     "an enumeration of numbers": (Level, {}, {"type": "integer", "enum": [1, 2]}),
     "texts by name": (dict[str, str], {}, {"type": "object", "additionalProperties": {"type": "string"}}),
-    "anything by name": (dict[str, Any], {}, {"type": "object", "x-kubernetes-preserve-unknown-fields": True}),
     "an object in place of its name": (Inner, {}, SIZE),
     "an object with its default": (Inner, {"default": Inner()}, {**SIZE, "default": {"size": 3}}),
     "a bounded list": (list[str], {"max_length": 4}, {"type": "array", "items": {"type": "string"}, "maxItems": 4}),

@@ -23,7 +23,16 @@ from runyard_trainer.contract.data import (
     Validation,
 )
 from runyard_trainer.contract.judge import Judge
-from runyard_trainer.contract.models import ADAPTER_FIELDS, ModelSource, ScratchModel, SourceRun, TokenizerTraining
+from runyard_trainer.contract.models import (
+    ADAPTER_FIELDS,
+    MAX_CONFIG_DEPTH,
+    MAX_CONFIG_ENTRIES,
+    MAX_CONFIG_TEXT_LENGTH,
+    ModelSource,
+    ScratchModel,
+    SourceRun,
+    TokenizerTraining,
+)
 from runyard_trainer.contract.objectives import (
     EXTENDABLE_OBJECTIVES,
     HEAD_OBJECTIVES,
@@ -44,6 +53,9 @@ __all__ = [
     "HEAD_OBJECTIVES",
     "LANGUAGE_OBJECTIVES",
     "MASKED_OBJECTIVES",
+    "MAX_CONFIG_DEPTH",
+    "MAX_CONFIG_ENTRIES",
+    "MAX_CONFIG_TEXT_LENGTH",
     "MLFLOW_VARIABLES",
     "NEXT_TOKEN_OBJECTIVES",
     "PERPLEXITY_REFUSAL",

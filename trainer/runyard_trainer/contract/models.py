@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from runyard_trainer.contract.base import Model, Uri, check_exactly_one
 
@@ -33,10 +33,32 @@ class TokenizerSource(Model):
         return self
 
 
+MAX_CONFIG_DEPTH = 4
+"""Levels of a configuration, its own included: transformers' go to three."""
+MAX_CONFIG_ENTRIES = 1024
+"""Of each object and list of a configuration."""
+MAX_CONFIG_TEXT_LENGTH = 4096
+"""Characters of each text of a configuration."""
+
+
+def _check_bounds(value: Any, path: str = "config", depth: int = MAX_CONFIG_DEPTH) -> Any:
+    """Raises ValueError where a value of a configuration is larger or deeper than any that transformers has."""
+    if isinstance(value, str) and len(value) > MAX_CONFIG_TEXT_LENGTH:
+        raise ValueError(f"{path} has {len(value)} characters: at most {MAX_CONFIG_TEXT_LENGTH} fit")
+    if not isinstance(value, dict | list):
+        return value
+    if len(value) > (MAX_CONFIG_ENTRIES if depth else 0):
+        bound = f"{MAX_CONFIG_ENTRIES} entries" if depth else f"{MAX_CONFIG_DEPTH} levels"
+        raise ValueError(f"{path} goes beyond the {bound} that a configuration may have")
+    for name, each in value.items() if isinstance(value, dict) else enumerate(value):
+        _check_bounds(each, f"{path}[{name}]" if isinstance(name, int) else f"{path}.{name}", depth - 1)
+    return value
+
+
 class ScratchModel(Model):
     """A model with random weights."""
 
-    config: dict[str, Any]
+    config: Annotated[dict[str, Any], AfterValidator(_check_bounds)]
     """A transformers configuration: `model_type` and its fields. `vocab_size` and the special token ids come from the
     tokenizer."""
     tokenizer: TokenizerSource
