@@ -293,6 +293,7 @@ def _build_run_env(run: Run) -> list[dict[str, Any]]:
             "RUNYARD_RUN_NAME": run.name,
             "RUNYARD_NAMESPACE": run.namespace,
             "HOME": "/tmp",  # noqa: S108 - the pod's emptyDir
+            "USER": "runyard",  # the uid need not have a name, and torch has caches that are called by it
             "HF_HUB_OFFLINE": "1",
         }
     )

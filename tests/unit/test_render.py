@@ -39,6 +39,7 @@ RUN_ENV: list[dict[str, Any]] = [
     {"name": "RUNYARD_RUN_NAME", "value": "cpt"},
     {"name": "RUNYARD_NAMESPACE", "value": "team-a"},
     {"name": "HOME", "value": "/tmp"},
+    {"name": "USER", "value": "runyard"},
     {"name": "HF_HUB_OFFLINE", "value": "1"},
 ]
 STORAGE_ENV: list[dict[str, Any]] = [
