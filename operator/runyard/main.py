@@ -177,7 +177,15 @@ async def operate(config: Config) -> None:
             num_workers=1,
         )
         telemetry.watch_queue(lambda: len(runtime.queue))
-        watch = Watch(kube, runtime.queue.add, sightings, turns.wake, budget_runtime.queue.add, config.namespaces)
+        watch = Watch(
+            kube,
+            runtime.queue.add,
+            sightings,
+            turns.wake,
+            budget_runtime.queue.add,
+            config.namespaces,
+            config.lease.identity,
+        )
         await stack.enter_async_context(serve_probes(config.address, config.probe_port, watch.is_ready))
         await stack.enter_async_context(serve_metrics(config.address, config.metrics_port, telemetry.render))
         await _run_until_signal([runtime.run(), budget_runtime.run()], lease, watch)

@@ -293,6 +293,7 @@ def _build_run_env(run: Run) -> list[dict[str, Any]]:
             "RUNYARD_RUN_NAME": run.name,
             "RUNYARD_NAMESPACE": run.namespace,
             "HOME": "/tmp",  # noqa: S108 - the pod's emptyDir
+            "USER": "runyard",  # the uid need not have a name, and torch has caches that are called by it
             "HF_HUB_OFFLINE": "1",
         }
     )
@@ -303,6 +304,8 @@ def _build_attempt_env(run: Run, spec: TrainingRunSpec, attempt: int, cpu: str) 
         "RUNYARD_ATTEMPT": str(attempt),
         "RUNYARD_NODES": str(spec.compute.nodes),
         "RUNYARD_PROCESSES_PER_NODE": str(spec.compute.processes),
+        "RUNYARD_GPUS_PER_NODE": str(spec.compute.gpus_per_node),
+        "RUNYARD_GPU_RESOURCE_NAME": spec.compute.gpu_resource_name,
         "RUNYARD_GRACE_SECONDS": str(spec.recovery.termination_grace_period_seconds),
         "RUNYARD_STALL_SECONDS": str(spec.recovery.stall_timeout_seconds),
         "RUNYARD_ON_STALL": spec.recovery.on_stall,

@@ -37,11 +37,13 @@ class Watch:
         on_quota: Callable[[str], None],
         on_budget: Callable[[str], None],
         namespaces: tuple[str, ...],
+        identity: str,
     ) -> None:
         """`on_key`, `on_quota` with a namespace and `on_budget` with a name are called in the event loop; `sightings`
         is told before.
 
-        No `namespaces` means all, and budgets, which belong to the cluster, as well.
+        No `namespaces` means all, and budgets, which belong to the cluster, as well. kopf calls itself `identity`:
+        without one it asks for the user's name, and a container's uid need not have any.
         """
         self._kube = kube
         self._on_key = on_key
@@ -49,6 +51,7 @@ class Watch:
         self._on_quota = on_quota
         self._on_budget = on_budget
         self._namespaces = namespaces
+        self._identity = identity
         self._ready = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -65,6 +68,7 @@ class Watch:
         tasks = await kopf.spawn_tasks(
             registry=self._build_registry(),
             settings=build_settings(),
+            identity=self._identity,  # type: ignore[arg-type]  # a NewType of str that kopf does not export
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,

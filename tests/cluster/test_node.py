@@ -139,9 +139,13 @@ def test_variables_come_from_secrets_fields_and_each_other(cluster: Cluster, nam
         {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         {"name": "BOTH", "value": "$(KEY)@$(IP)"},
     ]
-    code = "import os; print(os.environ['BOTH'], os.environ['CUDA_VISIBLE_DEVICES'] == '')"
-    log = run_to_end(cluster, name, pod_spec(code, env=env))
-    assert log == f"s3cr3t@{status(cluster, name)['podIP']} True\n"
+    log = run_to_end(cluster, name, pod_spec("import os; print(os.environ['BOTH'])", env=env))
+    assert log == f"s3cr3t@{status(cluster, name)['podIP']}\n"
+
+
+def test_a_pod_learns_that_its_gpus_are_simulated_and_sees_none_of_the_machines(cluster: Cluster, name: str) -> None:
+    code = "import os; print([os.environ[name] for name in ('CUDA_VISIBLE_DEVICES', 'RUNYARD_SIMULATED_GPUS')])"
+    assert run_to_end(cluster, name, pod_spec(code)) == "['', '1']\n"
 
 
 def test_a_pod_waits_for_a_secret_and_says_so(cluster: Cluster, name: str) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from runyard.main import LEASE_NAME
 from tests.cluster.conftest import Cluster as ControlPlane
 from tests.cluster.conftest import install_crds
 from tests.cluster.lab import BODIES, POD_SPEC, SPEC
+from tests.nameless import NAMELESS
 from tests.ports import free_port
 from tests.waiting import wait_until
 
@@ -81,13 +82,14 @@ class Place:
         }
 
     @contextmanager
-    def operator(self, pod_name: str, **changes: str) -> Iterator[Operator]:
+    def operator(self, pod_name: str, prefix: Sequence[str] = (), **changes: str) -> Iterator[Operator]:
+        """The process; `prefix` goes before its command."""
         probe_port, metrics_port = free_port(), free_port()
         ports = {"RUNYARD_PROBE_PORT": str(probe_port), "RUNYARD_METRICS_PORT": str(metrics_port)}
         log = self.folder / f"{pod_name}.log"
         with log.open("w") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "runyard", "operator"],
+                [*prefix, sys.executable, "-m", "runyard", "operator"],
                 env=self.environment(POD_NAME=pod_name, **ports, **changes),
                 stderr=stream,
                 text=True,
@@ -144,6 +146,15 @@ def test_a_run_gets_its_first_job_and_a_status_and_then_nothing_is_written(place
         assert operator.metric(r'runyard_api_requests_total\{method="(POST|PATCH|DELETE)"') == writes
         assert operator.metric(r'runyard_reconciles_total\{result="error"') == 0
         assert operator.metric(r'runyard_runs\{phase="Preparing"') == 1
+
+
+@pytest.mark.parametrize("uid", NAMELESS)
+def test_it_leads_and_works_under_a_uid_without_a_name(place: Place, uid: str) -> None:
+    with place.operator("a", NAMELESS[uid].prefix(place.folder)) as operator:
+        wait_for_leader(operator)
+        assert place.holder() == "a"
+        place.apply_run("cpt")
+        wait_until(lambda: place.phase("cpt") == "Preparing", 30)
 
 
 # ------------------------------------------------------------------------------------------------------ hostile objects

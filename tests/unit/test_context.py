@@ -41,6 +41,8 @@ def test_what_the_operator_and_the_launcher_set_is_taken(tmp_path: Path) -> None
         "WORLD_SIZE": "8",
         "LOCAL_RANK": "1",
         "LOCAL_WORLD_SIZE": "4",
+        "RUNYARD_GPUS_PER_NODE": "8",
+        "RUNYARD_GPU_RESOURCE_NAME": "amd.com/gpu",
         "RUNYARD_STALL_SECONDS": "600",
         "RUNYARD_ON_STALL": "Notify",
     }
@@ -56,9 +58,16 @@ def test_what_the_operator_and_the_launcher_set_is_taken(tmp_path: Path) -> None
         grace_s=30,
         master_addr="run-a3-0.run-ranks",
         master_port=20123,
+        gpus_per_node=8,
+        gpu_resource_name="amd.com/gpu",
         stall_s=600,
         restarts_on_stall=False,
     )
+
+
+def test_gpus_that_the_node_simulates_need_not_be_there(tmp_path: Path) -> None:
+    env = {"TMPDIR": str(tmp_path), "RUNYARD_GPUS_PER_NODE": "8", "RUNYARD_SIMULATED_GPUS": "1"}
+    assert RunContext.from_environment(env, RECIPE).gpus_per_node == 0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from runyard.api import ConditionType, LastFailure, Phase, Restarts
 from runyard.times import format_time
 from runyard.world import Delete, Manifest
-from runyard_trainer.outcome import CommittedCheckpoint, PodReport
+from runyard_trainer.outcome import CommittedCheckpoint, ExitCode, PodReport
 
 from tests.builders import (
     NOW,
@@ -70,6 +70,17 @@ def test_a_fatal_exit_fails_the_run_at_once(code: int) -> None:
     assert (planned.status.phase, holding(planned)) == (Phase.FAILED, {"Prepared", "Stalled", "Failed"})
     assert condition(planned, ConditionType.FAILED).reason == "NonFinite"
     assert condition(planned, ConditionType.FAILED).message.endswith("loss is nan")
+
+
+def test_gpus_that_are_not_seen_fail_the_run_at_once_with_what_the_node_says_and_no_more() -> None:
+    job = make_train_job()
+    code = ExitCode.GPUS_MISSING
+    report = PodReport(reason=code.reason, message="torch sees none. Use another image", exit_code=code, rank=0)
+    planned = decide(attempt_run(), jobs=[job], pods=[make_dead_pod(job, code=code, report=report), make_pod(job, 1)])
+    failed = condition(planned, ConditionType.FAILED)
+    assert (planned.status.phase, failed.reason, created(planned)) == (Phase.FAILED, "GpusMissing", [])
+    want = "attempt 1, rank 0 on node-0 ended with GpusMissing, exit code 71: torch sees none. Use another image"
+    assert failed.message == want
 
 
 @pytest.mark.parametrize("code", [1, 2, 134, 137, 139])

@@ -39,6 +39,7 @@ RUN_ENV: list[dict[str, Any]] = [
     {"name": "RUNYARD_RUN_NAME", "value": "cpt"},
     {"name": "RUNYARD_NAMESPACE", "value": "team-a"},
     {"name": "HOME", "value": "/tmp"},
+    {"name": "USER", "value": "runyard"},
     {"name": "HF_HUB_OFFLINE", "value": "1"},
 ]
 STORAGE_ENV: list[dict[str, Any]] = [
@@ -192,6 +193,8 @@ def test_an_attempt_is_one_job_with_a_pod_for_each_node() -> None:
         {"name": "RUNYARD_ATTEMPT", "value": "3"},
         {"name": "RUNYARD_NODES", "value": "2"},
         {"name": "RUNYARD_PROCESSES_PER_NODE", "value": "4"},
+        {"name": "RUNYARD_GPUS_PER_NODE", "value": "4"},
+        {"name": "RUNYARD_GPU_RESOURCE_NAME", "value": "nvidia.com/gpu"},
         {"name": "RUNYARD_GRACE_SECONDS", "value": "120"},
         {"name": "RUNYARD_STALL_SECONDS", "value": "600"},
         {"name": "RUNYARD_ON_STALL", "value": "Restart"},
@@ -252,6 +255,7 @@ def test_what_a_run_says_of_its_pods_goes_before_the_settings() -> None:
     assert pod["volumes"][2]["emptyDir"]["sizeLimit"] == "8Gi"
     env = env_of(job)
     assert (env["RUNYARD_PROCESSES_PER_NODE"], env["OMP_NUM_THREADS"], env["RUNYARD_GRACE_SECONDS"]) == ("2", "8", "7")
+    assert (env["RUNYARD_GPUS_PER_NODE"], env["RUNYARD_GPU_RESOURCE_NAME"]) == ("8", "amd.com/gpu")
 
 
 def test_the_judges_key_comes_from_the_secret_that_the_run_names_and_from_nowhere_else() -> None:
@@ -283,7 +287,7 @@ def test_mlflows_credentials_come_from_the_secret_that_the_run_names_and_from_no
 def test_a_run_without_gpus_asks_for_none() -> None:
     job = build_train_job(make_run(), make_spec(compute={"gpusPerNode": 0}), SETTINGS, 1)
     assert container_of(job)["resources"]["limits"] == {"cpu": "1", "memory": "4Gi"}
-    assert env_of(job)["RUNYARD_PROCESSES_PER_NODE"] == "1"
+    assert (env_of(job)["RUNYARD_PROCESSES_PER_NODE"], env_of(job)["RUNYARD_GPUS_PER_NODE"]) == ("1", "0")
 
 
 @pytest.mark.parametrize(

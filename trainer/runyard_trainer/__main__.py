@@ -113,6 +113,16 @@ def train_command(path: Path, env: Mapping[str, str]) -> PodReport:
     if recipe.training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
 
+    from runyard_trainer.gpus import require_gpus  # deferred, as above
+
+    try:
+        require_gpus(context, env)
+    except UserError as error:
+        if report_path("train", env) is None:
+            raise
+        # not said here: all ranks of the node find the same, and the launcher says it once
+        return PodReport(reason=error.code.reason, message=str(error), exit_code=error.code)
+
     from runyard_trainer.train import train  # deferred, as above
 
     def end_process(report: PodReport) -> None:

@@ -50,6 +50,10 @@ class RunContext:
     """Where rank 0's rendezvous listens."""
     master_port: int
     """Its port; 0 where none was given: a world of one needs none."""
+    gpus_per_node: int = 0
+    """GPUs that the run asks for on each node and that have to be there; 0: it may train on the CPU."""
+    gpu_resource_name: str = "nvidia.com/gpu"
+    """What the cluster calls them."""
     stall_s: float = 0.0
     """After how long a step that does not end counts as hanging; 0: never."""
     restarts_on_stall: bool = True
@@ -82,6 +86,8 @@ class RunContext:
             grace_s=_read_int(env, "RUNYARD_GRACE_SECONDS", 120),
             master_addr=env.get("MASTER_ADDR") or "127.0.0.1",
             master_port=_read_int(env, "MASTER_PORT", 0),
+            gpus_per_node=0 if env.get("RUNYARD_SIMULATED_GPUS") else _read_int(env, "RUNYARD_GPUS_PER_NODE", 0),
+            gpu_resource_name=env.get("RUNYARD_GPU_RESOURCE_NAME") or "nvidia.com/gpu",
             stall_s=_read_int(env, "RUNYARD_STALL_SECONDS", 0),
             restarts_on_stall=env.get("RUNYARD_ON_STALL", "Restart") == "Restart",
             judge_api_key=env.get("JUDGE_API_KEY") or None,

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 def select_device(world: World) -> torch.device:
-    """This rank's GPU, or the CPU where there is none."""
+    """This rank's GPU, or the CPU where there is none; a run that asks for GPUs has found them before (`gpus`)."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", world.local_rank)

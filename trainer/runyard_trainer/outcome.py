@@ -41,6 +41,8 @@ class ExitCode(IntEnum):
     """The model forgot more than the recipe allows."""
     NON_FINITE = 70
     """The loss or gradient was not finite too many times in a row."""
+    GPUS_MISSING = 71
+    """The run asks for GPUs, and torch sees fewer than the node has ranks."""
     INTERRUPTED = 75
     """Asked to stop, or lost a peer or the lease on the output; run the next attempt."""
     STALLED = 79
@@ -64,6 +66,7 @@ _REASONS = {
     ExitCode.OUTPUT_TAKEN: "OutputTaken",
     ExitCode.FORGETTING: "GeneralLossExceeded",
     ExitCode.NON_FINITE: "NonFinite",
+    ExitCode.GPUS_MISSING: "GpusMissing",
     ExitCode.INTERRUPTED: "Interrupted",
     ExitCode.STALLED: "Stalled",
 }

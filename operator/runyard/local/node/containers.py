@@ -205,6 +205,7 @@ class Container:
             "HOSTNAME": find_hostname(self._pod),
             # GPUs are simulated: pods compute on the CPU, even where the machine has a GPU, which they would fight for.
             "CUDA_VISIBLE_DEVICES": "",
+            "RUNYARD_SIMULATED_GPUS": "1",
             "KUBERNETES_SERVICE_HOST": str(server.host),
             "KUBERNETES_SERVICE_PORT": str(server.port),
             "KUBERNETES_SERVICE_PORT_HTTPS": str(server.port),
