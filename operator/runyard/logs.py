@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from typing import Literal
 
 from runyard_trainer.outcome import UserError
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""What would end the line, or speak to a terminal: messages quote what others have written."""
 
 LogFormat = Literal["text", "json"]
 
@@ -21,7 +25,7 @@ class OneLineFormatter(logging.Formatter):
         self.converter = time.gmtime
 
     def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).replace("\n", "\\n")
+        return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), super().format(record))
 
 
 class JsonFormatter(OneLineFormatter):

@@ -11,11 +11,12 @@ the same pass, and the pass then counts as failed, so that the queue backs off.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from runyard.api import GpuSeconds, Phase
+from runyard.api import ConditionType, GpuSeconds, Phase, TrainingRunStatus
 from runyard.bookkeeping import Bookkeeper
 from runyard.cluster import Cluster, Key, diff_status
 from runyard.events import record_event, subject_of
@@ -24,9 +25,12 @@ from runyard.plan import plan
 from runyard.progress import ProgressReader
 from runyard.queues import QueueReader
 from runyard.sightings import Sightings
+from runyard.status import find_condition
 from runyard.telemetry import Telemetry
 from runyard.turns import Turns
 from runyard.world import Observed, Plan, Run, Settings
+
+logger = logging.getLogger(__name__)
 
 AFTER_CONFLICT_S = 0.2
 FOREVER_S = float("inf")
@@ -34,6 +38,15 @@ FOREVER_S = float("inf")
 
 class ApplyError(Exception):
     """Some of a plan's actions failed; status says so."""
+
+
+def _log_transition(key: Key, before: TrainingRunStatus, planned: Plan) -> None:
+    """One line where there is something to tell."""
+    ready = find_condition(planned.status, ConditionType.READY)
+    if not planned.events or ready is None:
+        return
+    change = f"{before.phase or 'new'} -> {planned.status.phase}"
+    logger.info("%s: %s, attempt %d, %s: %s", key, change, planned.status.attempt, ready.reason, ready.message)
 
 
 def _now() -> datetime:
@@ -132,6 +145,7 @@ class Reconciler:
             observed = replace(observed, conflicts=applied.conflicts, apply_errors=applied.errors)
             planned = plan(run, observed, self.settings, self.now())
         await self.cluster.patch_status(run, planned.status)
+        _log_transition(key, run.status, planned)
         again_s = self._conclude(key, run, planned)
         occasion = f"generation {run.generation}, attempt {planned.status.attempt}"
         for event in planned.events:

@@ -139,6 +139,9 @@ def test_a_run_gets_its_first_job_and_a_status_and_then_nothing_is_written(place
         wait_until(lambda: place.phase("cpt") == "Preparing", 30)
         assert [job["metadata"]["name"] for job in place.get("jobs")["items"]] == ["cpt-prepare"]
         settle(operator)
+        told = [line for line in map(json.loads, operator.log.read_text().splitlines()) if "/cpt:" in line["message"]]
+        want = f"{place.namespace}/cpt: new -> Preparing, attempt 0, Preparing: checking the output"
+        assert [(line["level"], line["message"][: len(want)]) for line in told] == [("INFO", want)]
         writes = operator.metric(r'runyard_api_requests_total\{method="(POST|PATCH|DELETE)"')
         passes = operator.metric("runyard_reconciles_total")
         place.control_plane.kubectl("annotate", "trainingrun", "cpt", "looked=at", "--namespace", place.namespace)

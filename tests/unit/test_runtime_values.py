@@ -177,6 +177,12 @@ def test_a_log_record_is_one_line_even_with_a_traceback() -> None:
     assert "ValueError: invalid literal" in line
 
 
+def test_a_log_record_of_text_holds_nothing_that_speaks_to_a_terminal() -> None:
+    said = "red \x1b[31m, back \r, bell \x07, \x9b and ü"
+    line = OneLineFormatter().format(logging.LogRecord("runyard", logging.INFO, "", 1, said, (), None))
+    assert line.endswith(r"red \x1b[31m, back \r, bell \x07, \x9b and ü")
+
+
 def test_a_log_record_can_be_a_json_object() -> None:
     fields = json.loads(JsonFormatter().format(build_record()))
     assert (fields["level"], fields["message"]) == ("WARNING", "of two\nlines")
