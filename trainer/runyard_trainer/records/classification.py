@@ -1,5 +1,7 @@
 """Texts with a class, or with any number of classes: `text` (, `text_pair`), and `label` or `labels`.
 
+A second text under another name, such as `sentence2` or `hypothesis`, is refused (`unread`): many classes are of both.
+
 The classes are all that the data names: numbers first, in order of size, then the others in order of name. So output i
 of the model is class i where they are numbered from 0 on without a gap, in JSON or as text ("0", "1.0"), whatever is
 beside them. Where the numbers begin elsewhere or leave one out, outputs are still counted from 0: the log says so, and
@@ -20,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Encoding
 
+from runyard_trainer import unread
 from runyard_trainer.contract import Recipe
 from runyard_trainer.examples import Examples
 from runyard_trainer.outcome import ExitCode, UserError
@@ -66,6 +69,9 @@ def parse_labelled_text(row: Row) -> LabelledText:
         )
     text = row.text("text")
     text_pair = row.text("text_pair") if "text_pair" in row else None
+    if text_pair is None:
+        read = {row.name_of(field) for field in ("text", "label", "labels")}
+        unread.refuse_unread_of_row(row, unread.PAIRED_TEXTS, read, unread.Said([text]), done="read")
     value = row.fields[row.name_of(given[0])]
     if given[0] == "label":
         return LabelledText(text, text_pair, (_to_label(value, row.name_of("label")),), False, row.place)
