@@ -43,7 +43,7 @@ from runyard_trainer.storage import FolderStore, Location, NotFound, Preconditio
 from runyard_trainer.tasks import FrozenTasks, build_tasks
 from runyard_trainer.tokenizer import list_tokenizer_files, load_tokenizer
 
-_FORMAT = 5
+_FORMAT = 6
 """Of what lies under a key: raised when the same text would give other shards."""
 
 log = logging.getLogger(__name__)

@@ -39,6 +39,10 @@ class Columns(Model):
     """What it is to do that with; may be absent or empty."""
     output: ColumnName = "output"
     """Its answer to that."""
+    system: ColumnName = "system"
+    """What the system says, beside the messages of sft and preference and on Alpaca's records; may be absent."""
+    history: ColumnName = "history"
+    """Earlier turns on Alpaca's records, as a list of pairs: what the user said, and the answer; may be absent."""
     tokens: ColumnName = "tokens"
     """The words of a text, as a list, for token-classification."""
     tags: ColumnName = "tags"
@@ -59,7 +63,7 @@ class Columns(Model):
     """The worse of two answers."""
 
 
-_FILE_FORMATS = ("auto", "text", "jsonl", "json", "csv", "parquet")
+_FILE_FORMATS = ("auto", "text", "jsonl", "json", "csv", "tsv", "parquet")
 
 RECORD_FORMATS: dict[str, tuple[str, ...]] = {"sft": ("prompt-completion", "messages", "alpaca", "conversations")}
 """By objective: the formats of its records that a source can be said to have."""
@@ -71,12 +75,24 @@ class DataSource(Model):
     uri: Uri
     """An object, or a prefix ending in `/`."""
     format: Literal[
-        "auto", "text", "jsonl", "json", "csv", "parquet", "prompt-completion", "messages", "alpaca", "conversations"
+        "auto",
+        "text",
+        "jsonl",
+        "json",
+        "csv",
+        "tsv",
+        "parquet",
+        "prompt-completion",
+        "messages",
+        "alpaca",
+        "conversations",
     ] = "auto"
     """`text`: one document a file. `jsonl`: one JSON object a line. `json`: an array of objects, or one a line. `csv`:
-    a header, then a record a row; where the file ends in .tsv, with tabs. `parquet`: a record a row. `auto`: by the
-    file's ending: .jsonl and .ndjson, .json, .csv and .tsv, .parquet, and text for any other. The others say what the
-    records of sft are, where their fields do not; the file is as it ends."""
+    a header, then a record a row, values with separators or line ends quoted by `"`; where the file ends in .tsv, with
+    tabs for separators. `tsv`: a header, then a record a line with tabs between its values, where quotation marks are
+    characters like others. `parquet`: a record a row. `auto`: by the file's ending: .jsonl and .ndjson, .json, .csv,
+    .tsv, .parquet, and text for any other. The others say what the records of sft are, where their fields do not; the
+    file is as it ends."""
     columns: Columns = Columns()
     """The record's fields; a text file has none."""
 

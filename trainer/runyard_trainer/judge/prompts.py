@@ -8,9 +8,10 @@ from pydantic import Field
 
 from runyard_trainer.contract import DataSource, Recipe
 from runyard_trainer.outcome import ExitCode, Report, UserError
-from runyard_trainer.records.chat import ChatEncoder, Dialogue, Turn
+from runyard_trainer.records.chat import ChatEncoder, Dialogue, Turn, put_system_first
 from runyard_trainer.sources import BadRecord, Row, check_text, list_source, name_of_type, read_records
 from runyard_trainer.tokenizer import DocumentTokenizer
+from runyard_trainer.unread import CHATS, TEXTS, Said, refuse_unread_of_message, refuse_unread_of_row
 
 MAX_PROMPTS = 128
 """That are judged: their answers are written, and compared, while GPUs are held."""
@@ -87,15 +88,19 @@ def build_prompts(recipe: Recipe, tokenizer: DocumentTokenizer, max_tokens: int)
 
 
 def parse_prompt(row: Row) -> Dialogue:
-    """`prompt` or `messages`; raises BadRecord."""
+    """`prompt`, or `messages` (, `system`); raises BadRecord."""
     found = [name for name in ("prompt", "messages") if name in row.fields]
     if len(found) != 1:
         raise BadRecord(f"expected one of the fields 'prompt' and 'messages', found {' and '.join(found) or 'neither'}")
     if found == ["messages"]:
-        return Dialogue(_parse_messages(row.fields["messages"]), is_chat=True, place=row.place)
+        turns = put_system_first(row, _parse_messages(row.fields["messages"]), "messages")
+        said = Said([turn.content for turn in turns])
+        refuse_unread_of_row(row, CHATS, ["messages", "system"], said, done="read")
+        return Dialogue(turns, is_chat=True, place=row.place)
     text = check_text(row.fields["prompt"], "prompt")
     if not text.strip():
         raise BadRecord("field 'prompt' is empty")
+    refuse_unread_of_row(row, TEXTS, ["prompt"], Said([text]), done="read")
     return Dialogue((Turn("user", text),), is_chat=False, place=row.place)
 
 
@@ -113,6 +118,7 @@ def _parse_message(item: object, where: str) -> Turn:
         raise BadRecord(f"field '{where}' is {name_of_type(item)}, not a message")
     if item.get("role") not in _ROLES:
         raise BadRecord(f"field '{where}.role' is {item.get('role')!r}, not one of {', '.join(_ROLES)}")
+    refuse_unread_of_message(item, where, is_trained=None, done="read")
     return Turn(item["role"], check_text(item.get("content"), f"{where}.content"))
 
 

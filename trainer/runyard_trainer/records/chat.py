@@ -36,7 +36,9 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 from transformers import AutoTokenizer
 
+from runyard_trainer import unread
 from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.sources import BadRecord, Row
 from runyard_trainer.tokenizer import DocumentTokenizer
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -55,6 +57,24 @@ class Turn:
     def to_message(self) -> dict[str, Any]:
         """As templates read it."""
         return {"role": self.role, "content": self.content}
+
+
+def put_system_first(row: Row, turns: tuple[Turn, ...], name: str) -> tuple[Turn, ...]:
+    """What stands in the row's field of the system, before the turns of the field `name`.
+
+    Raises:
+        BadRecord: it is no text, or the turns begin with the system, who says something else.
+    """
+    if unread.is_nothing(row.fields.get(row.name_of("system"))):
+        return turns
+    system = Turn("system", row.text("system"))
+    if turns[0].role != "system" or not turns[0].content.strip():
+        return system, *turns[turns[0].role == "system" :]
+    if turns[0].content.strip() != system.content.strip():
+        raise BadRecord(
+            f"field {row.name_of('system')!r} and the first of {name!r} are both the system's, and differ: keep one"
+        )
+    return turns
 
 
 @dataclass(frozen=True)
@@ -150,11 +170,13 @@ class ChatEncoder:
     def _open_answer(self, dialogue: Dialogue) -> str:
         self._require_template(dialogue)
         try:
-            return self._render([turn.to_message() for turn in dialogue.turns], is_asked=True)
+            text = self._render([turn.to_message() for turn in dialogue.turns], is_asked=True)
         except Exception as error:  # a template raises what it wants
             raise UserError(
                 f"{dialogue.place}: the model's chat template refuses this conversation: {error}", ExitCode.DATA_ERROR
             ) from error
+        _check_system(dialogue, text)
+        return text
 
     def _lay_out(self, dialogue: Dialogue) -> _Text:
         if dialogue.is_chat:
@@ -170,6 +192,7 @@ class ChatEncoder:
         messages = [turn.to_message() for turn in dialogue.turns]
         try:
             text = self._render(messages, is_asked=False)
+            _check_system(dialogue, text)
             answers = []
             for i, turn in enumerate(dialogue.turns):
                 if turn.is_trained:
@@ -274,6 +297,17 @@ def _find_answer(text: str, prompt: str, content: str, where: str) -> tuple[int,
         )
     found = text.find(content.strip(), len(prompt))
     return len(prompt), len(prompt) if found < 0 else found + len(content.strip())
+
+
+def _check_system(dialogue: Dialogue, text: str) -> None:
+    """Some templates pass over the system without a word. They may lay out its white space as they like."""
+    for turn in dialogue.turns:
+        if turn.role in ("system", "developer") and "".join(turn.content.split()) not in "".join(text.split()):
+            raise UserError(
+                f"{dialogue.place}: the model's chat template leaves out what the {turn.role} says: mend the template, "
+                "or write it into the first message of the user",
+                ExitCode.DATA_ERROR,
+            )
 
 
 def _is_within_a_token(place: int, offsets: NDArray[np.int64]) -> bool:

@@ -1,19 +1,28 @@
 """Texts with a class, or with any number of classes: `text` (, `text_pair`), and `label` or `labels`.
 
-The classes are all that the data names, in order of name. Whether a text has one class or several is the data's to say,
-the same for all of it.
+A second text under another name, such as `sentence2` or `hypothesis`, is refused (`unread`): many classes are of both.
+
+The classes are all that the data names: numbers first, in order of size, then the others in order of name. So output i
+of the model is class i where they are numbered from 0 on without a gap, in JSON or as text ("0", "1.0"), whatever is
+beside them. Where the numbers begin elsewhere or leave one out, outputs are still counted from 0: the log says so, and
+the model's `id2label` which is which. Whether a text has one class or several is the data's to say, the same for all
+of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from tokenizers import Encoding
 
+from runyard_trainer import unread
 from runyard_trainer.contract import Recipe
 from runyard_trainer.examples import Examples
 from runyard_trainer.outcome import ExitCode, UserError
@@ -25,6 +34,10 @@ from runyard_trainer.tokenizer import DocumentTokenizer
 _SCHEMA = pa.schema(
     {"input_ids": pa.list_(pa.int32()), "token_type_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.string())}
 )
+
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,9 @@ def parse_labelled_text(row: Row) -> LabelledText:
         )
     text = row.text("text")
     text_pair = row.text("text_pair") if "text_pair" in row else None
+    if text_pair is None:
+        read = {row.name_of(field) for field in ("text", "label", "labels")}
+        unread.refuse_unread_of_row(row, unread.PAIRED_TEXTS, read, unread.Said([text]), done="read")
     value = row.fields[row.name_of(given[0])]
     if given[0] == "label":
         return LabelledText(text, text_pair, (_to_label(value, row.name_of("label")),), False, row.place)
@@ -69,6 +85,35 @@ def _to_label(value: object, name: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         raise BadRecord(f"field {name!r} has {name_of_type(value)} for a class: write its name, or a whole number")
     return str(value)
+
+
+def order_classes(names: Iterable[str]) -> list[str]:
+    """Each once, in the order of the model's outputs, see the module; numbers of one size are in order of name."""
+    return sorted(set(names), key=_rank)
+
+
+def _rank(name: str) -> tuple[bool, Decimal, str]:
+    number = _to_number(name)
+    return number is None, number or Decimal(), name
+
+
+def _to_number(name: str) -> Decimal | None:
+    """Exact, however many digits it has."""
+    return Decimal(name.strip()) if _NUMBER.fullmatch(name.strip()) else None
+
+
+def _warn_of_other_numbers(classes: Sequence[str]) -> None:
+    """Whoever takes the likeliest output for the class would be wrong, and no metric would show it."""
+    for output, name in enumerate(classes):
+        number = _to_number(name)
+        if number is not None and number != output:
+            log.warning(
+                "the classes are numbers, and not those from 0 on: output %d of the model is class %r; id2label in "
+                "its config.json names them all",
+                output,
+                name,
+            )
+            return
 
 
 @dataclass
@@ -108,7 +153,9 @@ class LabelledTextEncoder:
         if self.first is not None and len(self.labels) < (1 if is_multi_label else 2):
             found = f"every text has the class {self.first.labels[0]!r}" if self.labels else "no text has any class"
             raise UserError(f"data.train: {found}: give texts of other classes too", ExitCode.DATA_ERROR)
-        return {"labels": sorted(self.labels), "is_multi_label": is_multi_label}
+        classes = order_classes(self.labels)
+        _warn_of_other_numbers(classes)
+        return {"labels": classes, "is_multi_label": is_multi_label}
 
     def _note(self, record: LabelledText) -> None:
         self.first = self.first or record

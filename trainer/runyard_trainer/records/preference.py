@@ -4,6 +4,9 @@
     input {messages}, preferred_output,
     non_preferred_output                                  chats, as OpenAI has them
 
+Chats may have `system` beside them, which then is their first message. Other fields that the model should see are
+refused (`unread`).
+
 A text's answer ends with the end-of-document token; a chat is laid out by the tokenizer's own template, which ends its
 turns as the model knows it (`chat`). All that stands behind a prompt is its answer.
 """
@@ -11,19 +14,21 @@ turns as the model knows it (`chat`). All that stands behind a prompt is its ans
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from runyard_trainer import unread
 from runyard_trainer.contract import Recipe
 from runyard_trainer.examples import Examples
 from runyard_trainer.records.base import Example, RecordKind, Sample, Shown
-from runyard_trainer.records.chat import ChatEncoder, Dialogue, Tokens, Turn
+from runyard_trainer.records.chat import ChatEncoder, Dialogue, Tokens, Turn, put_system_first
 from runyard_trainer.shards import Dataset
 from runyard_trainer.sources import BadRecord, Row, check_encodable, name_of_type
+from runyard_trainer.unread import Said
 
 _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "spans": pa.list_(pa.int32())})
 """Prompt and chosen answer, then prompt and rejected answer; how long that of the chosen one is, and where in each the
@@ -60,16 +65,15 @@ class AnswerPair:
     @property
     def num_bytes(self) -> int:
         """UTF-8 bytes of what is said."""
-        texts = [
-            text
-            for part in self._parts
-            for text in ([part] if isinstance(part, str) else [each["content"] for each in part])
-        ]
-        return sum(len(text.encode()) for text in texts)
+        return sum(len(text.encode()) for part in self._parts for text in _texts_of(part))
 
     @property
     def _parts(self) -> tuple[Text, Text, Text]:
         return self.prompt, self.chosen, self.rejected
+
+
+def _texts_of(part: Text) -> list[str]:
+    return [part] if isinstance(part, str) else [message["content"] for message in part]
 
 
 # -------------------------------------------------------------------------------------------------------------- parsing
@@ -77,13 +81,24 @@ class AnswerPair:
 
 def parse_answer_pair(row: Row) -> AnswerPair:
     """See the module; raises BadRecord."""
-    pair = _parse_openai(row) if "preferred_output" in row.fields else _parse_columns(row)
+    is_openai = "preferred_output" in row.fields
+    pair = _parse_openai(row) if is_openai else _parse_columns(row)
     if pair.chosen == pair.rejected:
         raise BadRecord("both answers are the same, so neither is the better one: remove the pair")
     for part, name in ((pair.chosen, "chosen"), (pair.rejected, "rejected")):
         if not part or (isinstance(part, str) and not part.strip()):
             raise BadRecord(f"the {name} answer is empty: write one, or remove the pair")
+    names = _OPENAI_NAMES if is_openai else {field: row.name_of(field) for field in _OPENAI_NAMES}
+    _check_all_is_read(row, pair, names.values())
     return pair
+
+
+def _check_all_is_read(row: Row, pair: AnswerPair, names: Collection[str]) -> None:
+    said = Said(_texts_of(pair.prompt), [*_texts_of(pair.chosen), *_texts_of(pair.rejected)])
+    if isinstance(pair.prompt, str):
+        unread.refuse_unread_of_row(row, unread.PREFERENCE_TEXTS, names, said)
+    else:
+        unread.refuse_unread_of_row(row, unread.PREFERENCE_CHATS, [*names, row.name_of("system")], said)
 
 
 def _parse_columns(row: Row) -> AnswerPair:
@@ -117,25 +132,28 @@ def _parse_openai(row: Row) -> AnswerPair:
         raise BadRecord("field 'input' has no messages: OpenAI writes {\"messages\": [...]} there")
     if given.get("tools"):
         raise BadRecord("field 'input' has tools, which are not laid out: remove them, or the pair")
+    unread.refuse_unread(given, unread.PREFERENCE_CHATS, (), Said(), "input.")
     values = {field: row.fields[name] for field, name in _OPENAI_NAMES.items()} | {"prompt": given["messages"]}
     return _build_chat(row, values, _OPENAI_NAMES | {"prompt": "input.messages"})
 
 
 def _build_chat(row: Row, values: dict[str, Any], names: dict[str, str]) -> AnswerPair:
-    chats = {field: _parse_messages(value, names[field]) for field, value in values.items()}
+    chats = {field: _parse_messages(value, names[field], field != "prompt") for field, value in values.items()}
     for field in ("chosen", "rejected"):
         if any(message["role"] != "assistant" for message in chats[field]):
             raise BadRecord(f"field {names[field]!r} has a message that is not the assistant's: leave it in the prompt")
-    return AnswerPair(chats["prompt"], chats["chosen"], chats["rejected"], row.place)
+    turns = put_system_first(row, tuple(_to_turns(chats["prompt"], "user")), names["prompt"])
+    prompt = [{"role": turn.role, "content": turn.content} for turn in turns]
+    return AnswerPair(prompt, chats["chosen"], chats["rejected"], row.place)
 
 
-def _parse_messages(value: Any, name: str) -> list[Message]:
+def _parse_messages(value: Any, name: str, is_trained: bool) -> list[Message]:
     if not isinstance(value, list) or not value:
         raise BadRecord(f"field {name!r} is {name_of_type(value)}, not a list of messages with role and content")
-    return [_parse_message(message, f"{name}[{number}]") for number, message in enumerate(value)]
+    return [_parse_message(message, f"{name}[{number}]", is_trained) for number, message in enumerate(value)]
 
 
-def _parse_message(message: Any, name: str) -> Message:
+def _parse_message(message: Any, name: str, is_trained: bool) -> Message:
     if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
         raise BadRecord(f"{name} is no message with role and content")
     role, content = message["role"], message["content"]
@@ -144,6 +162,9 @@ def _parse_message(message: Any, name: str) -> Message:
     if not isinstance(content, str):
         raise BadRecord(f"{name}.content is {name_of_type(content)}, not a string")
     check_encodable(content, f"{name}.content")
+    unread.refuse_unread_of_message(message, name, is_trained)
+    if message.get("weight") not in (None, int(is_trained)):
+        raise BadRecord(f"{name}.weight is {message['weight']!r}, and answers alone are learned: leave it out")
     return {"role": role, "content": content}
 
 

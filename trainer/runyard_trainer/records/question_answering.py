@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Encoding
 
+from runyard_trainer import unread
 from runyard_trainer.contract import Recipe
 from runyard_trainer.examples import Examples
 from runyard_trainer.outcome import ExitCode, UserError
@@ -81,6 +82,8 @@ def parse_question(row: Row) -> Question:
     context, question = row.text("context"), row.text("question")
     if not question.strip():
         raise BadRecord(f"field {row.name_of('question')!r} is empty: leave out rows without a question")
+    read = {row.name_of(field) for field in ("id", "context", "question", "answers")}
+    unread.refuse_unread_of_row(row, unread.QUESTIONS, read, unread.Said([context, question]))
     texts, starts = _parse_answers(row.value("answers"), row.name_of("answers"))
     for number, (text, start) in enumerate(zip(texts, starts, strict=True)):
         _check_answer(context, text, start, row.name_of("answers"), number)

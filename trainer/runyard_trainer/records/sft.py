@@ -6,27 +6,32 @@
     conversations       {"conversations": [{"from": "human" or "gpt", "value": ...}]}   ShareGPT's and Vicuna's
 
 A record's fields show its format, the same for all records unless their sources say theirs. A conversation may begin
-with the system; then user and assistant take turns, and the assistant has the last word. It is laid out by the
-tokenizer's chat template (`chat`). Trained on is what the model is to write itself: a completion, or what the assistant
-says, each with the token that ends it; a message of weight 0 is not. What is longer than a sequence loses its end; a
-record of which nothing trained would be left is refused, unless invalid rows are dropped.
+with the system, in its first message or in `system` beside the messages or the instruction; then user and assistant
+take turns, and the assistant has the last word. Alpaca's `history`, a list of pairs, is turns before the instruction.
+Other fields that the model should see, or that say what it should learn, are refused (`unread`).
+
+A conversation is laid out by the tokenizer's chat template (`chat`). Trained on is what the model is to write itself: a
+completion, or what the assistant says, in earlier turns too, each with the token that ends it; a message of weight 0 is
+not. What is longer than a sequence loses its end; a record of which nothing trained would be left is refused, unless
+invalid rows are dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 
+from runyard_trainer import unread
 from runyard_trainer.contract import Recipe
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.records.base import Example, RecordKind, Shown
-from runyard_trainer.records.chat import ChatEncoder, Dialogue, Tokens, Turn
+from runyard_trainer.records.chat import ChatEncoder, Dialogue, Tokens, Turn, put_system_first
 from runyard_trainer.records.packing import PackedRecords, open_packed_records
-from runyard_trainer.sources import BadRecord, Row, check_text, name_of_type
+from runyard_trainer.sources import BadRecord, Row, check_text, check_texts, name_of_type
 from runyard_trainer.tokenizer import DocumentTokenizer
 
 _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "spans": pa.list_(pa.int32())})
@@ -40,6 +45,14 @@ _MARKS = {
 }
 """The fields that tell a format."""
 
+_BESIDE = {
+    "prompt-completion": (),
+    "messages": ("system",),
+    "alpaca": ("input", "system", "history"),
+    "conversations": ("system",),
+}
+"""Those that it may have besides."""
+
 _SPEAKERS = {
     "system": "system",
     "user": "user",
@@ -52,7 +65,6 @@ _SPEAKERS = {
 
 _SHOWN_PROBLEMS = 10
 _ROLES = ("system", "user", "assistant")
-_NOT_TRAINED_ON = ("tool_calls", "function_call", "images", "audio")
 
 
 # --------------------------------------------------------------------------------------------------------------- parse
@@ -62,6 +74,7 @@ def parse_dialogue(row: Row) -> Dialogue:
     """See the module; raises BadRecord."""
     name = row.record_format or _detect_format(row)
     turns = _PARSERS[name](row)
+    _check_all_is_read(row, name, turns)
     detected = None if row.record_format else name
     return Dialogue(turns, is_chat=name != "prompt-completion", place=row.place, detected_format=detected)
 
@@ -83,6 +96,15 @@ def _name_fields(row: Row, format_name: str) -> str:
     return ", ".join(row.name_of(field) for field in _MARKS[format_name])
 
 
+def _check_all_is_read(row: Row, name: str, turns: Sequence[Turn]) -> None:
+    read = {row.name_of(field) for field in (*_MARKS[name], *_BESIDE[name])}
+    if row.record_format is not None or read & {"chosen", "rejected"}:  # whoever says so has seen that there are pairs
+        read |= {"chosen", "rejected"}
+    answers = [turn.content for turn in turns if turn.role == "assistant"]
+    said = unread.Said([turn.content for turn in turns[:-1]], answers)
+    unread.refuse_unread_of_row(row, unread.SFT[name], read, said)
+
+
 def _parse_prompt_completion(row: Row) -> tuple[Turn, ...]:
     return Turn("user", _said(row, "prompt")), Turn("assistant", _said(row, "completion"), is_trained=True)
 
@@ -91,7 +113,24 @@ def _parse_alpaca(row: Row) -> tuple[Turn, ...]:
     instruction, answer = _said(row, "instruction"), _said(row, "output")
     given = row.text("input") if "input" in row else ""
     question = f"{instruction}\n\n{given}" if given.strip() else instruction
-    return Turn("user", question), Turn("assistant", answer, is_trained=True)
+    turns = Turn("user", question), Turn("assistant", answer, is_trained=True)
+    return put_system_first(row, (*_parse_history(row), *turns), row.name_of("instruction"))
+
+
+def _parse_history(row: Row) -> Iterator[Turn]:
+    name, pairs = row.name_of("history"), row.fields.get(row.name_of("history"))
+    if unread.is_nothing(pairs):
+        return
+    if not isinstance(pairs, list):
+        raise BadRecord(
+            f"field {name!r} is {name_of_type(pairs)}, not a list of pairs: what the user said, and the answer"
+        )
+    for i, pair in enumerate(pairs):
+        texts = check_texts(pair, f"{name}[{i}]")
+        if len(texts) != 2 or not all(map(str.strip, texts)):
+            raise BadRecord(f"field '{name}[{i}]' is no pair of texts: write what the user said, and the answer")
+        yield Turn("user", texts[0])
+        yield Turn("assistant", texts[1], is_trained=True)
 
 
 def _said(row: Row, field: str) -> str:
@@ -122,7 +161,7 @@ def _parse_turns(row: Row, field: str, parse: Callable[[dict[str, Any], str], Tu
     _check_order([turn.role for turn in turns], name)
     if not any(turn.is_trained for turn in turns):
         raise BadRecord(f"field {name!r} has weight 0 for all that the assistant says: leave the record out")
-    return tuple(turns)
+    return put_system_first(row, tuple(turns), name)
 
 
 def _check_order(roles: list[str], name: str) -> None:
@@ -160,10 +199,9 @@ def _build_turn(item: dict[str, Any], role: str, key: str, where: str) -> Turn:
     content = check_text(_value(item, key, where), f"{where}.{key}")
     if not content.strip() and role != "system":
         raise BadRecord(f"field '{where}.{key}' is empty: write something there, or leave the record out")
-    for lost in _NOT_TRAINED_ON:
-        if item.get(lost):
-            raise BadRecord(f"field '{where}.{lost}' is not trained on: leave it out, or write it as text")
-    return Turn(role, content, is_trained=_is_trained(item.get("weight"), role, where))
+    is_trained = _is_trained(item.get("weight"), role, where)
+    unread.refuse_unread_of_message(item, where, is_trained)
+    return Turn(role, content, is_trained)
 
 
 def _value(item: dict[str, Any], key: str, where: str, *others: str) -> Any:

@@ -15,9 +15,13 @@ from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset, PackedSequence, Stream, pack
 from runyard_trainer.sources import BadRecord, Row, name_of_type
 from runyard_trainer.tokenizer import DocumentTokenizer
+from runyard_trainer.unread import is_nothing
 
 BEDROCK_FIELD = "input"
 """What Amazon Bedrock calls the text of a record to go on pre-training with."""
+
+_NO_DOCUMENT = ("instruction", "output", "prompt", "completion", "messages", "preferred_output")
+_ALL_ONES = ("attention_mask", "loss_mask", "completion_mask", "assistant_masks")
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,15 @@ Document = str | TokenIds
 
 
 def parse_text(row: Row) -> str:
-    """The text of a row: `text`, or Bedrock's `input` where there is none; raises BadRecord."""
+    """The text of a row: `text`, or Bedrock's `input` where there is neither that nor an answer; raises BadRecord."""
     name = row.name_of("text")
     if name not in row.fields and name == Columns().text and BEDROCK_FIELD in row.fields:
+        lost = [field for field in _NO_DOCUMENT if not is_nothing(row.fields.get(field))]
+        if lost:
+            raise BadRecord(
+                f"fields {BEDROCK_FIELD!r} and {lost[0]!r} are there, which is no document: learn answers with "
+                "objective sft, or name the field that holds the text in columns.text"
+            )
         row = replace(row, columns=row.columns.model_copy(update={"text": BEDROCK_FIELD}))
     return row.text("text")
 
@@ -47,7 +57,22 @@ def parse_document(row: Row) -> Document:
         return parse_text(row)
     if text_name in row.fields:
         raise BadRecord(f"both {text_name!r} and {ids_name!r} are there, and only one can be learned: remove one")
-    return TokenIds(_check_ids(row.fields[ids_name], ids_name), row.place)
+    ids = _check_ids(row.fields[ids_name], ids_name)
+    _check_all_are_learned(row, ids)
+    return TokenIds(ids, row.place)
+
+
+def _check_all_are_learned(row: Row, ids: tuple[int, ...]) -> None:
+    """What is made for other trainers has masks beside the ids, and padding in them."""
+    beside = {name: value for name, value in row.fields.items() if isinstance(value, list) and len(value) == len(ids)}
+    for name in _ALL_ONES:
+        if any(item != 1 for item in beside.get(name, ())):
+            raise BadRecord(f"field {name!r} leaves out some token ids, and all are learned: leave them out of the ids")
+    if tuple(beside.get("labels", ids)) != ids:
+        raise BadRecord(
+            "field 'labels' differs from the token ids, and all of these are learned: to learn answers alone, give "
+            "text to objective sft; otherwise remove the field"
+        )
 
 
 def _check_ids(value: object, name: str) -> tuple[int, ...]:

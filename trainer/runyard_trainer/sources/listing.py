@@ -10,14 +10,14 @@ from runyard_trainer.contract import RECORD_FORMATS, Columns, DataSource, Storag
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.storage import Location, NotFound, open_store
 
-Format = Literal["text", "jsonl", "json", "csv", "parquet"]
+Format = Literal["text", "jsonl", "json", "csv", "tsv", "parquet"]
 
 _ENDINGS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "json",
     ".csv": "csv",
-    ".tsv": "csv",
+    ".tsv": "tsv",
     ".parquet": "parquet",
 }
 

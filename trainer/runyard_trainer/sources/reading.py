@@ -14,7 +14,7 @@ from runyard_trainer.sources.compression import ENDINGS, DamagedErrors, decompre
 from runyard_trainer.sources.listing import SourceFile
 from runyard_trainer.sources.plain import read_jsonl, read_text
 from runyard_trainer.sources.rows import BadRecord, Problem, Row
-from runyard_trainer.sources.tables import read_csv, read_parquet
+from runyard_trainer.sources.tables import read_csv, read_parquet, read_tsv
 from runyard_trainer.storage import NotFound
 
 MAX_DROPPED_SHARE = 0.05
@@ -27,6 +27,7 @@ _STREAM_READERS: dict[str, Callable[[BufferedReader, str, Columns], Iterator[Row
     "jsonl": read_jsonl,
     "json": read_json,
     "csv": read_csv,
+    "tsv": read_tsv,
 }
 
 T = TypeVar("T")

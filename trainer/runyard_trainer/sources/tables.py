@@ -1,7 +1,9 @@
-"""CSV (or TSV) and Parquet: rows of named columns.
+"""CSV, TSV and Parquet: rows of named columns.
 
 CSV is read by Python's own reader, because it knows the physical line that a record begins on, which pyarrow does not
-tell; values are strings. Parquet comes in batches through pyarrow and keeps its types; a row is told by its number.
+tell; values are strings. In TSV a line is a record, whatever quotation marks are in it: published data has texts that
+begin with one and never close it. Parquet comes in batches through pyarrow and keeps its types; a row is told by its
+number.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -21,10 +24,20 @@ from runyard_trainer.sources.rows import BadRecord, Problem, Row, check_size, ex
 _BATCH_ROWS = 256
 _READ_BYTES = 8 << 20
 
+_CSV_HINT = 'quote values with separators or line ends by "'
+_TSV_HINT = (
+    "a line is a record, and no value has a tab or a line end, quoted or not; a file that is quoted takes format: csv"
+)
+_SWALLOWED = (
+    'a quote " that is opened here is closed on a later line, behind other values: where quotation marks are '
+    "characters, as .tsv mostly has them, leave format: csv away or say format: tsv"
+)
+_CARRIAGE_RETURN = "a carriage return within the line: end lines with a line feed, and leave other carriage returns out"
+
 csv.field_size_limit(rows.MAX_ROW_BYTES)
 
 
-# ------------------------------------------------------------------------------------------------------------------ CSV
+# ---------------------------------------------------------------------------------------------------------- CSV and TSV
 
 
 def read_csv(stream: BinaryIO, uri: str, columns: Columns) -> Iterator[Row | Problem]:
@@ -32,31 +45,88 @@ def read_csv(stream: BinaryIO, uri: str, columns: Columns) -> Iterator[Row | Pro
 
     Where quotes do not match, nothing after them can be trusted: the rest of the file is not read.
     """
-    is_tsv = re.search(r"\.tsv(\.gz|\.zst)?$", uri, re.IGNORECASE) is not None
-    reader = csv.reader(_decode_lines(stream), strict=True, delimiter="\t" if is_tsv else ",")
+    delimiter = "\t" if re.search(r"\.tsv(\.gz|\.zst)?$", uri, re.IGNORECASE) else ","
+    return _read_table(_parse_csv(_decode_lines(stream), delimiter), uri, columns, _CSV_HINT)
+
+
+def read_tsv(stream: BinaryIO, uri: str, columns: Columns) -> Iterator[Row | Problem]:
+    """A header, and a record a line, separated by tabs; quotation marks are characters."""
+    return _read_table(_parse_tsv(_decode_lines(stream)), uri, columns, _TSV_HINT)
+
+
+def _read_table(
+    table: Iterator[tuple[int, list[str] | _Unreadable]], uri: str, columns: Columns, width_hint: str
+) -> Iterator[Row | Problem]:
+    """Rows of the numbered records of a table, the first of which names the columns; empty ones are passed over."""
     header: list[str] | None = None
-    while True:
-        place = f"{uri}:{reader.line_num + 1}"
-        try:
-            values = next(reader, None)
-        except (csv.Error, BadRecord) as error:
-            reason = f"not CSV: {_explain_csv(error)}" if isinstance(error, csv.Error) else error
-            yield Problem(f"{place}: {reason}", is_row=False)
-            return
-        if values is None:
-            return
-        if not values:  # an empty line
+    for number, values in table:
+        place = f"{uri}:{number}"
+        if isinstance(values, _Unreadable):
+            yield Problem(f"{place}: {values.reason}", is_row=values.is_row and header is not None)
+            if not values.is_row or header is None:
+                return
+            continue
+        if not values:
             continue
         try:
             if header is None:
                 header = _check_header(values)
             else:
-                _check_width(values, header)
+                _check_width(values, header, width_hint)
                 yield Row(dict(zip(header, values, strict=True)), place, columns)
         except BadRecord as error:
             yield Problem(f"{place}: {error}", is_row=header is not None)
             if header is None:
                 return
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    """What stands where a record should."""
+
+    reason: str
+    is_row: bool
+    """Whether what follows it can be read."""
+
+
+def _parse_csv(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str] | _Unreadable]]:
+    """Each record with the line that it begins on."""
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
+    while True:
+        number = reader.line_num + 1
+        try:
+            values = next(reader, None)
+        except csv.Error as error:
+            yield number, _Unreadable(f"not CSV: {_explain_csv(error)}", is_row=False)
+            return
+        except BadRecord as error:
+            yield number, _Unreadable(str(error), is_row=False)
+            return
+        if values is None:
+            return
+        if delimiter == "\t" and any("\t" in value and "\n" in value for value in values):
+            yield number, _Unreadable(_SWALLOWED, is_row=False)
+            return
+        yield number, values
+
+
+def _parse_tsv(lines: Iterator[str]) -> Iterator[tuple[int, list[str] | _Unreadable]]:
+    """Each line with its number."""
+    number = 0
+    while True:
+        number += 1
+        try:
+            line = next(lines, None)
+        except BadRecord as error:
+            yield number, _Unreadable(str(error), is_row=False)
+            return
+        if line is None:
+            return
+        line = line.removesuffix("\n").removesuffix("\r")
+        if "\r" in line:  # which Mac files of old end lines with: then the header would hold all rows
+            yield number, _Unreadable(_CARRIAGE_RETURN, is_row=True)
+        else:
+            yield number, line.split("\t") if line else []
 
 
 def _decode_lines(stream: BinaryIO) -> Iterator[str]:
@@ -78,12 +148,9 @@ def _check_header(names: list[str]) -> list[str]:
     return names
 
 
-def _check_width(values: list[str], header: list[str]) -> None:
+def _check_width(values: list[str], header: list[str], hint: str) -> None:
     if len(values) != len(header):
-        raise BadRecord(
-            f"expected {len(header)} values, one a column of the header, found {len(values)}: "
-            'quote values with separators or line ends by "'
-        )
+        raise BadRecord(f"expected {len(header)} values, one a column of the header, found {len(values)}: {hint}")
 
 
 def _explain_csv(error: csv.Error) -> str:

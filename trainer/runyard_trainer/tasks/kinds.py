@@ -8,6 +8,7 @@ from typing import Any
 
 from runyard_trainer.contract.tasks import TaskType
 from runyard_trainer.sources import BadRecord, Row, check_text, check_texts, name_of_type
+from runyard_trainer.unread import TEXTS, Said, refuse_unread_of_row
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,20 @@ def parse_choices(row: Row) -> list[Question]:
         raise BadRecord(f"field 'answer' is {name_of_type(answer)}, not the number of a choice")
     if not 0 <= answer < len(choices):
         raise BadRecord(f"field 'answer' is {answer}, and choices are numbered from 0 to {len(choices) - 1}")
-    return [Question(read_text(row, "prompt"), choices[answer], answer, choices)]
+    return [Question(_read_prompt(row), choices[answer], answer, choices)]
 
 
 def parse_labelled(row: Row) -> list[Question]:
     """Classification."""
     label = read_text(row, "label")
-    return [Question(read_text(row, "prompt"), label, label)]
+    return [Question(_read_prompt(row), label, label)]
+
+
+def _read_prompt(row: Row) -> str:
+    """With nothing beside it that a model should be told; raises BadRecord."""
+    prompt = read_text(row, "prompt")
+    refuse_unread_of_row(row, TEXTS, ["prompt", "choices", "answer", "label"], Said([prompt]), done="read")
+    return prompt
 
 
 def parse_entities(row: Row, types: Mapping[str, str] | None = None) -> list[Question]:
