@@ -57,6 +57,8 @@ def test_helm_finds_nothing_to_say_against_the_chart(control_plane: ControlPlane
         "image=null",
         "enabled=1",
         "rbac.aggregate=1",
+        "prepare.cpu=many",
+        "prepare.image=other",
         "imagePullSecrets[0].secret=registry",
     ],
 )
@@ -152,6 +154,12 @@ def test_a_replica_leaves_a_dead_node_after_30_s_unless_a_toleration_says_otherw
 def test_secrets_for_pulling_are_written_as_strings_or_as_in_a_pod(control_plane: ControlPlane) -> None:
     pod = deployed_pod(control_plane, "imagePullSecrets[0]=a,imagePullSecrets[1].name=b")
     assert pod["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
+
+
+def test_what_prepare_asks_for_by_default_is_the_administrators(control_plane: ControlPlane) -> None:
+    [container] = deployed_pod(control_plane, "prepare.cpu=500m", "prepare.memory=3Gi")["containers"]
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    assert (env["RUNYARD_PREPARE_CPU"], env["RUNYARD_PREPARE_MEMORY"]) == ("500m", "3Gi")
 
 
 @pytest.fixture
