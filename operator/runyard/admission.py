@@ -39,7 +39,7 @@ def is_preparation_blocked(situation: Situation) -> Decision | None:
     shortages = find_shortages(view.gang_of(job), view.quotas)
     if not shortages:
         return None
-    message = f"the pod that prepares the data {_describe(shortages[0], situation.run.namespace)}"
+    message = f"the pod that prepares the data {_describe(shortages[0], situation.run.namespace, 'prepare.resources')}"
     return Decision(Phase.PREPARING, "QuotaExceeded", message, requeue_at=situation.now + RECHECK)
 
 
@@ -102,12 +102,12 @@ def _wait(
 # ---------------------------------------------------------------------------------------------------------------- words
 
 
-def _describe(worst: Shortage, namespace: str) -> str:
-    """In words: needs 16 nvidia.com/gpu, team-a has 8 of 32 free."""
+def _describe(worst: Shortage, namespace: str, asked: str = "what compute asks for") -> str:
+    """In words: needs 16 nvidia.com/gpu, team-a has 8 of 32 free. `asked`: what a person may lower."""
     resource = name_for_people(worst.resource)
     needed, free, hard = (format_quantity(amount, resource) for amount in (worst.needed, worst.free, worst.hard))
     if worst.is_hopeless:
-        hint = f"lower what compute asks for, or have ResourceQuota {worst.quota} raised"
+        hint = f"lower {asked}, or have ResourceQuota {worst.quota} raised"
         return f"needs {needed} {resource}, {namespace} has {hard} in all: {hint}"
     return f"needs {needed} {resource}, {namespace} has {free} of {hard} free"
 

@@ -30,6 +30,8 @@ LABEL_RUN = "runyard.dev/run"
 LABEL_ROLE = "runyard.dev/role"
 LABEL_ATTEMPT = "runyard.dev/attempt"
 
+ANNOTATION_ASKED = "runyard.dev/asked"
+"""Of a prepare Job: the run's `prepare` as it was when the Job was made."""
 
 CONTAINER_NAME = "trainer"
 """Of the one container of ours in a pod; others may have been put beside it."""
@@ -45,7 +47,7 @@ class Role(StrEnum):
 
 
 class Resources(Model):
-    """What each training pod asks for, besides GPUs; requests and limits alike."""
+    """CPU and memory of a pod; requests and limits alike."""
 
     cpu: str | None = Field(default=None, max_length=20, pattern=r"^[0-9]+(\.[0-9]+)?m?$")
     """CPUs, as Kubernetes writes them: "16" or "500m". Absent: the operator's default."""
@@ -70,7 +72,7 @@ class Compute(Model):
     image: str | None = Field(default=None, min_length=1, max_length=512)
     """The trainer's image. Absent: the operator's default."""
     resources: Resources = Resources()
-    """CPU and memory of each pod."""
+    """CPU and memory of each training pod."""
     shared_memory: str = Field(default="1Gi", max_length=20, pattern=r"^[0-9]+(\.[0-9]+)?(k|M|G|T|Ki|Mi|Gi|Ti)?$")
     """Size of /dev/shm, counted as the pod's memory."""
 
@@ -78,6 +80,13 @@ class Compute(Model):
     def processes(self) -> int:
         """Ranks of each pod."""
         return self.processes_per_node or max(1, self.gpus_per_node)
+
+
+class Prepare(Model):
+    """The pod that prepares the data, on CPUs."""
+
+    resources: Resources = Resources()
+    """Its CPU and memory. May change until it has ended: preparation then starts again."""
 
 
 class Queue(Model):
@@ -122,6 +131,8 @@ class TrainingRunSpec(Recipe):
 
     compute: Compute
     """The pods of one attempt."""
+    prepare: Prepare = Prepare()
+    """The pod that prepares the data, on CPUs."""
     queue: Queue = Queue()
     """In which order runs get quota."""
     recovery: Recovery = Recovery()

@@ -24,7 +24,7 @@ from runyard_trainer.contract import MAX_CONFIG_DEPTH, MAX_CONFIG_ENTRIES, MAX_C
 
 from runyard.api import GROUP, KIND, PLURAL, VERSION, TrainingRunSpec, TrainingRunStatus
 from runyard.budget_api import BUDGET_KIND, BUDGET_PLURAL, MAX_BUDGET_NAME_LENGTH, GPUBudgetSpec, GPUBudgetStatus
-from runyard.crd_rules import build_name_rules, build_rules
+from runyard.crd_rules import build_root_rules, build_rules
 
 Schema = dict[str, Any]
 
@@ -45,8 +45,8 @@ class Resource:
     status: type[BaseModel]
     rules: dict[str, list[dict[str, str]]]
     """CEL, by the path below spec that it stands on."""
-    name_rules: list[dict[str, str]]
-    """CEL on metadata.name."""
+    root_rules: list[dict[str, str]]
+    """CEL on metadata.name, and on the spec as the status allows it."""
     columns: tuple[Column, ...]
 
     @property
@@ -65,7 +65,7 @@ TRAINING_RUN = Resource(
     spec=TrainingRunSpec,
     status=TrainingRunStatus,
     rules=build_rules(),
-    name_rules=build_name_rules(),
+    root_rules=build_root_rules(),
     columns=(
         ("Phase", "string", ".status.phase", "What the run is doing"),
         ("Mode", "string", ".status.mode", "Pre-training from scratch, or continued"),
@@ -93,7 +93,7 @@ GPU_BUDGET = Resource(
             }
         ]
     },
-    name_rules=[
+    root_rules=[
         {
             "rule": f"self.metadata.name.size() <= {MAX_BUDGET_NAME_LENGTH}",
             "message": f"metadata.name may have at most {MAX_BUDGET_NAME_LENGTH} characters: the name of the budget's "
@@ -172,7 +172,7 @@ def _build_root(resource: Resource) -> Schema:
             "spec": spec,
             "status": status,
         },
-        "x-kubernetes-validations": resource.name_rules,
+        "x-kubernetes-validations": resource.root_rules,
     }
 
 

@@ -27,14 +27,21 @@ Rule = dict[str, str]
 MUTABLE_WHILE_SUSPENDED = ("nodes", "minNodes")
 """Of compute."""
 
-MUTABLE_FIELDS = ("suspend", "limits", "ttlSecondsAfterFinished")
+MUTABLE_FIELDS = ("suspend", "limits", "ttlSecondsAfterFinished", "prepare")
 
 _IS_MASKED = f"self.objective in {sorted(MASKED_OBJECTIVES)}"
 
 
-def build_name_rules() -> list[Rule]:
-    """CEL rules on metadata.name, which only the root's can see."""
+def build_root_rules() -> list[Rule]:
+    """CEL rules on metadata.name, and on what the status says: only the root's can see these."""
     return [
+        {
+            "rule": "self.spec.prepare == oldSelf.spec.prepare || !has(self.status) || !has(self.status.conditions) || "
+            "!self.status.conditions.exists(each, each.type in ['Prepared', 'Failed'] && each.status == 'True')",
+            "message": "spec.prepare can change only until preparation has ended: to prepare anew, delete the run and "
+            "create another with output.takeOver: true",
+            "fieldPath": ".spec.prepare",
+        },
         {
             "rule": f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
             "message": f"metadata.name may have at most {MAX_NAME_LENGTH} characters: the names of the run's Jobs "

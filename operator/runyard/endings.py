@@ -123,7 +123,7 @@ def judge(attempt: int | None, end: Termination, now: datetime) -> Ending:
         exit_code=end.exit_code,
         reason=reason,
         message=(report.message if report else "") or _describe(end),
-        remedy=_choose_remedy(reason, end),
+        remedy=_choose_remedy(reason, end, is_prepare=attempt is None),
         log_tail=report.log_tail if report else _trim_log(end),
         time=end.finished_at or format_time(now),
     )
@@ -146,10 +146,11 @@ def _reason_of(end: Termination) -> str:
     return ExitCode(end.exit_code).reason if end.exit_code in set(ExitCode) else end.reason
 
 
-def _choose_remedy(reason: str, end: Termination) -> str:
+def _choose_remedy(reason: str, end: Termination, *, is_prepare: bool) -> str:
     """What a report of ours says already is not said again."""
     is_said = end.report is not None and end.exit_code in FATAL_EXIT_CODES
-    return "" if is_said else find_remedy(reason, end.pod)
+    said = end.report.message if end.report else end.message
+    return "" if is_said else find_remedy(reason, end.pod, said, is_prepare=is_prepare)
 
 
 def _trim_log(end: Termination) -> str:

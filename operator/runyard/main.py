@@ -14,7 +14,8 @@ Settings are read from the environment, here alone:
 | RUNYARD_STORAGE_REGION | us-east-1 | |
 | RUNYARD_STORAGE_ADDRESSING | virtual | `path` or `virtual` |
 | RUNYARD_STORAGE_SECRET_NAME | runyard-s3 | Secret with the S3 keys, in each run's namespace |
-| RUNYARD_DEFAULT_CPU, RUNYARD_DEFAULT_MEMORY | 1, 4Gi | of pods whose run asks for none |
+| RUNYARD_DEFAULT_CPU, RUNYARD_DEFAULT_MEMORY | 1, 4Gi | of training pods whose run asks for none |
+| RUNYARD_PREPARE_CPU, RUNYARD_PREPARE_MEMORY | 1, 4Gi | of preparing pods whose run asks for none |
 | RUNYARD_NAMESPACES | all | namespaces to serve, separated by commas |
 | RUNYARD_PROGRESS_INTERVAL_SECONDS | 5 | how often a training run is asked how far it is |
 | RUNYARD_PROBE_PORT, RUNYARD_METRICS_PORT | 8081, 8080 | /healthz and /readyz; /metrics |
@@ -88,6 +89,8 @@ def read_config(environment: Mapping[str, str]) -> Config:
         storage_secret_name=environment.get("RUNYARD_STORAGE_SECRET_NAME", "runyard-s3"),
         default_cpu=environment.get("RUNYARD_DEFAULT_CPU", "1"),
         default_memory=environment.get("RUNYARD_DEFAULT_MEMORY", "4Gi"),
+        prepare_cpu=environment.get("RUNYARD_PREPARE_CPU") or "1",
+        prepare_memory=environment.get("RUNYARD_PREPARE_MEMORY") or "4Gi",
         progress_interval_s=_number(environment, "RUNYARD_PROGRESS_INTERVAL_SECONDS", 5),
     )
     if settings.storage_addressing not in ("path", "virtual"):

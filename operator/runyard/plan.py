@@ -51,6 +51,7 @@ RULES: tuple[Rule, ...] = (
     rules.is_suspended,
     rules.has_reached_a_limit,
     rules.is_attempting,
+    rules.asks_otherwise,
     admission.is_preparation_blocked,
     rules.is_preparing,
     sources.waits_for_run,

@@ -13,6 +13,7 @@ from runyard_trainer.contract import MLFLOW_VARIABLES, RECIPE_PATH, ModelSource,
 from runyard_trainer.outcome import PROGRESS_PORT, TERMINATION_LOG_PATH
 
 from runyard.api import (
+    ANNOTATION_ASKED,
     API_VERSION,
     CONTAINER_NAME,
     FATAL_EXIT_CODES,
@@ -21,6 +22,8 @@ from runyard.api import (
     LABEL_ROLE,
     LABEL_RUN,
     LABEL_RUN_UID,
+    Prepare,
+    Resources,
     Role,
     TrainingRunSpec,
 )
@@ -114,7 +117,7 @@ def build_service(run: Run) -> Manifest:
 
 
 def build_prepare_job(run: Run, spec: TrainingRunSpec, settings: Settings) -> Manifest:
-    """The Job that reads the text and makes tokens of it, on CPUs.
+    """The Job that reads the text and makes tokens of it, on CPUs, with resources of its own: it must fit a CPU node.
 
     A fatal exit code ends it at once; a pod that was evicted does not count; everything else is tried again.
     """
@@ -126,6 +129,7 @@ def build_prepare_job(run: Run, spec: TrainingRunSpec, settings: Settings) -> Ma
         settings,
         command=["python", "-m", "runyard_trainer", "prepare"],
         env=[*_build_run_env(run), *_build_service_env(recipe)],
+        amounts=_fill(spec.prepare.resources, settings.prepare_cpu, settings.prepare_memory),
         recipe=recipe,
     )
     pod["terminationGracePeriodSeconds"] = PREPARE_GRACE_PERIOD_S
@@ -139,7 +143,14 @@ def build_prepare_job(run: Run, spec: TrainingRunSpec, settings: Settings) -> Ma
             },
         ]
     }
-    return _build_job(run, name_prepare_job(run), labels, body)
+    job = _build_job(run, name_prepare_job(run), labels, body)
+    job["metadata"]["annotations"] = {ANNOTATION_ASKED: note_asked(spec.prepare)}
+    return job
+
+
+def note_asked(prepare: Prepare) -> str:
+    """What the prepare Job remembers of it. Not what its pods ask for: a policy may have changed that, and for good."""
+    return prepare.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True)
 
 
 def build_train_job(
@@ -148,6 +159,7 @@ def build_train_job(
     """The Job that is attempt number `attempt`: one pod for each node, none of which is ever replaced."""
     recipe = resolve_recipe(run, spec, settings)
     labels = _build_labels(run, Role.TRAIN) | {LABEL_ATTEMPT: str(attempt)}
+    amounts = _fill(spec.compute.resources, settings.default_cpu, settings.default_memory)
     pod = _build_pod(
         run,
         spec,
@@ -155,9 +167,10 @@ def build_train_job(
         command=["python", "-m", "runyard_trainer.launch"],
         env=[
             *_build_run_env(run),
-            *_build_attempt_env(run, spec, attempt, _cpu_of(spec, settings)),
+            *_build_attempt_env(run, spec, attempt, amounts["cpu"]),
             *_build_service_env(recipe),
         ],
+        amounts=amounts,
         recipe=recipe,
     )
     pod["subdomain"] = name_service(run)
@@ -168,7 +181,10 @@ def build_train_job(
     pod["terminationGracePeriodSeconds"] = spec.recovery.termination_grace_period_seconds
     container = pod["containers"][0]
     container["ports"] = [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}]
+    pod["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": spec.compute.shared_memory}})
+    container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 - a mount point
     if spec.compute.gpus_per_node:
+        pod["tolerations"].append(_build_gpu_toleration(spec.compute.gpu_resource_name))
         for amounts in container["resources"].values():
             amounts[spec.compute.gpu_resource_name] = str(spec.compute.gpus_per_node)
     body = _build_job_body(labels, pod, num_pods=spec.compute.nodes, num_retries=0)
@@ -179,6 +195,15 @@ def _build_avoidance(nodes: Sequence[str]) -> Manifest:
     """Prefer every other node. Not more than that: where there is no other, trying again beats waiting."""
     names = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
     return {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": {"matchFields": names}}]}
+
+
+def _build_gpu_toleration(resource: str) -> Manifest:
+    """Of a taint that is named as the resource, which keeps a node for pods that ask for it: these do.
+
+    What GKE's ExtendedResourceToleration does for NoSchedule. Here of every effect: some clusters taint with NoExecute,
+    and a pod that did not tolerate it would be Unschedulable all the same.
+    """
+    return {"key": resource, "operator": "Exists"}
 
 
 def choose_master_port(run_uid: str, attempt: int) -> int:
@@ -229,6 +254,7 @@ def _build_pod(
     *,
     command: list[str],
     env: list[dict[str, Any]],
+    amounts: dict[str, str],
     recipe: Recipe,
 ) -> dict[str, Any]:
     """A pod that meets the restricted Pod Security Standard."""
@@ -252,19 +278,17 @@ def _build_pod(
             }
             for trouble in ("not-ready", "unreachable")
         ],
-        "containers": [_build_container(spec, settings, command, env)],
+        "containers": [_build_container(spec, settings, command, env, amounts)],
         "volumes": [
             {"name": "recipe", "configMap": {"name": name_config_map(run, recipe)}},
             {"name": "tmp", "emptyDir": {}},
-            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": spec.compute.shared_memory}},
         ],
     }
 
 
 def _build_container(
-    spec: TrainingRunSpec, settings: Settings, command: list[str], env: list[dict[str, Any]]
+    spec: TrainingRunSpec, settings: Settings, command: list[str], env: list[dict[str, Any]], amounts: dict[str, str]
 ) -> dict[str, Any]:
-    amounts = {"cpu": _cpu_of(spec, settings), "memory": spec.compute.resources.memory or settings.default_memory}
     return {
         "name": CONTAINER_NAME,
         "image": spec.compute.image or settings.trainer_image,
@@ -281,7 +305,6 @@ def _build_container(
         "volumeMounts": [
             {"name": "recipe", "mountPath": _RECIPE_DIR, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount point, not a temporary file
-            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - likewise
         ],
     }
 
@@ -339,8 +362,9 @@ def _build_env(values: dict[str, str]) -> list[dict[str, Any]]:
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
-def _cpu_of(spec: TrainingRunSpec, settings: Settings) -> str:
-    return spec.compute.resources.cpu or settings.default_cpu
+def _fill(asked: Resources, cpu: str, memory: str) -> dict[str, str]:
+    """What a run asks for, else the administrator's."""
+    return {"cpu": asked.cpu or cpu, "memory": asked.memory or memory}
 
 
 def _parse_cpus(quantity: str) -> float:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from runyard_trainer.outcome import ExitCode
 
 from runyard import limits, pods, render, stalls
-from runyard.api import KIND, ConditionType, LastFailure, Phase
+from runyard.api import ANNOTATION_ASKED, KIND, ConditionType, LastFailure, Phase, Prepare, Role
 from runyard.endings import Severity, describe_failure, judge, when_settled
 from runyard.remedies import find_remedy
 from runyard.situation import Situation, build_delete
@@ -214,7 +214,8 @@ def _describe_wait(situation: Situation, waiting: list[Manifest]) -> tuple[str, 
             "AWS_SECRET_ACCESS_KEY: the pod starts by itself then"
         )
         return wait.reason, wait.message + hint
-    remedy = find_remedy(wait.reason)
+    is_prepare = any(pods.role_of(pod) == Role.PREPARE for pod in waiting)
+    remedy = find_remedy(wait.reason, message=wait.message, is_prepare=is_prepare)
     return wait.reason, f"{wait.message.rstrip('.')}. What to do: {remedy}" if remedy else wait.message
 
 
@@ -239,6 +240,18 @@ def has_failed_to_prepare(situation: Situation) -> Decision | None:
     else:
         failure = LastFailure(reason=job_failure["reason"], message=job_failure.get("message", ""))
     return fail(situation, failure.reason, describe_failure(failure), failure)
+
+
+def asks_otherwise(situation: Situation) -> Decision | None:
+    """`prepare` has changed since the Job was made: it is made anew, as a Job's pods cannot change."""
+    job = situation.prepare_job
+    if situation.is_prepared or job is None or not pods.is_live(job):
+        return None
+    made_for = job["metadata"].get("annotations", {}).get(ANNOTATION_ASKED, render.note_asked(Prepare()))
+    if made_for == render.note_asked(situation.spec.prepare):
+        return None
+    message = "spec.prepare has changed: preparation starts again"
+    return Decision(Phase.PREPARING, "Preparing", message, actions=(build_delete(job),))
 
 
 def is_preparing(situation: Situation) -> Decision | None:

@@ -47,7 +47,7 @@ def find_startup_timeout(
         attempt=attempt,
         reason=wait.reason,
         message=message,
-        remedy=find_remedy(wait.reason),
+        remedy=find_remedy(wait.reason, message=wait.message),
         time=format_time(now),
     )
     return Ending(Severity.STARTUP, failure)
@@ -55,7 +55,11 @@ def find_startup_timeout(
 
 def _describe_missing(num_missing: int) -> Wait:
     if num_missing:
-        return Wait("StartupTimeout", f"{num_missing} were not made: look at the Job's events and at ResourceQuotas")
+        return Wait(
+            "StartupTimeout",
+            f"{num_missing} were not made: look at the Job's events (kubectl describe job), which say what refused "
+            "them: a ResourceQuota, a LimitRange or an admission policy",
+        )
     return Wait("StartupTimeout", "the others are still being set up; look at the events of the pods")
 
 

@@ -30,9 +30,13 @@ class Settings:
     storage_addressing: str = "virtual"
     storage_secret_name: str = "runyard-s3"  # noqa: S105 - the name of a Secret
     default_cpu: str = "1"
-    """CPU of a pod whose run asks for none."""
+    """CPU of a training pod whose run asks for none."""
     default_memory: str = "4Gi"
-    """Memory of a pod whose run asks for none."""
+    """Memory of a training pod whose run asks for none."""
+    prepare_cpu: str = "1"
+    """CPU of a preparing pod whose run asks for none."""
+    prepare_memory: str = "4Gi"
+    """Memory of a preparing pod whose run asks for none."""
     progress_interval_s: float = 5
     """How often a training run is asked how far it is, and its status written at most while nothing else happens."""
 

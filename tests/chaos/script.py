@@ -41,11 +41,13 @@ class Script:
     max_disruptions: int = 20
 
     def build_spec(self) -> dict[str, Any]:
+        small = {"cpu": "100m", "memory": "64Mi"}
         return {
             "model": {"uri": "s3://models/base"},
             "data": {"train": [{"uri": "s3://corpora/text/"}]},
             "output": {"uri": "s3://models/out"},
-            "compute": {"nodes": NUM_NODES, "gpusPerNode": 0, "resources": {"cpu": "100m", "memory": "64Mi"}},
+            "compute": {"nodes": NUM_NODES, "gpusPerNode": 0, "resources": small},
+            "prepare": {"resources": small},
             "recovery": {
                 "maxFailures": self.max_failures,
                 "maxDisruptions": self.max_disruptions,

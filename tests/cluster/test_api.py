@@ -226,6 +226,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a learning rate of zero": ({"training": {"steps": 5, "learningRate": 0}}, ["spec.training.learningRate"]),
     "an objective that is not built": ({"objective": "translation"}, ["spec.objective", "causal-lm"]),
     "memory of many": ({"compute": {"resources": {"memory": "lots"}}}, ["spec.compute.resources.memory"]),
+    "memory of many to prepare": ({"prepare": {"resources": {"memory": "lots"}}}, ["spec.prepare.resources.memory"]),
     "whole words where nothing is masked": (
         {"masking": {"wholeWord": True}},
         ["spec.masking.wholeWord", "objectives masked-lm and masked-lm-nsp"],
@@ -368,9 +369,33 @@ def test_only_a_few_fields_may_change_once_the_run_exists(api: client.CustomObje
             patch(changed)
         assert f"spec.{next(iter(changed))}" in refused.value.body
         assert "cannot change" in refused.value.body
-        mutable = "suspend, limits, ttlSecondsAfterFinished, compute.nodes, compute.minNodes"
+        mutable = "suspend, limits, ttlSecondsAfterFinished, prepare, compute.nodes, compute.minNodes"
         assert f"only {mutable} can" in refused.value.body
     api.delete_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "fixed")
+
+
+def test_what_prepare_may_take_changes_until_preparation_has_ended(api: client.CustomObjectsApi) -> None:
+    create(api, SMALLEST, name="mended", dry_run="")
+    name = (GROUP, VERSION, "default", PLURAL, "mended")
+
+    def patch(spec: dict[str, Any]) -> Any:
+        return api.patch_namespaced_custom_object(*name, {"spec": spec})
+
+    def hold(condition: str) -> None:
+        time = "2026-05-04T12:00:00Z"
+        held = {"type": condition, "status": "True", "reason": "Tested", "message": "", "lastTransitionTime": time}
+        api.patch_namespaced_custom_object_status(*name, {"status": {"conditions": [held]}})
+
+    assert patch({"prepare": {"resources": {"memory": "8Gi"}}})["spec"]["prepare"]["resources"] == {"memory": "8Gi"}
+    hold("Reconciling")
+    patch({"prepare": {"resources": {"cpu": "2"}}})
+    for condition in ("Prepared", "Failed"):
+        hold(condition)
+        with pytest.raises(client.ApiException) as refused:
+            patch({"prepare": {"resources": {"memory": "16Gi"}}})
+        assert "spec.prepare can change only until preparation has ended" in refused.value.body
+        assert patch({"suspend": condition == "Failed"})["spec"]["prepare"]["resources"]["memory"] == "8Gi"
+    api.delete_namespaced_custom_object(*name)
 
 
 def test_the_shape_may_change_while_the_run_is_suspended_and_not_otherwise(api: client.CustomObjectsApi) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
-import subprocess
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,30 +21,11 @@ from runyard.lease import Lease, LeaseKey
 from runyard.main import LEASE_NAME, require_crd
 from runyard.world import Delete, Event, Manifest, PatchStatus
 
+from tests.cluster.chart import CHART, NAMESPACE, apply, helm, render
 from tests.cluster.conftest import Cluster as ControlPlane
 from tests.cluster.lab import NOW, SPEC, Lab
 
-CHART = Path(__file__).parents[2] / "charts" / "runyard"
-NAMESPACE = "chart-test"
 ANTI_AFFINITY = "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0]"
-
-
-def helm(control_plane: ControlPlane, *arguments: str) -> subprocess.CompletedProcess[str]:
-    argv = [str(control_plane.instance.helm), *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, check=False)
-
-
-def render(control_plane: ControlPlane, *settings: str) -> list[Manifest]:
-    flags = [flag for setting in settings for flag in ("--set", setting)]
-    done = helm(control_plane, "template", "runyard", str(CHART), "--namespace", NAMESPACE, "--include-crds", *flags)
-    assert done.returncode == 0, done.stderr
-    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
-
-
-def apply(control_plane: ControlPlane, manifests: list[Manifest], *flags: str) -> str:
-    text = yaml.safe_dump_all(manifests)
-    done = control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", *flags, input=text)
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +36,8 @@ def installed(control_plane: ControlPlane) -> Iterator[ControlPlane]:
         control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     apply(control_plane, render(control_plane))
     yield control_plane
-    control_plane.kubectl("delete", "clusterrolebinding", f"{NAMESPACE}:runyard-operator", check=False)
+    for kind in ("clusterrolebinding", "clusterrole"):
+        control_plane.kubectl("delete", kind, "--selector", "app.kubernetes.io/instance=runyard", check=False)
 
 
 def test_helm_finds_nothing_to_say_against_the_chart(control_plane: ControlPlane) -> None:
@@ -72,6 +55,11 @@ def test_helm_finds_nothing_to_say_against_the_chart(control_plane: ControlPlane
         "trainer.memory=lots",
         "log.level=LOUD",
         "image=null",
+        "enabled=1",
+        "rbac.aggregate=1",
+        "prepare.cpu=many",
+        "prepare.image=other",
+        "imagePullSecrets[0].secret=registry",
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_when_the_chart_is_rendered(
@@ -90,10 +78,12 @@ def test_a_value_that_cannot_be_meant_is_refused_when_the_chart_is_rendered(
         ("watchNamespaces={team-a,team-b}",),
         (
             "storage.endpoint=https://s3.example.org",
-            "imagePullSecrets={registry}",
+            "imagePullSecrets[0]=registry",
+            "imagePullSecrets[1].name=other-registry",
             "priorityClassName=system-cluster-critical",
             "podAnnotations.team=ml",
             "nodeSelector.pool=cpu",
+            "tolerations[0].key=dedicated",
             "tolerations[0].operator=Exists",
             f"{ANTI_AFFINITY}.topologyKey=kubernetes.io/hostname",
             f"{ANTI_AFFINITY}.labelSelector.matchLabels.app=other",
@@ -109,15 +99,9 @@ def test_the_api_server_accepts_everything_that_the_chart_renders(
 
 
 def test_the_operators_pods_are_allowed_where_only_restricted_pods_are(installed: ControlPlane) -> None:
-    [deployment] = [manifest for manifest in render(installed) if manifest["kind"] == "Deployment"]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "as-in-the-deployment", "namespace": NAMESPACE}}
-    installed.kubectl(
-        "create",
-        "--dry-run=server",
-        "-f",
-        "-",
-        input=yaml.safe_dump(pod | {"spec": deployment["spec"]["template"]["spec"]}),
-    )
+    whole = yaml.safe_dump(pod | {"spec": deployed_pod(installed)})
+    installed.kubectl("create", "--dry-run=server", "-f", "-", input=whole)
     del pod["metadata"]
     privileged = pod | {
         "metadata": {"name": "p", "namespace": NAMESPACE},
@@ -125,6 +109,99 @@ def test_the_operators_pods_are_allowed_where_only_restricted_pods_are(installed
     }
     refused = installed.kubectl("create", "--dry-run=server", "-f", "-", input=yaml.safe_dump(privileged), check=False)
     assert "violates PodSecurity" in refused.stderr, "else the test above shows nothing"
+
+
+def deployed_pod(control_plane: ControlPlane, *settings: str) -> dict[str, Any]:
+    """The spec of the operator's pods."""
+    [deployment] = [manifest for manifest in render(control_plane, *settings) if manifest["kind"] == "Deployment"]
+    spec: dict[str, Any] = deployment["spec"]["template"]["spec"]
+    return spec
+
+
+def test_replicas_are_spread_among_those_of_their_own_revision(control_plane: ControlPlane) -> None:
+    [constraint] = deployed_pod(control_plane)["topologySpreadConstraints"]
+    assert constraint["topologyKey"] == "kubernetes.io/hostname"
+    assert constraint["matchLabelKeys"] == ["pod-template-hash"]
+
+
+NOT_READY, UNREACHABLE = "node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"
+OWN_KEY = f"tolerations[0].key={NOT_READY},tolerations[0].operator=Exists"
+OWN_SECONDS = f"{OWN_KEY},tolerations[0].effect=NoExecute,tolerations[0].tolerationSeconds=5"
+
+
+@pytest.mark.parametrize(
+    ("settings", "want"),
+    [
+        ((), [(NOT_READY, 30), (UNREACHABLE, 30)]),
+        (("tolerations[0].key=dedicated",), [("dedicated", None), (NOT_READY, 30), (UNREACHABLE, 30)]),
+        ((OWN_SECONDS,), [(NOT_READY, 5), (UNREACHABLE, 30)]),
+        ((OWN_KEY,), [(NOT_READY, None), (UNREACHABLE, 30)]),
+        ((f"{OWN_KEY},tolerations[0].effect=NoSchedule",), [(NOT_READY, None), (NOT_READY, 30), (UNREACHABLE, 30)]),
+        (("tolerations[0].operator=Exists",), [(None, None)]),
+    ],
+    ids=["none", "of another taint", "other seconds", "for ever", "for scheduling alone", "of everything"],
+)  # fmt: skip
+def test_a_replica_leaves_a_dead_node_after_30_s_unless_a_toleration_says_otherwise(
+    installed: ControlPlane, settings: tuple[str, ...], want: list[tuple[str | None, int | None]]
+) -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "replica", "namespace": NAMESPACE}}
+    text = yaml.safe_dump(pod | {"spec": deployed_pod(installed, *settings)})
+    created = installed.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", input=text).stdout
+    tolerations = json.loads(created)["spec"]["tolerations"]
+    assert [(each.get("key"), each.get("tolerationSeconds")) for each in tolerations] == want
+
+
+def test_secrets_for_pulling_are_written_as_strings_or_as_in_a_pod(control_plane: ControlPlane) -> None:
+    pod = deployed_pod(control_plane, "imagePullSecrets[0]=a,imagePullSecrets[1].name=b")
+    assert pod["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
+
+
+def test_what_prepare_asks_for_by_default_is_the_administrators(control_plane: ControlPlane) -> None:
+    [container] = deployed_pod(control_plane, "prepare.cpu=500m", "prepare.memory=3Gi")["containers"]
+    env = {each["name"]: each.get("value") for each in container["env"]}
+    assert (env["RUNYARD_PREPARE_CPU"], env["RUNYARD_PREPARE_MEMORY"]) == ("500m", "3Gi")
+
+
+@pytest.fixture
+def umbrella(control_plane: ControlPlane, tmp_path: Path) -> Path:
+    """A chart that has ours as a part, switched by a condition."""
+    shutil.copytree(CHART, tmp_path / "runyard")
+    dependency = {"name": "runyard", "version": ">=0.0.0-0", "repository": "file://../runyard"}
+    chart = {"apiVersion": "v2", "name": "platform", "version": "0.1.0"}
+    folder = tmp_path / "platform"
+    folder.mkdir()
+    (folder / "Chart.yaml").write_text(
+        yaml.safe_dump(chart | {"dependencies": [dependency | {"condition": "runyard.enabled", "tags": ["ml"]}]})
+    )
+    done = helm(control_plane, "dependency", "build", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_an_umbrella_chart_switches_it_on_and_off_by_a_condition(control_plane: ControlPlane, umbrella: Path) -> None:
+    def objects(*settings: str) -> list[Manifest]:
+        flags = [flag for setting in settings for flag in ("--set", setting)]
+        done = helm(control_plane, "template", "platform", str(umbrella), *flags)
+        assert done.returncode == 0, done.stderr
+        return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+    assert objects("runyard.enabled=true") == objects("tags.ml=true") == objects("global.region=eu") == objects()
+    assert objects()
+    assert objects("runyard.enabled=false") == []
+    refused = helm(control_plane, "template", "platform", str(umbrella), "--set", "runyard.enabbled=true")
+    assert "enabbled" in refused.stderr
+
+
+def test_what_helm_says_after_an_install_are_commands_that_exist(installed: ControlPlane) -> None:
+    flags = (f"--kubeconfig={installed.kubeconfig}", "--namespace", NAMESPACE, "--dry-run=server", "--skip-crds")
+    done = helm(installed, "install", "noted", str(CHART), *flags)
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.split("NOTES:")[1]
+    assert "deployment/noted-runyard-operator --timeout=2m" in notes
+    assert "may make runs there" in notes
+    for line in (line.split() for line in notes.splitlines() if line.startswith("  kubectl")):
+        words = [word for word in line[1:] if word not in ("\\", "--watch")]
+        assert installed.kubectl(*words, "--help").returncode == 0
 
 
 def test_two_releases_in_two_namespaces_share_no_object(control_plane: ControlPlane) -> None:
@@ -141,12 +218,17 @@ def test_two_releases_in_two_namespaces_share_no_object(control_plane: ControlPl
 # --------------------------------------------------------------------------------------------------------------- rights
 
 
+def operators_roles(manifests: list[Manifest], kind: str) -> list[Manifest]:
+    """The roles of `kind` that a binding gives to the operator."""
+    bound = {each["roleRef"]["name"] for each in manifests if each["kind"] == f"{kind}Binding"}
+    return [each for each in manifests if each["kind"] == kind and each["metadata"]["name"] in bound]
+
+
 def granted(manifests: list[Manifest], kind: str) -> set[tuple[str, str, str]]:
-    """(resource, verb, name) of every rule of the roles of `kind`."""
+    """(resource, verb, name) of every rule of the operator's roles of `kind`."""
     return {
         (resource, verb, name)
-        for manifest in manifests
-        if manifest["kind"] == kind
+        for manifest in operators_roles(manifests, kind)
         for rule in manifest["rules"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
@@ -181,9 +263,9 @@ def test_the_rights_are_these_and_no_others(control_plane: ControlPlane) -> None
     }
 
 
-def test_with_chosen_namespaces_nothing_is_granted_cluster_wide(control_plane: ControlPlane) -> None:
+def test_with_chosen_namespaces_the_operator_is_granted_nothing_cluster_wide(control_plane: ControlPlane) -> None:
     manifests = render(control_plane, "watchNamespaces={team-a,team-b}")
-    assert not [manifest for manifest in manifests if manifest["kind"].startswith("ClusterRole")]
+    assert not [manifest for manifest in manifests if manifest["kind"] == "ClusterRoleBinding"]
     roles = {(role["metadata"]["namespace"], role["metadata"]["name"]) for role in manifests if role["kind"] == "Role"}
     assert roles == {
         (NAMESPACE, "runyard-operator-lease"),

@@ -14,12 +14,12 @@ from tests.cluster.conftest import Cluster
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line.strip() for line in README.splitlines() if line.startswith("    ")]
+COMMANDS = [line.strip() for line in README.replace(" \\\n", " ").splitlines() if line.startswith("    ")]
 
 
 def commands(program: str) -> list[str]:
-    """The README's lines that call a program, without comment and continuation."""
-    found = [re.split(r"\s+#|\s*\\$", line)[0] for line in COMMANDS if line.startswith(f"{program} ")]
+    """The README's commands that call a program, without comments; one that goes on in the next line is one."""
+    found = [re.split(r"\s+#", line)[0] for line in COMMANDS if line.startswith(f"{program} ")]
     assert found, f"the README calls no {program}"
     return found
 
@@ -43,14 +43,23 @@ def test_kubectl_explains_every_field(control_plane: Cluster) -> None:
     assert "Tokens in a packed sequence" in control_plane.kubectl("explain", "trainingrun.spec.training").stdout
 
 
-def test_each_kubectl_command_of_the_readme_works_on_a_run_of_that_name(control_plane: Cluster) -> None:
+def test_each_kubectl_command_of_the_readme_works_on_a_run_of_that_name(control_plane: Cluster, tmp_path: Path) -> None:
     runs.apply(control_plane, runs.manifest("fin-cpt", "s3://runyard/none/"))
+    control_plane.kubectl("create", "namespace", "team-a", check=False)  # another test may have made it
+    run = tmp_path / "run.yaml"
+    run.write_text(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0])
     for line in commands("kubectl"):
-        if line.startswith(("kubectl create secret", "kubectl get nodes")):
-            continue  # the one needs keys that are not the reader's, the other nodes
+        if line.startswith(("kubectl rollout status", "kubectl get nodes")):
+            continue  # the one has a test of its own, the other needs nodes
         words = [word.strip("'") for word in line.split()[1:] if word != "-w"]
-        control_plane.kubectl(*words)
-    assert not control_plane.get_json("trainingruns")["items"], "the README's last command deletes the run"
+        control_plane.kubectl(*(str(run) if word == "run.yaml" else word for word in words))
+    assert not control_plane.get_json("trainingruns")["items"], "a command of the README deletes the run"
+    control_plane.kubectl("delete", "trainingrun/fin-cpt", "secret/runyard-s3", "--namespace", "team-a")
+
+
+def test_the_readme_asks_for_the_health_of_the_operator_that_it_installs(cluster: Cluster) -> None:
+    [line] = [line for line in commands("kubectl") if line.startswith("kubectl rollout status")]
+    assert "successfully rolled out" in cluster.kubectl(*line.split()[1:]).stdout
 
 
 @pytest.mark.parametrize("line", commands("make"))
@@ -67,10 +76,12 @@ def test_each_command_line_of_the_readme_exists(line: str) -> None:
 
 
 def test_helm_renders_what_the_readme_installs(control_plane: Cluster) -> None:
-    (command,) = re.findall(r"helm install (.*?)\n    kubectl", README, re.DOTALL)
-    words = command.replace("\\\n", " ").split()
+    [command] = commands("helm")
+    words = command.split()[2:]
     argv = [str(control_plane.instance.helm), "template", *(word for word in words if word != "--create-namespace")]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "registry.example/runyard/operator:0.1.0" in done.stdout
     assert "registry.example/runyard/trainer:0.1.0" in done.stdout
+    images = {line.split()[-1] for line in commands("docker") if line.startswith("docker push ")}
+    assert images == {word.split("=")[-1] for word in words if "image=" in word}, "what is installed has been pushed"

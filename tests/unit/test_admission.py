@@ -228,11 +228,27 @@ def test_the_pod_that_prepares_another_run_is_reserved_for() -> None:
     assert waits_because(planned) == "needs 2 cpu, team-a has 1 of 2 free"
 
 
+def test_the_quota_of_a_prepare_pod_is_held_against_what_it_asks_for_and_not_against_what_training_does() -> None:
+    own = {
+        "compute": {"nodes": 2, "gpusPerNode": 4, "resources": {"cpu": "96"}},
+        "prepare": {"resources": {"cpu": "3"}},
+    }
+    run = make_run(**own)
+    job = next(each.manifest for each in decide(run).actions if isinstance(each, Create) and "spec" in each.manifest)
+    job["metadata"] |= {"uid": "job-1", "resourceVersion": "1"}
+    for hard, is_told in ((3, False), (2, True)):
+        namespace = Namespace(quotas=(quota(hard, used=0, resource="requests.cpu"),))
+        planned = plan(run, Observed(jobs=(job,), namespace=namespace), SETTINGS, NOW)
+        ready = find_condition(planned.status, ConditionType.READY)
+        assert ready is not None
+        assert ("needs 3 cpu, team-a has 2 in all: lower prepare.resources" in ready.message) == is_told
+
+
 @pytest.mark.parametrize(
     ("hard", "want"),
     [
         (4, "needs 1 cpu, team-a has 0 of 4 free"),
-        (0, "needs 1 cpu, team-a has 0 in all: lower what compute asks for, or have ResourceQuota gpus raised"),
+        (0, "needs 1 cpu, team-a has 0 in all: lower prepare.resources, or have ResourceQuota gpus raised"),
     ],
 )
 def test_a_prepare_pod_that_quota_keeps_from_being_made_is_told(hard: int, want: str) -> None:

@@ -64,7 +64,7 @@ def test_it_refuses_with_the_fields_path_what_a_crd_cannot_say(kind: Any) -> Non
 def test_every_field_of_a_spec_is_fixed_but_those_that_may_change() -> None:
     fields = {field.alias for field in TrainingRunSpec.model_fields.values()}
     fixed = {rule["fieldPath"].removeprefix(".") for rule in build_rules()[""] if "cannot change" in rule["message"]}
-    assert fields - fixed == {"suspend", "limits", "ttlSecondsAfterFinished", "compute"}
+    assert fields - fixed == {"suspend", "limits", "ttlSecondsAfterFinished", "prepare", "compute"}
 
 
 def test_a_rule_on_changes_sees_each_field_come_and_go() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from runyard.api import MAX_NAME_LENGTH
+from runyard.kueue import build_place
 from runyard.render import (
     build_config_map,
     build_prepare_job,
@@ -59,6 +60,7 @@ def want_metadata(name: str, **labels: str) -> dict[str, Any]:
 def want_pod(
     command: list[str], env: list[dict[str, Any]], amounts: dict[str, str], **container: Any
 ) -> dict[str, Any]:
+    """What pods that prepare and pods that train have in common."""
     return {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -101,7 +103,6 @@ def want_pod(
                 "volumeMounts": [
                     {"name": "recipe", "mountPath": "/etc/runyard", "readOnly": True},
                     {"name": "tmp", "mountPath": "/tmp"},
-                    {"name": "shm", "mountPath": "/dev/shm"},
                 ],
                 **container,
             }
@@ -109,7 +110,6 @@ def want_pod(
         "volumes": [
             {"name": "recipe", "configMap": {"name": f"cpt-recipe-{RECIPE.digest}"}},
             {"name": "tmp", "emptyDir": {}},
-            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
         ],
     }
 
@@ -164,7 +164,7 @@ def test_the_prepare_job_needs_no_gpu_and_fails_at_once_on_what_will_not_mend() 
     assert build_prepare_job(make_run(), make_spec(), SETTINGS) == {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": want_metadata("cpt-prepare", **role),
+        "metadata": {**want_metadata("cpt-prepare", **role), "annotations": {"runyard.dev/asked": "{}"}},
         "spec": {
             "completionMode": "Indexed",
             "completions": 1,
@@ -211,6 +211,9 @@ def test_an_attempt_is_one_job_with_a_pod_for_each_node() -> None:
         ports=[{"name": "progress", "containerPort": 8470, "protocol": "TCP"}],
     )
     pod |= {"subdomain": "cpt-ranks", "terminationGracePeriodSeconds": 120}
+    pod["tolerations"].append({"key": "nvidia.com/gpu", "operator": "Exists"})
+    pod["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}})
+    pod["containers"][0]["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
     assert build_train_job(make_run(), make_spec(), SETTINGS, 3) == {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -256,6 +259,50 @@ def test_what_a_run_says_of_its_pods_goes_before_the_settings() -> None:
     env = env_of(job)
     assert (env["RUNYARD_PROCESSES_PER_NODE"], env["OMP_NUM_THREADS"], env["RUNYARD_GRACE_SECONDS"]) == ("2", "8", "7")
     assert (env["RUNYARD_GPUS_PER_NODE"], env["RUNYARD_GPU_RESOURCE_NAME"]) == ("8", "amd.com/gpu")
+
+
+GPU_NODE = {"resources": {"cpu": "96", "memory": "1000Gi"}, "sharedMemory": "64Gi"}
+
+
+def test_prepare_has_resources_of_its_own_and_nothing_of_what_training_asks_for() -> None:
+    compute = {"nodes": 2, "gpusPerNode": 8, **GPU_NODE}
+    settings = replace(SETTINGS, default_cpu="32", default_memory="256Gi", prepare_cpu="2", prepare_memory="6Gi")
+
+    def prepare(**own: Any) -> Manifest:
+        return build_prepare_job(make_run(), make_spec(compute=compute, **own), settings)
+
+    amounts = {"cpu": "2", "memory": "6Gi"}
+    assert container_of(prepare())["resources"] == {"requests": amounts, "limits": amounts}
+    assert "64Gi" not in json.dumps(prepare())
+    for own, want in (
+        ({"cpu": "8", "memory": "32Gi"}, {"cpu": "8", "memory": "32Gi"}),
+        ({"memory": "32Gi"}, {"cpu": "2", "memory": "32Gi"}),
+    ):
+        asked = container_of(prepare(prepare={"resources": own}))["resources"]
+        assert asked == {"requests": want, "limits": want}
+        trained = build_train_job(make_run(), make_spec(compute=compute, prepare={"resources": own}), settings, 1)
+        assert container_of(trained)["resources"]["requests"] == {
+            "cpu": "96",
+            "memory": "1000Gi",
+            "nvidia.com/gpu": "8",
+        }
+
+
+def test_pods_with_gpus_tolerate_a_taint_that_is_named_as_their_gpus_and_others_do_not() -> None:
+    def keys(job: Manifest) -> set[str]:
+        return {each["key"] for each in job["spec"]["template"]["spec"]["tolerations"]} - {
+            "node.kubernetes.io/not-ready",
+            "node.kubernetes.io/unreachable",
+        }
+
+    amd = make_spec(compute={"gpusPerNode": 8, "gpuResourceName": "amd.com/gpu"})
+    queued = make_spec(queue={"name": "gpus"})
+    run = make_run()
+    assert keys(build_train_job(run, make_spec(), SETTINGS, 1)) == {"nvidia.com/gpu"}
+    assert keys(build_train_job(run, amd, SETTINGS, 1)) == {"amd.com/gpu"}
+    assert keys(build_place(run, queued, SETTINGS)) == {"nvidia.com/gpu"}, "Kueue looks at the place's tolerations"
+    assert keys(build_train_job(run, make_spec(compute={"gpusPerNode": 0}), SETTINGS, 1)) == set()
+    assert keys(build_prepare_job(run, amd, SETTINGS)) == set()
 
 
 def test_the_judges_key_comes_from_the_secret_that_the_run_names_and_from_nowhere_else() -> None:

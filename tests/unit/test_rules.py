@@ -118,6 +118,37 @@ def test_a_prepare_job_that_gave_up_fails_the_run_with_its_last_pods_words() -> 
     assert planned.status.last_failure.message == "last"
 
 
+ASKED = {"resources": {"memory": "32Gi"}}
+
+
+def test_preparation_starts_again_when_what_it_may_take_has_changed() -> None:
+    preparing = make_status(phase=Phase.PREPARING)
+    job = make_prepare_job()
+    pods = [make_dead_pod(job, code=137, reason="OOMKilled")]
+    assert decide(make_run(preparing), jobs=[job], pods=pods).actions == ()
+    planned = decide(run := make_run(preparing, prepare=ASKED), jobs=[job], pods=pods)
+    assert (deleted(planned), created(planned)) == (["cpt-prepare"], [])
+    assert "spec.prepare has changed" in message_of(planned)
+    anew = next(each.manifest for each in decide(run).actions if isinstance(each, Create) and "spec" in each.manifest)
+    amounts = anew["spec"]["template"]["spec"]["containers"][0]["resources"]
+    assert amounts["limits"]["memory"] == "32Gi"
+
+
+def test_a_prepare_job_that_a_policy_or_another_release_has_made_otherwise_is_left_alone() -> None:
+    run = make_run(make_status(phase=Phase.PREPARING))
+    job = make_prepare_job()
+    job["spec"]["template"]["spec"]["containers"][0]["resources"] = {"limits": {"memory": "1Gi"}}
+    assert decide(run, jobs=[job], pods=[make_pod(job)]).actions == ()
+    del job["metadata"]["annotations"]  # of an operator that knew no spec.prepare
+    assert decide(run, jobs=[job], pods=[make_pod(job)]).actions == ()
+
+
+@pytest.mark.parametrize("end", ["Complete", "Failed"])
+def test_what_prepare_may_take_says_nothing_to_a_preparation_that_has_ended(end: str) -> None:
+    run = make_run(make_status(phase=Phase.PREPARING), prepare=ASKED)
+    assert deleted(decide(run, jobs=[make_prepare_job(end)])) == []
+
+
 def test_a_prepare_job_whose_node_is_gone_is_made_anew() -> None:
     job = make_prepare_job()
     lost = make_pod(job, **being_deleted(-60))
@@ -354,7 +385,7 @@ WAITS: dict[str, tuple[Callable[[Manifest], Manifest], str, list[str]]] = {
             message="0/2 nodes are available: 2 Insufficient nvidia.com/gpu.",
         ),
         "Unschedulable",
-        ["Insufficient nvidia.com/gpu", "compute.nodes"],
+        ["Insufficient nvidia.com/gpu", "add or free nodes"],
     ),
 }
 

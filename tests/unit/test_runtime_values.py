@@ -136,6 +136,8 @@ def test_the_environment_becomes_settings() -> None:
             "RUNYARD_TRAINER_IMAGE": "trainer:1",
             "RUNYARD_STORAGE_ENDPOINT": "",
             "RUNYARD_STORAGE_ADDRESSING": "path",
+            "RUNYARD_PREPARE_CPU": "500m",
+            "RUNYARD_PREPARE_MEMORY": "",
             "RUNYARD_NAMESPACES": "a, b",
             "POD_NAME": "op-1",
             "POD_NAMESPACE": "system",
@@ -144,6 +146,7 @@ def test_the_environment_becomes_settings() -> None:
     )
     assert (config.settings.trainer_image, config.settings.storage_addressing) == ("trainer:1", "path")
     assert config.settings.storage_endpoint is None
+    assert (config.settings.prepare_cpu, config.settings.prepare_memory) == ("500m", "4Gi")
     assert config.namespaces == ("a", "b")
     assert (config.lease.namespace, config.lease.identity) == ("system", "op-1")
     assert config.settings.progress_interval_s == 1.5

@@ -20,6 +20,32 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 
+{{/* Names of Secrets, written as strings or, as in a pod, as {name: ...}. */}}
+{{- define "runyard.imagePullSecrets" -}}
+{{- range . }}
+- name: {{ if kindIs "map" . }}{{ .name }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+{{- end -}}
+
+{{/*
+Those of the values, and 30 s on a node that is gone, as runs have: Kubernetes' own default keeps a dead replica for
+300 s, and no other takes its place meanwhile. A toleration of the values that covers such a taint stands alone.
+*/}}
+{{- define "runyard.tolerations" -}}
+{{- with .Values.tolerations }}{{ toYaml . }}{{ end }}
+{{- range $taint := list "node.kubernetes.io/not-ready" "node.kubernetes.io/unreachable" }}
+{{- $covered := false }}
+{{- range $.Values.tolerations }}
+{{- if and (has (.key | default "") (list "" $taint)) (has (.effect | default "") (list "" "NoExecute")) }}
+{{- $covered = true }}
+{{- end }}
+{{- end }}
+{{- if not $covered }}
+- {key: {{ $taint }}, operator: Exists, effect: NoExecute, tolerationSeconds: 30}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* What the operator may do where runs live: exactly what it does. It reads no Secret, and deletes nothing but Jobs. */}}
 {{- define "runyard.rules" -}}
 - apiGroups: [runyard.dev]

@@ -80,6 +80,7 @@ def _build_values(instance: Instance) -> dict[str, object]:
         "replicaCount": 1,
         "progressIntervalSeconds": 1,
         "trainer": {"image": "runyard-trainer:local", "cpu": "250m", "memory": "512Mi"},
+        "prepare": {"cpu": "250m", "memory": "512Mi"},
         "storage": {
             "endpoint": instance.s3_endpoint,
             "region": REGION,
