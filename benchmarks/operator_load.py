@@ -18,7 +18,6 @@ import asyncio
 import json
 import os
 import re
-import ssl
 import statistics
 import subprocess
 import sys
@@ -143,16 +142,10 @@ class JobWatch:
 
     async def follow(self, kube: Kube) -> None:
         """Watch until it is cancelled."""
-        credentials = await kube.credentials()
-        headers = {"Authorization": f"Bearer {credentials.token}"}
-        url = f"{credentials.server}{JOBS}?watch=true&resourceVersion=0"
+        url = f"{kube.server}{JOBS}?watch=true&resourceVersion=0"
         timeout = aiohttp.ClientTimeout(total=None)
-        context = ssl.create_default_context(cafile=credentials.ca_path)
-        async with (
-            aiohttp.ClientSession(timeout=timeout, read_bufsize=2**22) as session,
-            session.get(url, headers=headers, ssl=context) as stream,
-        ):
-            async for line in stream.content:
+        async with await kube.open_session() as session, session.get(url, timeout=timeout) as stream:
+            async for line in stream.content.iter_chunked(2**20):
                 event = json.loads(line)
                 self.seen.setdefault(event["object"]["metadata"]["name"], time.monotonic())
                 self._changed.set()
