@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from runyard_trainer.context import World
-from runyard_trainer.contract import Recipe
-from runyard_trainer.order import Order, Part, Sample, count_epoch, count_steps, permute
+from runyard_trainer.order import Order, Part, Sample, count_epoch, permute
 
 keys = st.integers(0, 2**64 - 1)
 fractions = st.sampled_from([0.0, 0.01, 0.05, 0.1, 1 / 3, 0.5, 0.9, 0.95])
@@ -189,30 +188,3 @@ def test_an_order_over_nothing_is_refused(wrong: dict[str, Any]) -> None:
     fine: dict[str, Any] = {"num_train": 10, "num_replay": 10, "replay_fraction": 0.0, "batch": 4, "seed": 0}
     with pytest.raises(ValueError, match="Order"):
         Order(**(fine | wrong))
-
-
-@pytest.mark.parametrize(
-    ("training", "num_train", "want"),
-    [
-        ({"epochs": 1, "batchSequences": 8}, 80, 10),
-        ({"epochs": 1, "batchSequences": 8}, 81, 11),
-        ({"epochs": 0.1, "batchSequences": 10}, 300, 3),
-        ({"epochs": 0.001, "batchSequences": 10}, 1, 1),
-        ({"tokens": 8192, "sequenceLength": 1024, "batchSequences": 4}, 1, 2),
-        ({"tokens": 8193, "sequenceLength": 1024, "batchSequences": 4}, 1, 3),
-        ({"steps": 7}, 1, 7),
-        ({"epochs": 3, "sequenceLength": 2048}, 512, 6),
-    ],
-)
-def test_the_number_of_steps_follows_from_what_the_recipe_asks(
-    training: dict[str, float], num_train: int, want: int
-) -> None:
-    recipe = Recipe.model_validate(
-        {
-            "model": {"uri": "s3://bucket/model"},
-            "data": {"train": [{"uri": "s3://bucket/text/"}]},
-            "training": training,
-            "output": {"uri": "s3://bucket/output"},
-        }
-    )
-    assert count_steps(recipe, num_train) == want

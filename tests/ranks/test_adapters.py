@@ -27,7 +27,6 @@ from runyard_trainer.storage import open_store
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
-from transformers.optimization import get_scheduler
 from transformers.pytorch_utils import Conv1D
 
 from tests.ranks.fine_tuning import (
@@ -43,6 +42,7 @@ from tests.ranks.fine_tuning import (
 from tests.ranks.prepared import read_losses
 from tests.ranks.run_ranks import run_ranks
 from tests.ranks.test_classification import pad_step
+from tests.ranks.transformers_reference import build_schedule
 
 RANK = 4
 
@@ -137,13 +137,7 @@ def train_with_peft(
         {"params": [each for each in trained if each.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95))
-    schedule = get_scheduler(
-        "cosine_with_min_lr",
-        optimizer,
-        num_warmup_steps=int(training.schedule.warmup * len(batches)),
-        num_training_steps=len(batches),
-        scheduler_specific_kwargs={"min_lr_rate": training.schedule.min_ratio},
-    )
+    schedule = build_schedule(recipe, optimizer, len(batches))
     losses = []
     for batch in batches:
         loss = adapted(**batch).loss

@@ -1,7 +1,8 @@
 """The loop against the Hugging Face Trainer: the same packed batches, seed and hyper-parameters give the same losses.
 
 Nothing of ours takes part in the Trainer's side but the sequences and the first weights: batching, the loss and its
-normalisation, clipping, AdamW, the groups that decay and the schedule are all transformers' own.
+normalisation, clipping, AdamW, the groups that decay and the schedule are all transformers' own; the first step of a
+warm-up, which there changes nothing, is left out.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from transformers import Trainer, TrainingArguments
 from tests.ranks.prepared import GPT2_WITHOUT_DROPOUT, LENGTH, LLAMA, build_recipe, prepare_corpus, read_losses
 from tests.ranks.run_ranks import run_ranks
 from tests.ranks.test_train import train_rank
-from tests.ranks.transformers_reference import trainer_arguments
+from tests.ranks.transformers_reference import WarmsUpFrom1, trainer_arguments
 
 GPT_NEOX = {
     "model_type": "gpt_neox",
@@ -35,7 +36,7 @@ GPT_NEOX = {
 }
 
 
-class InOrderTrainer(Trainer):
+class InOrderTrainer(WarmsUpFrom1, Trainer):
     """The Trainer, which takes the batches as they come and remembers the loss of each."""
 
     def __init__(self, **kwargs: Any) -> None:

@@ -35,7 +35,7 @@ from tests.ranks.fine_tuning import (
 from tests.ranks.prepared import read_losses
 from tests.ranks.run_ranks import run_ranks
 from tests.ranks.test_adapters import interrupted_rank, second_attempt
-from tests.ranks.transformers_reference import trainer_arguments
+from tests.ranks.transformers_reference import WarmsUpFrom1, trainer_arguments
 
 STEPS = 20
 
@@ -75,7 +75,7 @@ def build_pairs() -> list[dict[str, Any]]:
 # ----------------------------------------------------------------------------------------------------- against TRL's
 
 
-class InOrderTrainer(DPOTrainer):  # type: ignore[misc]  # TRL leaves it untyped
+class InOrderTrainer(WarmsUpFrom1, DPOTrainer):  # type: ignore[misc]  # TRL leaves it untyped
     """TRL's trainer, which takes the pairs as they come and remembers the loss of each step."""
 
     losses: list[float]

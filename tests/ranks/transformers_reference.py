@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from runyard_trainer.checks import check_model
@@ -13,6 +14,7 @@ from runyard_trainer.model import read_model
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.optimizer import build_optimizer
 from runyard_trainer.shards import DatasetInfo
+from torch.optim.lr_scheduler import LambdaLR
 from transformers.optimization import get_scheduler
 
 
@@ -34,6 +36,37 @@ def trainer_arguments(recipe: Recipe) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
     }
+
+
+def count_from_1(schedule: LambdaLR, warmup_steps: int) -> LambdaLR:
+    """Their schedule without the first step of its warm-up, whose rate is 0: each other one comes a step earlier."""
+    (share_of,) = set(schedule.lr_lambdas)
+    return LambdaLR(schedule.optimizer, lambda step: share_of(step + 1 if step < warmup_steps else step))
+
+
+def build_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, num_steps: int) -> LambdaLR:
+    """Theirs, for the recipe's settings."""
+    settings = recipe.training.schedule
+    warmup_steps = math.ceil(settings.warmup * num_steps)
+    theirs = get_scheduler(
+        "cosine_with_min_lr",
+        optimizer,
+        num_warmup_steps=warmup_steps,
+        num_training_steps=num_steps,
+        scheduler_specific_kwargs={"min_lr_rate": settings.min_ratio},
+    )
+    return count_from_1(theirs, warmup_steps)
+
+
+class WarmsUpFrom1:
+    """Of a Trainer: its own schedule, whose warm-up counts as ours."""
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """See `Trainer`."""
+        trainer = cast(Any, super())
+        theirs = trainer.create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = count_from_1(theirs, cast(Any, self).args.get_warmup_steps(num_training_steps))
+        return self.lr_scheduler
 
 
 def lose_at_once(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -59,13 +92,7 @@ def train_reference(
     optimizer = build_optimizer(model, training.optimizer)
     for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate
-    schedule = get_scheduler(
-        "cosine_with_min_lr",
-        optimizer,
-        num_warmup_steps=int(training.schedule.warmup * len(batches)),
-        num_training_steps=len(batches),
-        scheduler_specific_kwargs={"min_lr_rate": training.schedule.min_ratio},
-    )
+    schedule = build_schedule(recipe, optimizer, len(batches))
     losses = []
     for batch in batches:
         loss = lose(model, batch)

@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from tests.ranks.transformers_reference import trainer_arguments
+from tests.ranks.transformers_reference import WarmsUpFrom1, trainer_arguments
 
 
-class GivenBatches(SFTTrainer):
+class GivenBatches(WarmsUpFrom1, SFTTrainer):
     """The SFTTrainer, which trains on the rows it is told in each step, and remembers the losses."""
 
     steps: list[list[int]]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from runyard_trainer.contract import Recipe
 from runyard_trainer.estimate import count_flops_per_token, count_matrix_weights, estimate_run
+from runyard_trainer.run_length import Batch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -47,5 +48,5 @@ def test_a_mixture_of_experts_is_not_guessed_at() -> None:
             "training": {"steps": 10, "batchSequences": 4, "sequenceLength": 32},
         }
     )
-    estimate = estimate_run(recipe, AutoConfig.for_model("mixtral"), 32_000, 10, 32.0)
-    assert (estimate.steps, estimate.tokens, estimate.flops) == (10, 1280, None)
+    estimate = estimate_run(recipe, AutoConfig.for_model("mixtral"), 32_000, 10, Batch(4), 32.0)
+    assert (estimate.steps, estimate.batch_sequences, estimate.tokens, estimate.flops) == (10, 4, 1280, None)

@@ -76,6 +76,23 @@ def test_a_word_is_chosen_with_all_of_its_tokens_or_not_at_all() -> None:
     assert (alone.any(axis=1) != alone.all(axis=1)).any()
 
 
+@pytest.mark.parametrize("whole_word", [False, True])
+@pytest.mark.parametrize("num_words", [1, 2, 7])
+def test_every_text_has_something_to_find_however_short_it_is(num_words: int, whole_word: bool) -> None:
+    sample, masker = build_sample(num_words, tokens_in_a_word=2), build_masker(whole_word)
+    chosen = [(masker.mask(sample, seed)["labels"] != IGNORED) for seed in range(200)]
+    assert all(is_chosen.any() for is_chosen in chosen)
+    assert not any(is_chosen[[0, -1]].any() for is_chosen in chosen), "special tokens are none of it"
+    assert np.array(chosen)[:, 1:-1].any(axis=0).all(), "each token is chosen by some draw"
+    if whole_word:
+        assert all((is_chosen[1:-1:2] == is_chosen[2:-1:2]).all() for is_chosen in chosen)
+
+
+def test_a_filler_has_nothing_to_find() -> None:
+    token = {"input_ids": np.zeros(1, dtype=np.int64), "word_ids": np.full(1, NOT_MASKED, dtype=np.int64)}
+    assert build_masker().mask(token, seed=3)["labels"].tolist() == [IGNORED]
+
+
 def test_what_is_masked_follows_from_the_seed_alone_whatever_lies_beside_it() -> None:
     masker, samples = build_masker(), [build_sample(50), build_sample(9), build_sample(70)]
     together = collate(masker, 0, samples, [11, -22, 33], 0)

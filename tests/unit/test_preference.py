@@ -115,6 +115,19 @@ def test_an_answer_is_cut_at_the_sequence_length_and_a_pair_without_answers_left
     assert encode(tokenizer, PAIR, prompt_length) == []
 
 
+@pytest.mark.parametrize("num_shared", [1, 3])
+def test_a_pair_whose_answers_are_the_same_as_far_as_they_fit_is_left_out(
+    tokenizer: DocumentTokenizer, num_shared: int
+) -> None:
+    shared = " is good" * num_shared
+    pair = {"prompt": "the cat", "chosen": shared + " and red", "rejected": shared + " and bad"}
+    fits = len(tokenizer.backend.encode("the cat" + shared + " and").ids)
+    assert encode(tokenizer, pair, fits) == []
+    (columns,) = encode(tokenizer, pair, fits + 3)
+    chosen_length = columns["spans"][0]
+    assert columns["input_ids"][:chosen_length] != columns["input_ids"][chosen_length:]
+
+
 def test_a_filler_is_no_pair_and_answers_stand_beside_each_other(tokenizer: DocumentTokenizer) -> None:
     (columns,) = encode(tokenizer, PAIR)
     sample = {name: np.array(values) for name, values in columns.items()}

@@ -130,7 +130,9 @@ def test_what_is_trained_on_is_told_apart(place: Place, objective: str) -> None:
     save_model(folder, "llama" if is_causal else "bert", AutoModelForCausalLM if is_causal else AutoModelForPreTraining)
     others = [json.loads(json.dumps(record).replace("red", word)) for word in ("old", "small")]
     data = {"train": [put(place, "a.jsonl", [record, *others])], "validation": {"fraction": 0}}
-    found = preview_run(place.recipe(model={"uri": f"file://{folder}"}, data=data, objective=objective))
+    training = {"epochs": 1, "sequenceLength": 32}
+    model = {"uri": f"file://{folder}"}
+    found = preview_run(place.recipe(model=model, data=data, objective=objective, training=training))
     row = found.rows[0]
     text = "".join(f"<{piece.text}>" if piece.trained else piece.text for piece in row.pieces)
     assert re.sub(r"\s*([<>])\s*", r"\1", text).strip() == shown
@@ -215,7 +217,7 @@ def test_the_command_shows_a_run_and_its_status_tells_that_rows_are_refused(
         "a.jsonl:1 train",
         "train number 0 is 0<|endoftext|>",
         "left out: not JSON",
-        " steps, ",
+        " steps of 4 samples, ",
         "will refuse",
     ):
         assert words in told
@@ -230,3 +232,12 @@ def test_the_command_tells_a_mistake_by_field(place: Place, tmp_path: Path) -> N
     done = run_command(path)
     assert done.returncode == 65
     assert done.stderr.startswith(f"error: data.train[0].uri: nothing lies at {place.base}/nothing.jsonl")
+
+
+def test_the_command_says_why_an_automatic_batch_is_so_small(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    training = {"epochs": 1, "sequenceLength": 32}
+    found = preview(place, put(place, "a.jsonl", texts(30)), training=training)
+    print_preview(json.loads(found.to_json()))
+    told = capsys.readouterr().out
+    assert f"{found.estimate.steps} steps of {found.estimate.batch_sequences} samples (fewer than the default" in told
+    assert f"{found.estimate.batch_reason}), {found.estimate.tokens:,} tokens" in told

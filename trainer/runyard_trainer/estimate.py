@@ -13,6 +13,7 @@ from transformers import PretrainedConfig
 
 from runyard_trainer.contract import LANGUAGE_OBJECTIVES, Recipe
 from runyard_trainer.outcome import Estimate
+from runyard_trainer.run_length import Batch
 
 _PLAIN_MLPS = {
     "albert", "bert", "bloom", "codegen", "deberta", "deberta-v2", "distilbert", "electra", "falcon", "gpt2",
@@ -22,20 +23,27 @@ _PLAIN_MLPS = {
 
 
 def estimate_run(
-    recipe: Recipe, config: PretrainedConfig, vocab_size: int, steps: int, tokens_per_sample: float
+    recipe: Recipe, config: PretrainedConfig, vocab_size: int, steps: int, batch: Batch, tokens_per_sample: float
 ) -> Estimate:
     """What `steps` steps take.
 
     Args:
-        recipe: batch, length and objective.
+        recipe: its objective.
         config: the model's.
         vocab_size: the tokenizer's.
         steps: of the whole run.
+        batch: what a step takes.
         tokens_per_sample: in a sample of `train`, on average.
     """
-    tokens = round(steps * recipe.sequences_per_step * tokens_per_sample)
+    tokens = round(steps * batch.sequences * tokens_per_sample)
     per_token = count_flops_per_token(config, vocab_size, recipe.objective in LANGUAGE_OBJECTIVES, tokens_per_sample)
-    return Estimate(steps=steps, tokens=tokens, flops=None if per_token is None else f"{per_token * tokens:.2g}")
+    return Estimate(
+        steps=steps,
+        batch_sequences=batch.sequences,
+        batch_reason=batch.reason,
+        tokens=tokens,
+        flops=None if per_token is None else f"{per_token * tokens:.2g}",
+    )
 
 
 def count_flops_per_token(

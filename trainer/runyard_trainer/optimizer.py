@@ -38,20 +38,25 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def learning_rate(step: int, total_steps: int, peak: float, schedule: Schedule) -> float:
-    """The rate of a step (from 0). Steps, warm-up and decay are counted as transformers' schedules count them."""
+    """The rate of a step (from 0): never 0, so that every step learns.
+
+    The warm-up counts from 1: its first step has a share of the peak, its last one the peak. What comes after is as in
+    transformers' schedules, steps and decay alike.
+    """
     warmup_steps = math.ceil(schedule.warmup * total_steps)
     if step < warmup_steps:
-        return peak * step / warmup_steps
+        return peak * (step + 1) / warmup_steps
     shape = _SHAPES[schedule.type](step, warmup_steps, total_steps)
     return peak * (schedule.min_ratio + (1 - schedule.min_ratio) * shape)
 
 
 def _cosine(step: int, warmup_steps: int, total_steps: int) -> float:
-    return 0.5 * (1 + math.cos(math.pi * _progress(step, warmup_steps, total_steps)))
+    """(1 + cos(pi x progress)) / 2, in the form that loses no digits near the end."""
+    return math.sin(math.pi / 2 * _left(step, warmup_steps, total_steps)) ** 2
 
 
 def _linear(step: int, warmup_steps: int, total_steps: int) -> float:
-    return 1 - _progress(step, warmup_steps, total_steps)
+    return _left(step, warmup_steps, total_steps)
 
 
 def _constant(_step: int, _warmup_steps: int, _total_steps: int) -> float:
@@ -60,15 +65,16 @@ def _constant(_step: int, _warmup_steps: int, _total_steps: int) -> float:
 
 def _wsd(step: int, warmup_steps: int, total_steps: int) -> float:
     decay_start = max(warmup_steps, total_steps - math.ceil(WSD_DECAY_SHARE * total_steps))
-    return 1.0 if step < decay_start else 1 - _progress(step, decay_start, total_steps)
+    return 1.0 if step < decay_start else _left(step, decay_start, total_steps)
 
 
-def _progress(step: int, start: int, end: int) -> float:
-    return (step - start) / max(1, end - start)
+def _left(step: int, start: int, end: int) -> float:
+    """Share of the steps from `start` on that are not done: above 0 before `end`."""
+    return (end - step) / (end - start)
 
 
 _SHAPES = {"cosine": _cosine, "linear": _linear, "constant": _constant, "wsd": _wsd}
-"""From 1 after the warm-up to 0 at the end."""
+"""From 1 after the warm-up towards 0, which the step after the last would have."""
 
 
 def clip_gradients(module: nn.Module, max_norm: float) -> float:

@@ -20,7 +20,6 @@ from math import ceil
 from typing import Literal
 
 from runyard_trainer.context import World
-from runyard_trainer.contract import Recipe
 
 _FEISTEL_ROUNDS = 6
 _MASK_64 = 2**64 - 1
@@ -150,20 +149,6 @@ def rank_starts(count: int, world: World, micro_batch: int) -> range:
 def count_epoch(parts: Sequence[Part]) -> Fraction:
     """Samples in an epoch, each as often as it weighs."""
     return sum((part.share for part in parts), Fraction())
-
-
-def count_steps(recipe: Recipe, num_train: int | Fraction) -> int:
-    """Optimizer steps of the whole run, at least 1; `num_train` is the samples of an epoch.
-
-    Replay replaces: it takes places of these steps and adds none.
-    """
-    training, batch = recipe.training, recipe.sequences_per_step
-    if training.steps is not None:
-        return training.steps
-    if training.tokens is not None:
-        return ceil(Fraction(training.tokens, batch * training.sequence_length))
-    assert training.epochs is not None, "the contract holds exactly one of epochs, tokens and steps"
-    return max(1, ceil(Fraction(repr(training.epochs)) * num_train / batch))
 
 
 def count_replayed(replay_fraction: float, places: int) -> int:

@@ -131,6 +131,10 @@ class Estimate(Report):
 
     steps: int
     """Optimizer steps."""
+    batch_sequences: int | None = None
+    """Samples in each of them, over all ranks."""
+    batch_reason: str | None = None
+    """Why so many; absent where the recipe says how many."""
     tokens: int
     """That go through the model."""
     flops: str | None = None

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,11 +32,13 @@ from runyard_trainer.contract import DEFAULT_NOISE_CLIP, MASKED_OBJECTIVES, Reci
 from runyard_trainer.dataset_writer import Files, list_files, tokenizer_source, total_bytes, write_dataset
 from runyard_trainer.estimate import estimate_run
 from runyard_trainer.judge import build_prompts
-from runyard_trainer.order import count_epoch, count_steps
+from runyard_trainer.learnable import check_batch, check_rate, check_targets
+from runyard_trainer.order import count_epoch
 from runyard_trainer.outcome import DataSummary, Estimate, ExitCode, PodReport, Report, UserError
 from runyard_trainer.preview import Preview, show_rows
 from runyard_trainer.records import kind_of, parts_of
 from runyard_trainer.row_samples import read_samples
+from runyard_trainer.run_length import count_steps, resolve_batch
 from runyard_trainer.screening import tell_left_out
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset, DatasetInfo, Resolved, open_dataset
@@ -61,6 +64,7 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
     probe(output, recipe.storage.fencing)
     claim_output(output, recipe, context)
     config = check_model(recipe)
+    check_rate(recipe)
     if recipe.evaluation.judge is not None:
         from runyard_trainer.judge.protocol import check_judge  # deferred: few runs have a judge
 
@@ -84,6 +88,8 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
         prepared = open_dataset(location / "dataset.json", Path(cache), digest)
         check_vocabulary(config, prepared.info.base_vocab_size, recipe)
         check_enough_data(prepared, recipe)
+        check_targets(prepared, recipe)
+        check_batch(recipe, count_prepared_epoch(prepared, recipe))
         resolved = resolve(prepared, recipe)
         estimate = estimate_prepared(prepared, recipe, config)
         tasks, prompts = freeze_questions(prepared, recipe, config, Path(cache))
@@ -248,7 +254,8 @@ def dataset_location(output: Location, namespace: str, key: str) -> Location:
 
 def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
     """Each value that was automatic, as text."""
-    training = recipe.training
+    epoch = count_prepared_epoch(dataset, recipe)
+    batch = resolve_batch(recipe, epoch)
     validation, select = recipe.data.validation, recipe.data.select
     is_split_default = validation.fraction is None and validation.sources is None
     is_clip_default = select is not None and select.uses_reference and select.noise_clip is None
@@ -256,9 +263,10 @@ def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
         **({"validationFraction": f"{validation.held_out_fraction:g}"} if is_split_default else {}),
         **({"noiseClip": f"{DEFAULT_NOISE_CLIP:g}"} if is_clip_default else {}),
         "learningRate": f"{recipe.learning_rate:g}",
-        "batchSequences": str(recipe.sequences_per_step),
-        "batchTokens": str(recipe.sequences_per_step * training.sequence_length),
-        "totalSteps": str(count_prepared_steps(dataset, recipe)),
+        "batchSequences": str(batch.sequences),
+        "batchTokens": str(batch.sequences * recipe.training.sequence_length),
+        **({} if batch.reason is None else {"batchReason": batch.reason}),
+        "totalSteps": str(count_steps(recipe, batch.sequences, epoch)),
         "vocabSize": str(dataset.info.vocab_size),
         **resolve_vocabulary(dataset.info, recipe),
         **resolve_method(recipe),
@@ -341,14 +349,16 @@ def estimate_prepared(dataset: Dataset, recipe: Recipe, config: PretrainedConfig
     """What training on the prepared data will take."""
     num_train = len(kind_of(recipe, "train").open_samples(dataset, "train", recipe))
     tokens_per_sample = min(float(recipe.training.sequence_length), dataset.info.streams["train"].tokens / num_train)
-    num_steps = count_prepared_steps(dataset, recipe)
-    return estimate_run(recipe, config, dataset.info.vocab_size, num_steps, tokens_per_sample)
+    epoch = count_prepared_epoch(dataset, recipe)
+    batch = resolve_batch(recipe, epoch)
+    num_steps = count_steps(recipe, batch.sequences, epoch)
+    return estimate_run(recipe, config, dataset.info.vocab_size, num_steps, batch, tokens_per_sample)
 
 
-def count_prepared_steps(dataset: Dataset, recipe: Recipe) -> int:
-    """Optimizer steps of the whole run."""
+def count_prepared_epoch(dataset: Dataset, recipe: Recipe) -> Fraction:
+    """Samples of an epoch, each as often as it weighs."""
     samples = kind_of(recipe, "train").open_samples(dataset, "train", recipe)
-    return count_steps(recipe, count_epoch(parts_of(recipe, dataset, samples)))
+    return count_epoch(parts_of(recipe, dataset, samples))
 
 
 def build_report(record: Resolved, info: DatasetInfo, estimate: Estimate) -> PodReport:
@@ -357,7 +367,7 @@ def build_report(record: Resolved, info: DatasetInfo, estimate: Estimate) -> Pod
     aside = "".join(f", {words}" for words in tell_left_out(train))
     message = (
         f"{train.documents:,} documents with {train.tokens:,} tokens to train on, {validation.documents:,} held out"
-        f"{aside}; {record.resolved['totalSteps']} steps"
+        f"{aside}; {record.resolved['totalSteps']} steps of {record.resolved['batchSequences']} samples"
     )
     log.info("%s", message)
     return PodReport(

@@ -9,6 +9,7 @@ Counts are of these rows alone where a source has more; the estimate reckons wit
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from itertools import chain, groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,10 +21,12 @@ from runyard_trainer.checks import check_enough_data, check_model, check_vocabul
 from runyard_trainer.contract import Mode, Recipe
 from runyard_trainer.dataset_writer import choose, gather_held_out, list_files, write_dataset
 from runyard_trainer.estimate import estimate_run
-from runyard_trainer.order import count_steps
+from runyard_trainer.learnable import check_batch, check_rate, check_targets
+from runyard_trainer.order import count_epoch
 from runyard_trainer.outcome import Estimate, Report, UserError
-from runyard_trainer.records import COMPARED, Example, RecordKind, kind_of
+from runyard_trainer.records import COMPARED, Example, RecordKind, kind_of, parts_of
 from runyard_trainer.row_samples import Sample, name_places, read_samples, store_samples
+from runyard_trainer.run_length import count_steps, resolve_batch
 from runyard_trainer.screening import REASON_WORDS, Reason, Screen, is_held_out
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset, open_dataset
@@ -92,6 +95,7 @@ def preview_run(recipe: Recipe) -> Preview:
         UserError: for all that preparing would refuse, but for rows that are not valid: they are shown.
     """
     config = check_model(recipe)
+    check_rate(recipe)
     samples = read_samples(recipe, list_files(recipe))
     with TemporaryDirectory(prefix="runyard-preview-") as name:
         folder = Path(name)
@@ -106,9 +110,13 @@ def preview_run(recipe: Recipe) -> Preview:
         check_vocabulary(config, dataset.info.base_vocab_size, recipe)
         is_sample = not all(sample.is_whole for sample in chain(*samples.values()))
         would_fail = any(_is_refused(recipe, sampled) for sampled in samples.values())
+        epoch, tokens_per_sample = _reckon_epoch(recipe, dataset, samples["train"])
         if not is_sample and not would_fail:
             check_enough_data(dataset, recipe)
-        steps, tokens_per_sample = _reckon_steps(recipe, dataset, samples["train"])
+            check_targets(dataset, recipe)
+            check_batch(recipe, epoch)
+        batch = resolve_batch(recipe, epoch)
+        steps = count_steps(recipe, batch.sequences, epoch)
         return Preview(
             objective=recipe.objective,
             mode=recipe.mode,
@@ -116,7 +124,7 @@ def preview_run(recipe: Recipe) -> Preview:
             would_fail=would_fail,
             streams=_summarize_streams(dataset, samples),
             rows=show_rows(recipe, samples, dataset, folder / "scratch"),
-            estimate=estimate_run(recipe, config, dataset.info.vocab_size, steps, tokens_per_sample),
+            estimate=estimate_run(recipe, config, dataset.info.vocab_size, steps, batch, tokens_per_sample),
         )
 
 
@@ -136,18 +144,20 @@ def _summarize_streams(dataset: Dataset, samples: Mapping[str, Sequence[Sample]]
     return streams
 
 
-def _reckon_steps(recipe: Recipe, dataset: Dataset, sampled: Sequence[Sample]) -> tuple[int, float]:
-    """Steps of the whole run, and tokens of a training sample, from those of the small dataset."""
+def _reckon_epoch(recipe: Recipe, dataset: Dataset, sampled: Sequence[Sample]) -> tuple[Fraction, float]:
+    """Samples of an epoch of the whole run, and tokens of a sample, from those of the small dataset."""
     info, length = dataset.info.streams["train"], recipe.training.sequence_length
-    num_samples = len(kind_of(recipe, "train").open_samples(dataset, "train", recipe))
-    tokens_per_sample = min(float(length), info.tokens / num_samples) if num_samples else float(length)
+    samples = kind_of(recipe, "train").open_samples(dataset, "train", recipe)
+    tokens_per_sample = min(float(length), info.tokens / len(samples)) if len(samples) else float(length)
+    if all(sample.is_whole for sample in sampled):
+        return count_epoch(parts_of(recipe, dataset, samples)), tokens_per_sample
     tokens = 0.0
     for sample in sampled:
         source = sample.files[0].source
         if source < len(info.by_source):
             scale = sample.total_rows / max(1, len(sample.rows))
             tokens += recipe.data.train[source].weight * scale * info.by_source[source].tokens
-    return count_steps(recipe, int(tokens / max(1.0, tokens_per_sample))), tokens_per_sample
+    return Fraction(int(tokens / max(1.0, tokens_per_sample))), tokens_per_sample
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows

@@ -43,11 +43,12 @@ from runyard_trainer.model import ShardedModule, load_model, resolve_precision
 from runyard_trainer.monitor import Monitor, StopRequest
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.optimizer import build_optimizer, learning_rate, set_learning_rate
-from runyard_trainer.order import Order, Part, count_epoch, count_replayed, count_steps
+from runyard_trainer.order import Order, Part, count_epoch, count_replayed
 from runyard_trainer.outcome import ExitCode, Interrupted, Losses, PodReport, Result, UserError
 from runyard_trainer.own_tokens import Subject, as_it_came, restate
 from runyard_trainer.records import Samples, kind_of, parts_of
 from runyard_trainer.report import TrainedRun
+from runyard_trainer.run_length import count_steps, read_batch
 from runyard_trainer.selection import (
     Candidate,
     build_criterion,
@@ -189,8 +190,9 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
         dataset = open_dataset(prepared, context.scratch_dir / "shards", resolved.sha256, resolved.labels)
         streams = {name: kind_of(recipe, name).open_samples(dataset, name, recipe) for name in ("train", "replay")}
         parts = parts_of(recipe, dataset, streams["train"])
-        total_steps = count_steps(recipe, count_epoch(parts))
-        order = build_order(recipe, streams, parts, total_steps)
+        batch = read_batch(recipe, resolved.resolved)
+        total_steps = count_steps(recipe, batch, count_epoch(parts))
+        order = build_order(recipe, streams, parts, batch, total_steps)
         monitor = Monitor(context.attempt, total_steps, is_rank_0=world.rank == 0)
         stack.callback(monitor.close)
         if world.rank == 0:
@@ -289,7 +291,7 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
                 done = take_step(learner, batches.step(state.step), state.step, stop.requested)
             state.step += 1
             state.tokens += done.tokens
-            count_non_finite(state, done)
+            count_non_finite(state, done, total_steps)
             monitor.step_done(state.step, done.loss, state.tokens, rate, done.grad_norm)
             is_best = False
             if is_due(state.step, recipe.evaluation.every_steps) and state.step < total_steps:
@@ -364,17 +366,19 @@ def gather_news(
     )
 
 
-def build_order(recipe: Recipe, streams: Mapping[str, Samples], parts: tuple[Part, ...], total_steps: int) -> Order:
+def build_order(
+    recipe: Recipe, streams: Mapping[str, Samples], parts: tuple[Part, ...], batch: int, total_steps: int
+) -> Order:
     """The order of a run whose replay is prepared, or will be written by the model: as much as is replayed."""
     replay = recipe.data.replay
     num_replay = len(streams["replay"])
     if replay is not None and replay.source == "self":
-        num_replay = max(1, count_replayed(replay.fraction, total_steps * recipe.sequences_per_step))
+        num_replay = max(1, count_replayed(replay.fraction, total_steps * batch))
     return Order(
         num_train=len(streams["train"]),
         num_replay=num_replay,
         replay_fraction=replay.fraction if replay is not None else 0.0,
-        batch=recipe.sequences_per_step,
+        batch=batch,
         seed=recipe.training.seed,
         parts=parts,
     )
@@ -407,21 +411,21 @@ def is_due(step: int, every_steps: int | None) -> bool:
     return every_steps is not None and step % every_steps == 0
 
 
-def count_non_finite(state: TrainState, done: StepResult) -> None:
+def count_non_finite(state: TrainState, done: StepResult, total_steps: int) -> None:
     """Note whether the step was skipped.
 
     Raises:
-        UserError: NON_FINITE: too many were, one after the other.
+        UserError: NON_FINITE: too many were, one after the other, or all that a short run has.
     """
     if done.is_finite:
         state.non_finite_steps = 0
         return
     state.non_finite_steps += 1
     log.warning("step %d skipped: loss %s, gradient norm %s", state.step, done.loss, done.grad_norm)
-    if state.non_finite_steps >= MAX_NON_FINITE_STEPS:
+    if state.non_finite_steps >= min(MAX_NON_FINITE_STEPS, total_steps):
         raise UserError(
-            f"loss or gradient was not finite in {MAX_NON_FINITE_STEPS} steps in a row, up to step {state.step}: lower "
-            "training.learningRate, lengthen training.schedule.warmup, or look at the text of those steps",
+            f"loss or gradient was not finite in {state.non_finite_steps} steps in a row, up to step {state.step}: "
+            "lower training.learningRate, lengthen training.schedule.warmup, or look at the text of those steps",
             ExitCode.NON_FINITE,
         )
 

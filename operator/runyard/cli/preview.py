@@ -115,8 +115,11 @@ def print_preview(found: dict[str, Any]) -> None:
     estimate = found["estimate"]
     flops = f", {estimate['flops']} floating-point operations" if "flops" in estimate else ""
     about = "about " if found["isSample"] else ""
+    reason = f" ({estimate['batchReason']})" if "batchReason" in estimate else ""
     console.print(
-        f"\n{about}{estimate['steps']:,} steps, {estimate['tokens']:,} tokens through the model{flops}", soft_wrap=True
+        f"\n{about}{estimate['steps']:,} steps of {estimate['batchSequences']:,} samples{reason}, "
+        f"{estimate['tokens']:,} tokens through the model{flops}",
+        soft_wrap=True,
     )
     if found["wouldFail"]:
         console.print("preparing will refuse the rows that are not valid", style="red")

@@ -241,7 +241,9 @@ class Recipe(Model):
 
     @property
     def sequences_per_step(self) -> int:
-        """Samples in one optimizer step over all ranks, default resolved."""
+        """Samples in one optimizer step over all ranks: as given, or as a default at most, which `resolve_batch` cuts
+        to the data.
+        """
         training = self.training
         if training.batch_sequences is not None:
             return training.batch_sequences

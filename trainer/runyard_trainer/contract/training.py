@@ -19,9 +19,9 @@ class Schedule(Model):
     """After the warm-up: `cosine` or `linear` decay to the end, `constant`, or `wsd`: constant, and linear decay over
     the last fifth."""
     warmup: Fraction = 0.01
-    """Share of all steps in which the rate climbs linearly from 0 to its peak."""
+    """Share of all steps in which the rate climbs linearly to its peak: to the peak's s-th part of W in step s of W."""
     min_ratio: Fraction = 0.1
-    """The last rate as a share of the peak."""
+    """What the rate decays towards, as a share of the peak: the step after the last would have it."""
 
 
 class Optimizer(Model):
@@ -63,7 +63,8 @@ class Training(Model):
     """Tokens in a step, over all ranks: a multiple of `sequenceLength`."""
     batch_sequences: int | None = Field(default=None, ge=1)
     """Sequences in a step, over all ranks; of labelled data, records, but sft packs these into sequences. Absent, and
-    `batchTokens` too: as near 524,288 tokens as they come, or 32 to fine-tune."""
+    `batchTokens` too: as near 524,288 tokens as they come, or 32 to fine-tune; of few samples an eighth, so that an
+    epoch has 8 steps."""
     micro_batch: int | None = Field(default=None, ge=1, le=4096)
     """Sequences that a rank holds in memory at once. Absent: chosen when the run starts, and shown in status."""
     learning_rate: float | None = Field(default=None, gt=0, le=10)

@@ -5,8 +5,9 @@
 
 What is masked is drawn for each sample from its own seed: another draw at each place of a run, so in every epoch, the
 same on held-out data each time, and the same whatever lies beside it and whichever rank has it. With whole words, words
-are drawn, each with all of its tokens; what becomes of a token that is drawn is drawn for it alone. Special tokens are
-never drawn, and never put in the place of text.
+are drawn, each with all of its tokens; what becomes of a token that is drawn is drawn for it alone. Of a text so short
+that nothing is drawn one is drawn all the same, so that there is something to find. Special tokens are never drawn, and
+never put in the place of text.
 """
 
 from __future__ import annotations
@@ -62,8 +63,18 @@ class Masker:
             self.mask_token_id,
             np.where(fate < MASKED_SHARE + REPLACED_SHARE, replacements, ids),
         )
+        if not is_chosen.any() and is_text.any():
+            is_chosen = self._choose_one(word_ids, chance)
         rest = {name: values for name, values in sample.items() if name != "word_ids"}
         return rest | {"input_ids": np.where(is_chosen, seen, ids), "labels": np.where(is_chosen, ids, IGNORED)}
+
+    def _choose_one(self, word_ids: NDArray[np.int64], chance: np.random.Generator) -> NDArray[np.bool_]:
+        """Of a text too short for 15 % to hit something: a token, or a word, drawn after all else."""
+        place = chance.choice(np.flatnonzero(word_ids >= 0))
+        is_chosen: NDArray[np.bool_] = (
+            word_ids == word_ids[place] if self.whole_word else np.arange(len(word_ids)) == place
+        )
+        return is_chosen
 
 
 def build_masker(recipe: Recipe, info: DatasetInfo) -> Masker:

@@ -180,7 +180,9 @@ class AnswerPairEncoder:
     schema: pa.Schema = _SCHEMA
 
     def encode(self, records: Sequence[AnswerPair]) -> list[list[Example]]:
-        """See `Encoder`; a pair whose prompt fills the sequence length is left out."""
+        """See `Encoder`; a pair is left out whose prompt fills the sequence length, or whose answers are the same up to
+        there: neither is the better one then.
+        """
         tokens = self.chat.encode_to_end([dialogue for record in records for dialogue in build_dialogues(record)])
         pairs = zip(tokens[::2], tokens[1::2], strict=True)
         return [self._to_examples(record, *pair) for record, pair in zip(records, pairs, strict=True)]
@@ -193,6 +195,8 @@ class AnswerPairEncoder:
         starts = [tokens.spans[0][0] for tokens in (chosen, rejected)]
         ids = [tokens.ids[: self.length] for tokens in (chosen, rejected)]
         if any(start >= len(some) for start, some in zip(starts, ids, strict=True)):
+            return []
+        if ids[0] == ids[1]:
             return []
         is_truncated = max(len(chosen.ids), len(rejected.ids)) > self.length
         columns = {"input_ids": ids[0] + ids[1], "spans": [len(ids[0]), *starts]}

@@ -1,0 +1,82 @@
+"""What would train and change no weight, or not as was asked: known from recipe and data, before a GPU is spent."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from runyard_trainer.contract import Recipe
+from runyard_trainer.order import count_replayed
+from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.run_length import count_places, is_batch_given
+from runyard_trainer.shards import Dataset
+
+_SMALLEST_CHANGE = 1e-12
+"""Of a weight: fp32 rounds less away from all weights above 3e-5, and what is smaller changes no prediction."""
+_ADAMW_EPSILON = 1e-8
+
+
+def check_batch(recipe: Recipe, num_train: int | Fraction) -> None:
+    """Refuse a given batch that all epochs together cannot fill once: it would repeat samples, as often as nobody said.
+
+    Args:
+        recipe: of the run.
+        num_train: samples of an epoch.
+
+    Raises:
+        UserError: DATA_ERROR.
+    """
+    training, batch = recipe.training, recipe.sequences_per_step
+    if training.epochs is None or not is_batch_given(recipe):
+        return
+    replay = recipe.data.replay
+    trained = batch - (count_replayed(replay.fraction, batch) if replay is not None else 0)
+    places = count_places(training.epochs, num_train)
+    if trained <= places:
+        return
+    field, size = "training.batchSequences", f"{batch}"
+    if training.batch_tokens is not None:
+        field, size = "training.batchTokens", f"{training.batch_tokens} tokens, {batch} samples"
+    raise UserError(
+        f"{field}: a step takes {size}, and training.epochs {training.epochs:g} of data.train give only "
+        f"{float(places):g}. Lower {field} or leave it out, train for more epochs, or, where samples shall be repeated "
+        "within a step, give training.steps in place of training.epochs",
+        ExitCode.DATA_ERROR,
+    )
+
+
+def check_rate(recipe: Recipe) -> None:
+    """Refuse a rate so low that no step would change a weight.
+
+    A step moves a weight by the rate at most, and by less where the gradient is clipped to less than AdamW's epsilon.
+
+    Raises:
+        UserError: SPEC_ERROR.
+    """
+    clip = recipe.training.optimizer.max_grad_norm
+    if recipe.learning_rate < _SMALLEST_CHANGE:
+        raise UserError(
+            f"training.learningRate {recipe.learning_rate:g}: no step would move a weight by more than that, which "
+            f"fp32 rounds away, so nothing would be learned: write {_SMALLEST_CHANGE:g} at least, or leave it out"
+        )
+    if recipe.learning_rate * clip / _ADAMW_EPSILON < _SMALLEST_CHANGE:
+        raise UserError(
+            f"training.optimizer.maxGradNorm {clip:g}: gradients that small move no weight, as AdamW divides them by "
+            f"{_ADAMW_EPSILON:g} at least, so nothing would be learned: write 1, or leave it out"
+        )
+
+
+def check_targets(dataset: Dataset, recipe: Recipe) -> None:
+    """Refuse text in which no token comes after another one of its document: there is none to predict.
+
+    Records of the other objectives that teach nothing are left out when they are encoded.
+
+    Raises:
+        UserError: DATA_ERROR.
+    """
+    train = dataset.info.streams["train"]
+    if recipe.objective == "causal-lm" and train.tokens == train.documents:
+        raise UserError(
+            f"data.train has {train.documents} documents of one token each, and the first token of a document is "
+            "predicted from nothing, so nothing would be learned: give longer documents",
+            ExitCode.DATA_ERROR,
+        )
