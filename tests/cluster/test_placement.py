@@ -1,0 +1,55 @@
+"""Where a run's pods find a node: on real nodes, of which one is kept for GPUs, with a real scheduler."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster import runs
+from tests.cluster.conftest import Cluster
+
+TAINT = "nvidia.com/gpu=present:NoSchedule"
+
+
+@pytest.fixture
+def gpu_node(cluster: Cluster) -> Iterator[str]:
+    """One of the two nodes, tainted as GPU nodes are."""
+    name: str = cluster.get_json("nodes")["items"][0]["metadata"]["name"]
+    cluster.kubectl("taint", "node", name, TAINT)
+    yield name
+    cluster.kubectl("taint", "node", name, f"{TAINT}-")
+
+
+def nodes_of(cluster: Cluster, name: str, role: str) -> set[str]:
+    pods = cluster.get_json("pods", "-l", f"runyard.dev/run={name},runyard.dev/role={role}")["items"]
+    return {pod["spec"]["nodeName"] for pod in pods}
+
+
+def test_a_preparation_that_fits_no_node_is_mended_and_leaves_gpu_nodes_to_training(
+    cluster: Cluster, gpu_node: str
+) -> None:
+    def is_unschedulable(seen: dict[str, Any]) -> bool:
+        return any(each["reason"] == "Unschedulable" for each in seen.get("conditions", ()))
+
+    run = runs.manifest(
+        "placed",
+        runs.upload_corpus(cluster, "corpora/placed"),
+        compute={"nodes": 2, "gpusPerNode": 2, "processesPerNode": 1},
+        prepare={"resources": {"cpu": "9999"}},
+    )
+    runs.apply(cluster, run)
+    waiting = runs.wait_for(cluster, "placed", is_unschedulable, "a pod that no node takes")
+    [ready] = [each for each in waiting["conditions"] if each["type"] == "Ready"]
+    assert "Insufficient cpu" in ready["message"]
+    assert "ask for less (prepare.resources)" in ready["message"]
+
+    mended = json.dumps({"spec": {"prepare": {"resources": {"cpu": "100m"}}}})
+    cluster.kubectl("patch", "trainingrun", "placed", "--type=merge", "-p", mended)
+    runs.wait_for_phase(cluster, "placed", "Succeeded")
+    assert gpu_node not in nodes_of(cluster, "placed", "prepare")
+    assert gpu_node in nodes_of(cluster, "placed", "train")
+    assert len(nodes_of(cluster, "placed", "train")) == 2
+    cluster.kubectl("delete", "trainingrun", "placed")
