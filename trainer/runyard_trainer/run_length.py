@@ -50,8 +50,14 @@ def resolve_batch(recipe: Recipe, num_train: int | Fraction) -> Batch:
 
 
 def read_batch(recipe: Recipe, resolved: Mapping[str, str]) -> int:
-    """The samples of a step, where `resolved` is what preparing has recorded."""
-    return recipe.sequences_per_step if is_batch_given(recipe) else int(resolved["batchSequences"])
+    """The samples of a step, where `resolved` is what preparing has recorded: an older version recorded none, and took
+    the default.
+    """
+    return (
+        recipe.sequences_per_step
+        if is_batch_given(recipe)
+        else int(resolved.get("batchSequences", recipe.sequences_per_step))
+    )
 
 
 def _count_distinct(recipe: Recipe, num_train: int | Fraction) -> tuple[int, str]:
