@@ -139,6 +139,24 @@ def test_what_is_trained_on_is_told_apart(place: Place, objective: str) -> None:
     assert row.target == target
 
 
+def test_a_row_with_a_field_that_would_be_lost_is_shown_with_its_name(place: Place) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from tests.ranks.fine_tuning import save_model
+
+    folder = Path(place.base.uri.removeprefix("file://")) / "mine"
+    save_model(folder, "llama", AutoModelForCausalLM)
+    rows: list[Any] = [{"prompt": f"the {word} cat", "completion": " but good"} for word in ("red", "old", "small")]
+    data = {"train": [put(place, "a.jsonl", [*rows, rows[0] | {"images": ["a.png"]}])], "validation": {"fraction": 0}}
+    found = preview_run(place.recipe(model={"uri": f"file://{folder}"}, data=data, objective="sft"))
+    told = {row.place.rpartition("/")[2]: row.left_out for row in found.rows if row.left_out}
+    assert told == {
+        "a.jsonl:4": "field 'images' is not trained on: only text is: leave out the records that need it, or remove "
+        "the field"
+    }
+    assert found.would_fail
+
+
 def test_the_estimate_of_a_part_is_near_that_of_the_whole(place: Place) -> None:
     source = put(place, "a.jsonl", texts(10 * SAMPLED_ROWS))
     found = preview(place, source)

@@ -59,7 +59,7 @@ LOST: dict[str, Any] = {
     "weight": 0.5,
 }
 LOST_OF_ANSWERS = {"kto_tag": False, "label": False, "chosen": "the dog", "rejected": [OTHER]}
-NOTHING = [None, "", " \n", [], {}, [None], [[]], {"name": None, "arguments": ""}, [{"url": ""}]]
+NOTHING = [None, "", " \n", "[]", [], {}, [None], [[]], {"name": None, "arguments": ""}, [{"url": ""}]]
 PASSED_OVER = {
     "id": 7,
     "source": "web",

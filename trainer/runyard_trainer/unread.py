@@ -50,7 +50,16 @@ Table = Mapping[str, Unread]
 _SYSTEM = ("system", "system_prompt", "system_message", "system_instruction", "instructions")
 _HISTORY = ("history", "chat_history", "conversation_history", "dialog_history", "previous_turns")
 _INPUTS = ("instruction", "input", "context", "query", "question")
-_REASONING = ("reasoning", "reasoning_content", "thinking", "thought", "thoughts", "chain_of_thought", "cot")
+_REASONING = (
+    "reasoning",
+    "reasoning_content",
+    "thinking",
+    "thought",
+    "thoughts",
+    "chain_of_thought",
+    "cot",
+    "complex_cot",
+)
 _TOOLS = ("tools", "functions", "tool_definitions", "function_definitions", "available_tools", "tool_calls")
 _DOCUMENTS = ("documents", "contexts", "passages", "retrieved_documents")
 _MEDIA = ("image", "images", "image_url", "audio", "audios", "video", "videos", "input_audio", "pixel_values")
@@ -218,7 +227,7 @@ def is_nothing(value: Any) -> bool:
         return all(map(is_nothing, value.values()))
     if isinstance(value, list | tuple):
         return all(map(is_nothing, value))
-    return value is None or (isinstance(value, str) and not value.strip())
+    return value is None or (isinstance(value, str) and value.strip() in ("", "[]", "{}"))  # as CSV has empty lists
 
 
 def _is_harmless(value: Any, unread: Unread, said: Said) -> bool:
