@@ -1,4 +1,4 @@
-"""Where a run's pods find a node: on real nodes, of which one is kept for GPUs, with a real scheduler."""
+"""Where pods find a node, a run's and the operator's own: on real nodes, with a real scheduler."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import runs
+from tests.cluster.chart import apply, render
 from tests.cluster.conftest import Cluster
 
 TAINT = "nvidia.com/gpu=present:NoSchedule"
@@ -53,3 +54,22 @@ def test_a_preparation_that_fits_no_node_is_mended_and_leaves_gpu_nodes_to_train
     assert gpu_node in nodes_of(cluster, "placed", "train")
     assert len(nodes_of(cluster, "placed", "train")) == 2
     cluster.kubectl("delete", "trainingrun", "placed")
+
+
+def test_the_operators_replicas_stand_on_different_nodes_after_every_rollout(cluster: Cluster) -> None:
+    namespace, name = "spread", "deployment/runyard-operator"
+    cluster.kubectl("create", "namespace", namespace)
+    [deployment] = [each for each in render(cluster, namespace=namespace) if each["kind"] == "Deployment"]
+    pod = deployment["spec"]["template"]["spec"]
+    del pod["serviceAccountName"]
+    # where they stand is the test's: a second operator would serve the cluster as well
+    pod["containers"] = [{"name": "operator", "image": "none", "command": ["sleep", "infinity"]}]
+    pod["terminationGracePeriodSeconds"] = 0
+    apply(cluster, [deployment])
+    for _ in range(4):
+        cluster.kubectl("rollout", "status", name, "--namespace", namespace, "--timeout=60s")
+        pods = cluster.get_json("pods", "--namespace", namespace)["items"]
+        there = [each for each in pods if "deletionTimestamp" not in each["metadata"]]
+        assert len({each["spec"]["nodeName"] for each in there}) == len(there) == 2
+        cluster.kubectl("rollout", "restart", name, "--namespace", namespace)
+    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
