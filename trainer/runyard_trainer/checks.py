@@ -79,6 +79,12 @@ def check_model(recipe: Recipe) -> PretrainedConfig:
             f"{field}model_type {config.model_type}: an encoder with a decoder is not trained by objective "
             f"{recipe.objective}: use an encoder (bert, roberta, modernbert, ...)"
         )
+    if getattr(config, "quant_mode", False):
+        raise UserError(
+            f"{field}quant_mode true: {config.model_type} then takes the ranges of its activations from what it is "
+            "trained on, each rank from its own samples, and a run leaves what is no weight as it came: train it with "
+            "quant_mode false, and quantize what is exported"
+        )
     _check_sequence_length(config, recipe.training.sequence_length, field)
     return config
 

@@ -3,7 +3,8 @@
     rank 0: the full model on CPU  ── random weights from the seed, or a folder of safetensors
       │  its configuration and traits, to every rank
       v
-    all ranks: the same model without weights ── fully_shard ── each weight scattered from rank 0, one at a time
+    all ranks: the same model without weights ── fully_shard ── each weight scattered from rank 0, one at a time;
+               persistent buffers (`buffers`) are every rank's whole
 
 So a run starts from the same weights whatever its world's size, and no rank but 0 ever holds more than its shard. An
 adapter is put into the full model and into those without weights alike; what it leaves as it is, is sharded too.
@@ -33,6 +34,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from runyard_trainer.adapter import add_adapter, has_dropout
+from runyard_trainer.buffers import buffers_kept, spread_buffers
 from runyard_trainer.checks import check_model, check_vocabulary, classes_of
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe, Training
@@ -75,7 +77,8 @@ def load_model(
         if recipe.method.is_adapter:
             add_adapter(model, recipe, objective.new_weights, objective.auto_class.__name__)
         full.append(model)
-        traits = objective.probe(model)
+        with buffers_kept(model):
+            traits = objective.probe(model)
         is_stochastic = traits.stochastic or (recipe.method.is_adapter and has_dropout(model))
         return model.config.to_dict(), replace(traits, stochastic=is_stochastic)
 
@@ -302,6 +305,7 @@ def scatter_weights(model: PreTrainedModel, weights: dict[str, torch.Tensor] | N
             full = torch.empty(parameter.shape) if weights is None else weights[name]
             shard = distribute_tensor(full.to(device), parameter.device_mesh, parameter.placements)
             parameter.copy_(shard)
+    spread_buffers(model, weights, device)
 
 
 def _checkpoint_activations(model: PreTrainedModel) -> None:
