@@ -345,7 +345,7 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
             resolved=settings,
             tracking_url=tracker.wait_for_page(),
         )
-        result = export_run(module.model, trained, recipe, context, dataset, output, judging)
+        result = export_run(module.model, trained, recipe, context, dataset, output, judging, module.generation)
         finish_head(head, result, world)
         monitor.set_stage("finished")
         return result
