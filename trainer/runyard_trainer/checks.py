@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from transformers.models.auto.modeling_auto import (
 
 from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe, ScratchModel
 from runyard_trainer.four_bits import check_packable
+from runyard_trainer.generation import GENERATION_NAME, parse_generation
 from runyard_trainer.model_folder import find_checkpoint
 from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.records import kind_of
@@ -72,12 +74,21 @@ def check_model(recipe: Recipe) -> PretrainedConfig:
             raise UserError("model.run is known in a cluster only: name model.uri, the folder that the run has left")
         if recipe.model.step is not None:
             find_checkpoint(recipe)
-        config = _read_config(open_store(recipe.model.uri, recipe.storage, "model.uri"), recipe.objective)
+        folder = open_store(recipe.model.uri, recipe.storage, "model.uri")
+        config = _read_config(folder, recipe.objective)
+        if _ARCHITECTURES[recipe.objective][0] is MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            _check_generation(folder)
         field = f"model.uri: {recipe.model.uri}/config.json says "
     if recipe.objective in MASKED_OBJECTIVES and config.is_encoder_decoder:
         raise UserError(
             f"{field}model_type {config.model_type}: an encoder with a decoder is not trained by objective "
             f"{recipe.objective}: use an encoder (bert, roberta, modernbert, ...)"
+        )
+    if getattr(config, "quant_mode", False):
+        raise UserError(
+            f"{field}quant_mode true: {config.model_type} then takes the ranges of its activations from what it is "
+            "trained on, each rank from its own samples, and a run leaves what is no weight as it came: train it with "
+            "quant_mode false, and quantize what is exported"
         )
     _check_sequence_length(config, recipe.training.sequence_length, field)
     return config
@@ -144,6 +155,12 @@ def _read_config(folder: Location, objective: str) -> PretrainedConfig:
         return CONFIG_MAPPING[model_type].from_dict(given)
     except Exception as error:  # as above
         raise UserError(f"model.uri: {folder}/config.json: {_last_line(error)}", ExitCode.DATA_ERROR) from error
+
+
+def _check_generation(folder: Location) -> None:
+    """It is exported with the model: a damaged file would show only then."""
+    with suppress(NotFound):
+        parse_generation((folder / GENERATION_NAME).get().data, folder.uri)
 
 
 def _check_weights(folder: Location) -> None:

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from runyard_trainer.buffers import persistent_buffers
+from runyard_trainer.outcome import UserError
 from runyard_trainer.shards import DatasetInfo
 
 
@@ -21,9 +23,13 @@ def add_rows(model: PreTrainedModel, data: DatasetInfo) -> None:
     """Give each new token the mean of the rows of the tokens that it joins; in place, and `config` with it.
 
     Rows that a model has beyond its tokenizer's tokens are used first.
+
+    Raises:
+        UserError: the model looks each token up in something else, too.
     """
     if not data.new_tokens:
         return
+    _refuse_other_tables(model)
     if data.vocab_size > model.config.get_text_config().vocab_size:
         with torch.random.fork_rng(devices=[]):
             model.resize_token_embeddings(data.vocab_size, mean_resizing=False)
@@ -32,3 +38,15 @@ def add_rows(model: PreTrainedModel, data: DatasetInfo) -> None:
         for weight in weights:  # rows of a weight, or numbers of a bias
             for number, pieces in enumerate(data.new_tokens):
                 weight[data.base_vocab_size + number] = weight[pieces].mean(dim=0)
+
+
+def _refuse_other_tables(model: PreTrainedModel) -> None:
+    """DeepSeek-V4 sends each token of its first layers to experts that a table names: no mean of them is an expert."""
+    rows = model.config.get_text_config().vocab_size
+    for path, owner, name in persistent_buffers(model):
+        table = owner.get_buffer(name)
+        if table.ndim == 2 and table.shape[0] == rows and not table.is_floating_point():
+            raise UserError(
+                f"model.extendVocabulary: model_type {model.config.model_type} names something for each token in its "
+                f"{path}, and nothing is known to name for new ones: leave model.extendVocabulary away"
+            )

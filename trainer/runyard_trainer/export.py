@@ -34,6 +34,7 @@ from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe
 from runyard_trainer.distributed import run_on_rank_0
 from runyard_trainer.four_bits import packed_layers
+from runyard_trainer.generation import Generation, add_ends, list_ends, write_generation
 from runyard_trainer.judge import INSTRUCTIONS, Judging
 from runyard_trainer.lineage import build_lineage, read_source_lineage
 from runyard_trainer.model import build_empty_model
@@ -71,6 +72,7 @@ def export_run(
     dataset: Dataset,
     output: Location,
     judging: Judging | None = None,
+    generation: Generation | None = None,
 ) -> Result:
     """Write everything a run leaves under `output`; all ranks call this together and get the same Result.
 
@@ -82,6 +84,7 @@ def export_run(
         dataset: the prepared data it trained on.
         output: where `output.uri` lies.
         judging: on rank 0, what is being asked of a judge: waited for once the model is uploaded.
+        generation: on rank 0, how the model that came writes; None where its folder does not say, or it writes nothing.
     """
     weights = gather_weights(model, trained_only=recipe.method.is_adapter and not recipe.method.is_merged)
     num_packed = sum(layer.shape.numel() for layer in packed_layers(model).values())
@@ -98,6 +101,8 @@ def export_run(
             TemporaryDirectory(prefix="runyard-export-", dir=scratch_dir) as scratch,
         ):
             folders = write_folders(model, weights, Path(scratch), recipe, dataset)
+            if generation is not None:
+                write_ends(generation, folders, model, dataset)
             upload(folders, dataset, output)
             return _leave(folders, sizes, trained, judging, recipe, context, dataset, output)
 
@@ -133,6 +138,14 @@ def write_folders(
     load_whole(adapted, weights)
     merge(adapted).save_pretrained(scratch_dir / "model", max_shard_size=MAX_SHARD_SIZE)
     return {"model": scratch_dir / "model", **folders}
+
+
+def write_ends(generation: Generation, folders: dict[str, Path], model: PreTrainedModel, dataset: Dataset) -> None:
+    """Say how the model writes: as it did when it came, but for the ends of answers that it has been trained to."""
+    known = list_ends({"eos_token_id": model.config.eos_token_id})
+    added = add_ends(generation, dataset.info.stop_token_ids, known)
+    for folder in folders.values():
+        write_generation(added, folder)
 
 
 def _leave(

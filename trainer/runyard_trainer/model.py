@@ -3,7 +3,8 @@
     rank 0: the full model on CPU  ── random weights from the seed, or a folder of safetensors
       │  its configuration and traits, to every rank
       v
-    all ranks: the same model without weights ── fully_shard ── each weight scattered from rank 0, one at a time
+    all ranks: the same model without weights ── fully_shard ── each weight scattered from rank 0, one at a time;
+               persistent buffers (`buffers`) are every rank's whole
 
 So a run starts from the same weights whatever its world's size, and no rank but 0 ever holds more than its shard. An
 adapter is put into the full model and into those without weights alike; what it leaves as it is, is sharded too.
@@ -33,12 +34,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from runyard_trainer.adapter import add_adapter, has_dropout
+from runyard_trainer.buffers import buffers_kept, spread_buffers
 from runyard_trainer.checks import check_model, check_vocabulary, classes_of
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract import Recipe, Training
 from runyard_trainer.distributed import run_on_rank_0
 from runyard_trainer.embeddings import add_rows
 from runyard_trainer.four_bits import check_packable, pack_weights, prepare_packing
+from runyard_trainer.generation import Generation, parse_generation, take_file
 from runyard_trainer.model_folder import download_model
 from runyard_trainer.objectives import Objective, ObjectiveModule, Traits
 from runyard_trainer.outcome import ExitCode, UserError
@@ -66,16 +69,19 @@ def load_model(
         UserError: the configuration or the folder cannot be trained as the recipe says.
     """
     full: list[PreTrainedModel] = []
+    generation: Generation | None = None
     is_packed = recipe.method.type == "qlora"
     if is_packed:
         check_packable(device)
 
     def load_on_rank_0() -> tuple[dict[str, Any], Traits]:
-        model = _build_full_model(recipe, objective, data, context)
+        nonlocal generation
+        model, generation = _build_full_model(recipe, objective, data, context)
         if recipe.method.is_adapter:
             add_adapter(model, recipe, objective.new_weights, objective.auto_class.__name__)
         full.append(model)
-        traits = objective.probe(model)
+        with buffers_kept(model):
+            traits = objective.probe(model)
         is_stochastic = traits.stochastic or (recipe.method.is_adapter and has_dropout(model))
         return model.config.to_dict(), replace(traits, stochastic=is_stochastic)
 
@@ -84,6 +90,7 @@ def load_model(
     if is_packed:
         prepare_packing(model)
     module = objective.module(model, traits)
+    module.generation = generation
     if objective.needs_reference and not recipe.method.is_adapter:
         module.reference = build_empty_model(model.config, objective, recipe)[0].requires_grad_(False)
     shard_model(module, recipe.training, device, resolve_precision(recipe.training, device))
@@ -117,20 +124,25 @@ def resolve_precision(training: Training, device: torch.device) -> Precision:
 # ----------------------------------------------------------------------------------------------------- the full model
 
 
-def _build_full_model(recipe: Recipe, objective: Objective, data: DatasetInfo, context: RunContext) -> PreTrainedModel:
+def _build_full_model(
+    recipe: Recipe, objective: Objective, data: DatasetInfo, context: RunContext
+) -> tuple[PreTrainedModel, Generation | None]:
     config = check_model(recipe)
     check_vocabulary(config, data.base_vocab_size, recipe)
     if recipe.model.scratch is not None:
-        return initialize_model(fit_to_tokenizer(config, data), objective, recipe.training.seed)
+        return initialize_model(fit_to_tokenizer(config, data), objective, recipe.training.seed), None
     objective.configure(config)
     folder = context.scratch_dir / "source-model"
     try:
         download_model(recipe, folder)
+        given = take_file(folder)
         model = read_model(folder, config, objective, recipe)
         if recipe.model.step is not None:
             load_checkpoint_weights(model, recipe, folder)
         add_rows(model, data)
-        return model
+        if given is None or not model.can_generate():
+            return model, None
+        return model, parse_generation(given, str(recipe.model.uri))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -302,6 +314,7 @@ def scatter_weights(model: PreTrainedModel, weights: dict[str, torch.Tensor] | N
             full = torch.empty(parameter.shape) if weights is None else weights[name]
             shard = distribute_tensor(full.to(device), parameter.device_mesh, parameter.placements)
             parameter.copy_(shard)
+    spread_buffers(model, weights, device)
 
 
 def _checkpoint_activations(model: PreTrainedModel) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from runyard_trainer.generation import read_ends
 
 MAX_PARAMETERS = 300_000_000
 """A larger model is not asked: it would write on rank 0's CPU while every GPU waits."""
@@ -41,7 +43,9 @@ def write_samples(model_folder: Path, prompts: list[str]) -> list[Sample]:
     """
     if not prompts:
         return []
-    model: Any = AutoModelForCausalLM.from_pretrained(model_folder, local_files_only=True)
+    # ended as for a user; of what else the folder may ask for, some would draw, and some transformers does not open
+    settings = GenerationConfig(eos_token_id=read_ends(model_folder))  # type: ignore[no-untyped-call]  # it leaves it so
+    model: Any = AutoModelForCausalLM.from_pretrained(model_folder, local_files_only=True, generation_config=settings)
     model.eval()
     if model.num_parameters() > MAX_PARAMETERS:
         return []

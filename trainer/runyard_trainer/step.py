@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from runyard_trainer.batches import StepBatches, seed_of
+from runyard_trainer.buffers import buffers_kept
 from runyard_trainer.context import World
 from runyard_trainer.contract import Training
 from runyard_trainer.distributed import sum_over_ranks
@@ -85,12 +86,13 @@ def accumulate_gradients(learner: Learner, batches: StepBatches, divisors: list[
     scales = torch.tensor([world.size / divisor for divisor in divisors], device=device)
     sums = torch.zeros(len(divisors), dtype=torch.float64, device=device)
     last = batches.micro_batches[-1]
-    for number, batch in enumerate(batches.micro_batches):
-        if module.traits.stochastic:
-            torch.manual_seed(seed_of(learner.training.seed, step, number * world.size + world.rank))
-        module.set_requires_gradient_sync(batch is last)
-        module.set_reshard_after_backward(batch is last or world.size > 1)
-        terms = module(**{name: tensor.to(device) for name, tensor in batch.inputs.items()})
-        (terms * scales).sum().backward()
-        sums += terms.detach()
+    with buffers_kept(module):
+        for number, batch in enumerate(batches.micro_batches):
+            if module.traits.stochastic:
+                torch.manual_seed(seed_of(learner.training.seed, step, number * world.size + world.rank))
+            module.set_requires_gradient_sync(batch is last)
+            module.set_reshard_after_backward(batch is last or world.size > 1)
+            terms = module(**{name: tensor.to(device) for name, tensor in batch.inputs.items()})
+            (terms * scales).sum().backward()
+            sums += terms.detach()
     return [float(value) for value in sums.cpu()]

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_state_dict,
 )
+from torch.distributed.tensor import DTensor
 
 from runyard_trainer.batches import Batches
 from runyard_trainer.checkpoint import Checkpointer
@@ -113,7 +114,12 @@ class TrainState:
 
 
 TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
-"""What is frozen comes from where the run has started, each time: checkpoints do without it."""
+"""What is frozen comes from where the run has started, each time: checkpoints do without it. So do buffers."""
+
+
+def trained_only(weights: dict[str, Any]) -> dict[str, Any]:
+    """Without buffers, which are not sharded."""
+    return {name: weight for name, weight in weights.items() if isinstance(weight, DTensor)}
 
 
 @dataclass
@@ -126,7 +132,7 @@ class ShardedState:
     def state_dict(self) -> dict[str, Any]:
         """This rank's parts, by name."""
         weights, optimizer = get_state_dict(self.module, self.optimizer, options=TRAINED_ONLY)
-        return {"weights": weights, "optimizer": optimizer}
+        return {"weights": trained_only(weights), "optimizer": optimizer}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over this rank's parts."""
@@ -147,7 +153,7 @@ class Weights:
 
     def state_dict(self) -> dict[str, Any]:
         """This rank's parts, by name."""
-        return {"weights": get_model_state_dict(self.module, options=TRAINED_ONLY)}
+        return {"weights": trained_only(get_model_state_dict(self.module, options=TRAINED_ONLY))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over this rank's parts."""
@@ -341,7 +347,7 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
             resolved=settings,
             tracking_url=tracker.wait_for_page(),
         )
-        result = export_run(module.model, trained, recipe, context, dataset, output, judging)
+        result = export_run(module.model, trained, recipe, context, dataset, output, judging, module.generation)
         finish_head(head, result, world)
         monitor.set_stage("finished")
         return result

@@ -52,6 +52,8 @@ class ObjectiveModule(nn.Module):
         self.reference: Any = None
         """The model as it came, frozen, for an objective that needs it; None where the model can be that itself."""
         self.traits = traits
+        self.generation: dict[str, Any] | None = None
+        """On rank 0, what the folder that the model came from says of how it writes (`generation`)."""
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """The terms of the loss, summed over the micro-batch, fp32 [terms]."""
