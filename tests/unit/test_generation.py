@@ -35,7 +35,7 @@ def test_ends_are_added_behind_those_that_it_has_or_config_json_where_it_has_non
 
 def test_what_is_written_is_what_was_read_field_by_field(tmp_path: Path) -> None:
     given = {
-        "of_tomorrow": "ü",
+        "of_tomorrow": "ü\ud83d",
         "temperature": 1e-07,
         "eos_token_id": [2, 1],
         "_from_model_config": True,

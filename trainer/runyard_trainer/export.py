@@ -142,7 +142,7 @@ def write_folders(
 
 def write_ends(generation: Generation, folders: dict[str, Path], model: PreTrainedModel, dataset: Dataset) -> None:
     """Say how the model writes: as it did when it came, but for the ends of answers that it has been trained to."""
-    known = list_ends({"eos_token_id": model.config.eos_token_id})
+    known = list_ends({"eos_token_id": getattr(model.config, "eos_token_id", None)})
     added = add_ends(generation, dataset.info.stop_token_ids, known)
     for folder in folders.values():
         write_generation(added, folder)

@@ -79,5 +79,5 @@ def add_ends(generation: Generation, ends: list[int], known: list[int]) -> Gener
 
 def write_generation(generation: Generation, folder: Path) -> None:
     """Put it into a folder, in the place of what transformers has made of config.json."""
-    text = json.dumps(generation, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(generation, indent=2) + "\n"  # in ASCII: half a character, which JSON allows, has no UTF-8
     (folder / GENERATION_NAME).write_text(text, encoding="utf-8")
