@@ -159,6 +159,17 @@ def rank_0_logs(cluster: Cluster, name: str, attempt: int) -> str:
     return cluster.kubectl("logs", "--selector", selector, "--tail=-1").stdout
 
 
+def follow_rank_0_logs(cluster: Cluster, name: str, attempt: int) -> subprocess.Popen[str]:
+    """Likewise, while it runs and until it ends: the Job controller deletes a pod that outlives another's failure, and
+    its log with it.
+    """
+    selector = f"runyard.dev/run={name},runyard.dev/attempt={attempt},batch.kubernetes.io/job-completion-index=0"
+    kubectl = [str(cluster.instance.kubectl), f"--kubeconfig={cluster.kubeconfig}"]
+    return subprocess.Popen(
+        [*kubectl, "logs", "--follow", "--selector", selector, "--tail=-1"], stdout=subprocess.PIPE, text=True
+    )
+
+
 def job_events(cluster: Cluster, name: str) -> list[str]:
     """What the Job controller has told of a run's Jobs."""
     events = cluster.get_json("events")["items"]

@@ -87,6 +87,9 @@ def test_a_rank_killed_mid_run_costs_at_most_an_interval_and_no_bit(
 ) -> None:
     runs.apply(cluster, disturbable("rank-killed", corpus))
     runs.wait_for_checkpoint(cluster, "rank-killed", 2 * EVERY)
+    following = runs.follow_rank_0_logs(cluster, "rank-killed", attempt=1)
+    assert following.stdout is not None
+    begun = following.stdout.readline()  # now it is followed, whenever its pod goes
     runs.rank_processes("rank-killed")[1].send_signal(signal.SIGKILL)
     final = assert_survived(cluster, "rank-killed", undisturbed, attempts=2)
     assert final["restarts"]["failures"] == 1
@@ -94,8 +97,8 @@ def test_a_rank_killed_mid_run_costs_at_most_an_interval_and_no_bit(
     assert final["lastFailure"]["rank"] == 1
     assert final["lastFailure"]["exitCode"] == 137
     committed = re.findall(
-        r"checkpoint of step (\d+): .* committed", runs.rank_0_logs(cluster, "rank-killed", attempt=1)
-    )
+        r"checkpoint of step (\d+): .* committed", begun + following.stdout.read()
+    )  # ends with its pod
     resumed = re.findall(
         r"continuing from the checkpoint of step (\d+)", runs.rank_0_logs(cluster, "rank-killed", attempt=2)
     )
