@@ -96,9 +96,8 @@ def test_a_rank_killed_mid_run_costs_at_most_an_interval_and_no_bit(
     assert final["lastFailure"]["attempt"] == 1
     assert final["lastFailure"]["rank"] == 1
     assert final["lastFailure"]["exitCode"] == 137
-    committed = re.findall(
-        r"checkpoint of step (\d+): .* committed", begun + following.stdout.read()
-    )  # ends with its pod
+    printed = begun + following.stdout.read()  # ends with its pod
+    committed = re.findall(r"checkpoint of step (\d+): .* committed", printed)
     resumed = re.findall(
         r"continuing from the checkpoint of step (\d+)", runs.rank_0_logs(cluster, "rank-killed", attempt=2)
     )
