@@ -247,7 +247,7 @@ def test_a_rank_that_hangs_ends_the_attempt_once_every_rank_has_left_its_stacks(
     assert ended[1].error == f"exit code {ExitCode.STALLED.value}"
     assert ended[0].error is not None, "it ended likewise, or as it lost the other"
     waiting, hanging = read_stacks(recipe)
-    assert "distributed_c10d.py" in waiting
+    assert "/torch/distributed/" in waiting, "in whichever collective is the next"
     assert "in hang\n" in hanging
     assert run_ranks(train_rank, 2, folder, recipe, 2) == ["finished"] * 2
 
