@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runyard.local.instance import Instance
+from runyard_local.instance import Instance
 
 
 @contextmanager

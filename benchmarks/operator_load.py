@@ -34,7 +34,7 @@ from instances import open_instance
 from matplotlib.figure import Figure
 from runyard.api import API_VERSION
 from runyard.kube import MERGE_PATCH, Kube, connect
-from runyard.local.instance import Instance
+from runyard_local.instance import Instance
 
 ROOT = Path(__file__).parents[1]
 AT_ONCE = 16

@@ -26,9 +26,9 @@ import psutil
 from instances import open_instance
 from runyard.api import API_VERSION, LABEL_RUN
 from runyard.kube import Kube, connect
-from runyard.local.instance import BUCKET
-from runyard.local.s3server import open_client
 from runyard.progress import find_rank_0
+from runyard_local.instance import BUCKET
+from runyard_local.servers.s3server import open_client
 from runyard_trainer.outcome import PROGRESS_PORT
 
 RUN = "recovery"

@@ -25,7 +25,7 @@ from aiohttp import web
 from instances import open_instance
 from operator_load import ROOT, RUNS, OperatorProcess, build_run, wait_for_seen
 from runyard.kube import MERGE_PATCH, Kube, connect
-from runyard.local.instance import Instance
+from runyard_local.instance import Instance
 from runyard_trainer.outcome import PROGRESS_PORT
 
 PODS = "/api/v1/namespaces/default/pods"

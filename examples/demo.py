@@ -28,8 +28,8 @@ from corpora import build_files, upload
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from runyard.local.instance import BUCKET, REGION, Instance, default_state_dir
-from runyard.local.s3server import read_or_make_keys
+from runyard_local.instance import BUCKET, REGION, Instance, default_state_dir
+from runyard_local.servers.s3server import read_or_make_keys
 from runyard_trainer.contract import Storage
 from runyard_trainer.outcome import UserError
 

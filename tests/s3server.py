@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import boto3
 from botocore.config import Config
-from runyard.local.binaries import find_or_build
+from runyard_local.programs.binaries import find_or_build
 from runyard_trainer.contract import Storage
 
 from tests.ports import free_port

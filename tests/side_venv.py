@@ -9,7 +9,7 @@ import venv
 from importlib import metadata
 from pathlib import Path
 
-from runyard.local.cache import cache_dir
+from runyard_local.programs.cache import cache_dir
 
 
 def install_beside(name: str, requirement: str, version: str) -> Path:

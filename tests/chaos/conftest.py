@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from runyard.local import controlplane
-from runyard.local.binaries import find_or_build
-from runyard.local.process import Command
+from runyard_local.process import Command
+from runyard_local.programs.binaries import find_or_build
+from runyard_local.servers import controlplane
 
 from tests.cluster.conftest import Cluster, bring_up, install_crds
 from tests.waiting import wait_until

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 import yaml
-from runyard.local.instance import Instance
-from runyard.local.s3server import open_client
+from runyard_local.instance import Instance
+from runyard_local.servers.s3server import open_client
 
 from tests.waiting import wait_until
 

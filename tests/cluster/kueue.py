@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from runyard.local.binaries import Module, find_or_build_module
-from runyard.local.certs import make_certs
-from runyard.local.gobuild import prepare_go
+from runyard_local.programs.binaries import Module, find_or_build_module
+from runyard_local.programs.gobuild import prepare_go
+from runyard_local.servers.certs import make_certs
 
 from tests.cluster.conftest import Cluster
 from tests.ports import free_port

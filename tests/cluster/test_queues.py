@@ -17,7 +17,6 @@ from aiohttp import web
 from runyard.cluster import collection_path
 from runyard.kube import ApiError, Kube, connect
 from runyard.kueue import build_place
-from runyard.local.certs import make_certs
 from runyard.queues import (
     KUEUE_API_VERSION,
     POSITIONS_INTERVAL_S,
@@ -26,6 +25,7 @@ from runyard.queues import (
     QueueReader,
 )
 from runyard.world import KueueView, Manifest, QueuePosition, Run
+from runyard_local.servers.certs import make_certs
 
 from tests.builders import SETTINGS, make_run
 from tests.cluster.conftest import Cluster as ControlPlane

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runyard.local.binaries import MODULES, Module, find_or_build_module
-from runyard.local.gobuild import explain_failure
+from runyard_local.programs.binaries import MODULES, Module, find_or_build_module
+from runyard_local.programs.gobuild import explain_failure
 from runyard_trainer.outcome import UserError
 
 ETCD = next(module for module in MODULES if module.name == "etcd")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runyard.local.machine import check_machine
+from runyard_local.machine import check_machine
 from runyard_trainer.outcome import UserError
 
 

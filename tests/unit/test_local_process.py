@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runyard.local.process import Command, Identity, ProcessTable, read_last_lines
+from runyard_local.process import Command, Identity, ProcessTable, read_last_lines
 
 from tests.waiting import wait_until
 

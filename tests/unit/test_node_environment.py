@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import pytest
-from runyard.local.node.environment import (
+from runyard_local.node.container.environment import (
     CONFIG_MAP,
     SECRET,
     ConfigError,

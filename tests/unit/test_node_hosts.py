@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runyard.local.node.hosts import Entry, find_entry, find_hostname, render_hosts
+from runyard_local.node.hosts import Entry, find_entry, find_hostname, render_hosts
 
 
 def pod(name: str, *, namespace: str = "team", ip: str | None = "127.9.1.2", **spec: Any) -> dict[str, Any]:

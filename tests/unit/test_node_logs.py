@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from runyard.local.node.logs import Selection, TimeStripper, read_selection, select
+from runyard_local.node.logs import Selection, TimeStripper, read_selection, select
 
 LOG = b"".join(b"2026-01-01T00:00:0%d.000000000Z line %d\n" % (number, number) for number in range(4))
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from runyard.local.node.sandbox import Machine, find_links, plan_mounts
-from runyard.local.node.shim import Mount, write_log
+from runyard_local.node.container.sandbox import Machine, find_links, plan_mounts
+from runyard_local.node.container.shim import Mount, write_log
 
 TERMINATION_LOG = Mount("bind", "/dev/termination-log", "/p/log")
 

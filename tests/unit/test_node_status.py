@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from runyard.local.node.status import (
+from runyard_local.node.container.status import (
     ContainerState,
     PodState,
     Running,

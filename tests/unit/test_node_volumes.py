@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runyard.local.node.environment import CONFIG_MAP, SECRET, ConfigError, Facts
-from runyard.local.node.records import PodDir
-from runyard.local.node.shim import Mount
-from runyard.local.node.volumes import (
+from runyard_local.node.container.environment import CONFIG_MAP, SECRET, ConfigError, Facts
+from runyard_local.node.container.shim import Mount
+from runyard_local.node.container.volumes import (
     File,
     Token,
     check_volume,
@@ -20,6 +19,7 @@ from runyard.local.node.volumes import (
     plan_volume_mounts,
     write_file,
 )
+from runyard_local.node.records import PodDir
 
 POD = {"metadata": {"name": "p", "namespace": "team", "uid": "u", "labels": {"a": "b"}}, "spec": {}}
 FACTS = Facts(POD, "127.9.0.2", "127.9.0.1", {(CONFIG_MAP, "recipe"): {"recipe.json": b"{}", "more": b"x"}})

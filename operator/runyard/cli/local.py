@@ -15,8 +15,8 @@ import typer
 from runyard_trainer.outcome import UserError
 
 if TYPE_CHECKING:
-    from runyard.local.instance import Instance
-    from runyard.local.status import Part
+    from runyard_local.instance import Instance
+    from runyard_local.status import Part
 
 local = typer.Typer(
     help="A real Kubernetes API, simulated GPU nodes and an S3 server in one directory: loopback only, to develop.",
@@ -46,7 +46,7 @@ def up(
     operator: Annotated[bool, typer.Option(help="Install the operator from the chart.")] = True,
 ) -> None:
     """Bring it up, or back up whatever of it has died. What runs is left alone."""
-    from runyard.local.lifecycle import Wanted, bring_up
+    from runyard_local.lifecycle import Wanted, bring_up
 
     state = _resolve(directory)
     started = bring_up(state, Wanted(nodes, gpus_per_node, operator))
@@ -63,7 +63,7 @@ def down(
     ] = False,
 ) -> None:
     """Stop every process of it. The next `up` goes on with the same data."""
-    from runyard.local.lifecycle import take_down
+    from runyard_local.lifecycle import take_down
 
     state = _resolve(directory)
     take_down(state, delete=delete)
@@ -73,7 +73,7 @@ def down(
 @local.command()
 def build() -> None:
     """Build the programs that `up` needs and nobody has built yet, and start nothing."""
-    from runyard.local.binaries import find_or_build
+    from runyard_local.programs.binaries import find_or_build
 
     for path in asdict(find_or_build()).values():
         typer.echo(path)
@@ -85,7 +85,7 @@ def status(
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print.")] = Output.TABLE,
 ) -> None:
     """Show what runs. Exit status 1 unless every server and node is ready."""
-    from runyard.local.status import is_healthy, read_status
+    from runyard_local.status import is_healthy, read_status
 
     parts = read_status(_load(directory))
     if output is Output.JSON:
@@ -103,8 +103,8 @@ def env(directory: StateDir = None) -> None:
 
 
 def _build_exports(instance: Instance) -> Iterator[str]:
-    from runyard.local.instance import REGION
-    from runyard.local.s3server import read_or_make_keys
+    from runyard_local.instance import REGION
+    from runyard_local.servers.s3server import read_or_make_keys
 
     keys = read_or_make_keys(instance)
     clients = str(instance.kubectl.parent)
@@ -132,13 +132,13 @@ def _print_table(parts: list[Part]) -> None:
 
 
 def _resolve(directory: Path | None) -> Path:
-    from runyard.local.instance import default_state_dir
+    from runyard_local.instance import default_state_dir
 
     return (directory or default_state_dir()).expanduser().absolute()
 
 
 def _load(directory: Path | None) -> Instance:
-    from runyard.local.instance import Instance
+    from runyard_local.instance import Instance
 
     state = _resolve(directory)
     instance = Instance.load(state)

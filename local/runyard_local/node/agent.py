@@ -12,15 +12,15 @@ from typing import Any
 
 from runyard_trainer.outcome import UserError
 
-from runyard.local.client import Client, Deleted, Listed, connect
-from runyard.local.node import registration
-from runyard.local.node.hosts import find_entry
-from runyard.local.node.logs import serve_logs
-from runyard.local.node.network import MAX_NODES, AddressPool, claim_octet
-from runyard.local.node.node import Node
-from runyard.local.node.pods import PodWorker
-from runyard.local.node.records import NodeDir, PodDir
-from runyard.local.node.sandbox import find_machine
+from runyard_local.client import Client, Deleted, Listed, connect
+from runyard_local.node import registration
+from runyard_local.node.container.sandbox import find_machine
+from runyard_local.node.hosts import find_entry
+from runyard_local.node.logs import serve_logs
+from runyard_local.node.network import MAX_NODES, AddressPool, claim_octet
+from runyard_local.node.node import Node
+from runyard_local.node.pods import PodWorker
+from runyard_local.node.records import NodeDir, PodDir
 
 _SHUTDOWN_GRACE_S = 3.0
 

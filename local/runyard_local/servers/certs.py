@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from runyard.local.instance import write_private
+from runyard_local.instance import write_private
 
 _VALID_FOR = timedelta(days=3650)
 _HOST_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")

@@ -15,17 +15,17 @@ from pathlib import Path
 import yaml
 from runyard_trainer.outcome import UserError
 
-from runyard.local import controlplane, s3server
-from runyard.local.binaries import Binaries, find_or_build
-from runyard.local.certs import make_certs
-from runyard.local.chart import SECRET, find_chart, install_operator
-from runyard.local.console import show_step
-from runyard.local.instance import Instance, Ports, is_port_free, lock_state
-from runyard.local.kubectl import Kubectl
-from runyard.local.machine import check_machine
-from runyard.local.node.records import NodeDir
-from runyard.local.process import Command, read_last_lines
-from runyard.local.waiting import wait_until
+from runyard_local.chart import SECRET, find_chart, install_operator
+from runyard_local.console import show_step
+from runyard_local.instance import Instance, Ports, is_port_free, lock_state
+from runyard_local.kubectl import Kubectl
+from runyard_local.machine import check_machine
+from runyard_local.node.records import NodeDir
+from runyard_local.process import Command, read_last_lines
+from runyard_local.programs.binaries import Binaries, find_or_build
+from runyard_local.servers import controlplane, s3server
+from runyard_local.servers.certs import make_certs
+from runyard_local.waiting import wait_until
 
 _READY_DEADLINE_S = 90.0
 _SERVER_GRACE_S = 5.0
@@ -205,7 +205,7 @@ def _build_node(instance: Instance, index: int) -> Command:
         "kubeconfig": instance.kubeconfig,
     }
     argv = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
-    return Command(instance.node_names[index], (sys.executable, "-m", "runyard.local.node", *argv))
+    return Command(instance.node_names[index], (sys.executable, "-m", "runyard_local.node", *argv))
 
 
 def are_nodes_ready(instance: Instance, kubectl: Kubectl) -> bool:

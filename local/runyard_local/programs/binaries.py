@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runyard.local.cache import cache_dir, lock_folder, make_scratch
-from runyard.local.console import CONSOLE
-from runyard.local.gobuild import Build, build_programs
+from runyard_local.console import CONSOLE
+from runyard_local.programs.cache import cache_dir, lock_folder, make_scratch
+from runyard_local.programs.gobuild import Build, build_programs
 
 _KUBERNETES_FLAGS = tuple(
     f"-X k8s.io/component-base/version.{name}={value}"

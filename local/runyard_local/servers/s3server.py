@@ -13,8 +13,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from runyard.local.instance import BUCKET, REGION, Instance, write_private
-from runyard.local.process import Command
+from runyard_local.instance import BUCKET, REGION, Instance, write_private
+from runyard_local.process import Command
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

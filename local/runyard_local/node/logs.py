@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from runyard.local.node.node import Node
-from runyard.local.node.records import ContainerDir, PodDir
+from runyard_local.node.node import Node
+from runyard_local.node.records import ContainerDir, PodDir
 
 FindPod = Callable[[str, str], PodDir | None]
 """The folder of a pod of this node, by namespace and name."""

@@ -18,9 +18,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from runyard.local.client import ApiError
-from runyard.local.node import probes, shim
-from runyard.local.node.environment import (
+from runyard_local.client import ApiError
+from runyard_local.node import probes
+from runyard_local.node.container import shim
+from runyard_local.node.container.environment import (
     ConfigError,
     Facts,
     build_command,
@@ -28,13 +29,9 @@ from runyard.local.node.environment import (
     check_container,
     find_references,
 )
-from runyard.local.node.hosts import find_hostname
-from runyard.local.node.logs import split_lines
-from runyard.local.node.node import Node, format_now
-from runyard.local.node.records import ContainerDir
-from runyard.local.node.sandbox import plan_mounts
-from runyard.local.node.shim import START_FAILED, ContainerSpec, Mount
-from runyard.local.node.status import (
+from runyard_local.node.container.sandbox import plan_mounts
+from runyard_local.node.container.shim import START_FAILED, ContainerSpec, Mount
+from runyard_local.node.container.status import (
     ContainerState,
     Running,
     Terminated,
@@ -42,7 +39,11 @@ from runyard.local.node.status import (
     restart_delay_s,
     will_restart,
 )
-from runyard.local.node.volumes import plan_volume_mounts
+from runyard_local.node.container.volumes import plan_volume_mounts
+from runyard_local.node.hosts import find_hostname
+from runyard_local.node.logs import split_lines
+from runyard_local.node.node import Node, format_now
+from runyard_local.node.records import ContainerDir
 
 _CONFIG_RETRY_S = 1.0
 _STEADY_AFTER_S = 600.0

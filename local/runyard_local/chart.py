@@ -8,9 +8,9 @@ from pathlib import Path
 import yaml
 from runyard_trainer.outcome import UserError
 
-import runyard
-from runyard.local.instance import REGION, Instance
-from runyard.local.kubectl import Kubectl
+import runyard_local
+from runyard_local.instance import REGION, Instance
+from runyard_local.kubectl import Kubectl
 
 NAMESPACE = "runyard-system"
 SECRET = "runyard-s3"  # noqa: S105 - the name of a Secret, not one
@@ -25,7 +25,7 @@ def find_chart() -> Path:
     Raises:
         UserError: this package does not come from a clone.
     """
-    clone = Path(runyard.__file__).resolve().parents[2]
+    clone = Path(runyard_local.__file__).resolve().parents[2]
     chart = clone / "charts" / "runyard"
     if not (chart / "Chart.yaml").is_file():
         raise UserError(

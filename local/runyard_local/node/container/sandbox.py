@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import runyard
-from runyard.local.node.shim import Mount
+import runyard_local
+from runyard_local.node.container.shim import Mount
 
 POD_ETC = "/etc/pod"
 """Where the files of /etc that the agent writes for a pod are mounted. As a folder, so that a file can be replaced
@@ -75,7 +75,7 @@ def _reflect(path: str) -> Mount:
 
 def _find_python_folders() -> list[str]:
     """Where the interpreter, the environment and the clone lie, without those that lie inside another one."""
-    clone = Path(runyard.__file__).resolve().parents[2]
+    clone = Path(runyard_local.__file__).resolve().parents[2]
     imported = [path for path in sys.path if os.path.isdir(path) and path != os.getcwd()]  # `-m` adds the latter
     found = {sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix), *imported}
     if (clone / "pyproject.toml").is_file():

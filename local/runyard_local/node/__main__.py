@@ -1,4 +1,4 @@
-"""`python -m runyard.local.node`: the agent of one node, started by `runyard local up`."""
+"""`python -m runyard_local.node`: the agent of one node, started by `runyard local up`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from runyard_trainer.outcome import UserError
 
-from runyard.local.node.agent import Settings, run_agent
+from runyard_local.node.agent import Settings, run_agent
 
 
 def main() -> int:
     """Run the agent until it is told to stop."""
-    parser = argparse.ArgumentParser(prog="python -m runyard.local.node", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m runyard_local.node", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="directory of the instance")
     parser.add_argument("--name", required=True, help="name of the Node object")
     parser.add_argument("--index", type=int, required=True, help="number of the node: unique in the instance")

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from runyard.local.process import Identity
-from runyard.local.waiting import wait_until
+from runyard_local.process import Identity
+from runyard_local.waiting import wait_until
 
 _KILL_DEADLINE_S = 10.0
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 
-from runyard.local.client import STRATEGIC_MERGE_PATCH, ApiError
-from runyard.local.node.node import Node, format_now
+from runyard_local.client import STRATEGIC_MERGE_PATCH, ApiError
+from runyard_local.node.node import Node, format_now
 
 MAX_PODS = 110
 

@@ -15,13 +15,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from runyard.local.client import STRATEGIC_MERGE_PATCH, ApiError
-from runyard.local.node import volumes
-from runyard.local.node.containers import Container, find_user, read_termination_message
-from runyard.local.node.environment import ConfigError, Facts
-from runyard.local.node.hosts import find_hostname, render_hosts
-from runyard.local.node.node import Node, format_now, pod_path
-from runyard.local.node.status import (
+from runyard_local.client import STRATEGIC_MERGE_PATCH, ApiError
+from runyard_local.node.container import volumes
+from runyard_local.node.container.environment import ConfigError, Facts
+from runyard_local.node.container.status import (
     ContainerState,
     PodState,
     Running,
@@ -30,7 +27,10 @@ from runyard.local.node.status import (
     build_pod_status,
     read_container_state,
 )
-from runyard.local.node.volumes import File, Token, write_file
+from runyard_local.node.container.volumes import File, Token, write_file
+from runyard_local.node.containers import Container, find_user, read_termination_message
+from runyard_local.node.hosts import find_hostname, render_hosts
+from runyard_local.node.node import Node, format_now, pod_path
 
 Pod = dict[str, Any]
 

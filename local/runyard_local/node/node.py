@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from runyard.local.client import ApiError, Client
-from runyard.local.node import volumes
-from runyard.local.node.environment import SECRET, Reference
-from runyard.local.node.hosts import Entry
-from runyard.local.node.network import AddressPool
-from runyard.local.node.records import NodeDir
-from runyard.local.node.sandbox import Machine
+from runyard_local.client import ApiError, Client
+from runyard_local.node.container import volumes
+from runyard_local.node.container.environment import SECRET, Reference
+from runyard_local.node.container.sandbox import Machine
+from runyard_local.node.hosts import Entry
+from runyard_local.node.network import AddressPool
+from runyard_local.node.records import NodeDir
 
 _PLURALS = {SECRET: "secrets", "ConfigMap": "configmaps"}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from runyard.local.waiting import wait_until
+from runyard_local.waiting import wait_until
 
 _KILL_DEADLINE_S = 10.0
 

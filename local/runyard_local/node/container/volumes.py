@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from runyard.local.node.environment import CONFIG_MAP, SECRET, ConfigError, Facts, Json, Reference
-from runyard.local.node.records import PodDir
-from runyard.local.node.shim import Mount
+from runyard_local.node.container.environment import CONFIG_MAP, SECRET, ConfigError, Facts, Json, Reference
+from runyard_local.node.container.shim import Mount
+from runyard_local.node.records import PodDir
 
 KNOWN = ("emptyDir", "configMap", "secret", "projected", "downwardAPI")
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from runyard.local import controlplane, s3server
-from runyard.local.chart import is_operator_available
-from runyard.local.instance import Instance
-from runyard.local.kubectl import Kubectl
-from runyard.local.lifecycle import is_node_ready
+from runyard_local.chart import is_operator_available
+from runyard_local.instance import Instance
+from runyard_local.kubectl import Kubectl
+from runyard_local.lifecycle import is_node_ready
+from runyard_local.servers import controlplane, s3server
 
 Health = Callable[[], bool]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runyard_trainer.outcome import UserError
 
-from runyard.local.process import ProcessTable
+from runyard_local.process import ProcessTable
 
 REGION = "us-east-1"
 BUCKET = "runyard"
