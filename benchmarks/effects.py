@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 import classification_records  # noqa: E402 - examples/ is no package
 import corpora  # noqa: E402
-from runyard_trainer.contract import Storage  # noqa: E402
+from runyard_trainer.contract.services import Storage  # noqa: E402
 
 LLAMA = {
     "model_type": "llama",

@@ -29,7 +29,7 @@ from runyard.kube import Kube, connect
 from runyard.progress import find_rank_0
 from runyard_local.instance import BUCKET
 from runyard_local.servers.s3server import open_client
-from runyard_trainer.outcome import PROGRESS_PORT
+from runyard_trainer.contract.reports import PROGRESS_PORT
 
 RUN = "recovery"
 DEADLINE_S = 120.0

@@ -26,7 +26,7 @@ from instances import open_instance
 from operator_load import ROOT, RUNS, OperatorProcess, build_run, wait_for_seen
 from runyard.kube import MERGE_PATCH, Kube, connect
 from runyard_local.instance import Instance
-from runyard_trainer.outcome import PROGRESS_PORT
+from runyard_trainer.contract.reports import PROGRESS_PORT
 
 PODS = "/api/v1/namespaces/default/pods"
 GPUS_PER_NODE = 8

@@ -29,7 +29,7 @@ import torch
 from runyard_trainer.batches import Batches, StepBatches
 from runyard_trainer.checks import check_model
 from runyard_trainer.context import RunContext, World
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.distributed import select_device
 from runyard_trainer.model import fit_to_tokenizer, initialize_model, resolve_precision
 from runyard_trainer.objectives import build_objective

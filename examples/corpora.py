@@ -27,8 +27,8 @@ from functools import cache
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from runyard_trainer.contract import Storage
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.storage import open_store
 
 LEFT_OUT = frozenset(

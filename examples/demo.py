@@ -30,8 +30,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from runyard_local.instance import BUCKET, REGION, Instance, default_state_dir
 from runyard_local.servers.s3server import read_or_make_keys
-from runyard_trainer.contract import Storage
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.services import Storage
 
 EXAMPLES = Path(__file__).parent
 RUNS = ("general", "code")

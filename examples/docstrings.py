@@ -13,8 +13,8 @@ from functools import cache
 from typing import Any
 
 from corpora import documented_nodes, sources, upload
-from runyard_trainer.contract import Storage
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.services import Storage
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from runyard.api import Condition, ConditionType, Phase, TrainingRunSpec, Traini
 from runyard.render import build_prepare_job, build_train_job
 from runyard.times import format_time
 from runyard.world import Manifest, Run, Settings
-from runyard_trainer.outcome import PodReport, Progress
+from runyard_trainer.contract.reports import PodReport, Progress
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 SETTINGS = Settings(trainer_image="trainer:1", storage_endpoint="http://s3:9000", storage_addressing="path")

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runyard_trainer.context import RunContext
-from runyard_trainer.contract import Recipe, Storage
-from runyard_trainer.outcome import PodReport
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import PodReport
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.prepare import prepare
 from runyard_trainer.shards import Dataset, open_dataset, read_resolved
 from runyard_trainer.storage import Location, open_store

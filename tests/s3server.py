@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.config import Config
 from runyard_local.programs.binaries import find_or_build
-from runyard_trainer.contract import Storage
+from runyard_trainer.contract.services import Storage
 
 from tests.ports import free_port
 from tests.waiting import wait_until

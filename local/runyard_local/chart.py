@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import yaml
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 import runyard_local
 from runyard_local.instance import REGION, Instance

@@ -18,7 +18,7 @@ from typing import Any
 
 import aiohttp
 import yaml
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 from yarl import URL
 
 Object = dict[str, Any]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 from runyard_local.process import ProcessTable
 

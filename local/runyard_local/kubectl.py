@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 FIRST_KERNEL = (5, 12)
 """The first with mount_setattr."""

@@ -10,8 +10,11 @@ from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
-from runyard_trainer.contract import Mode, Model, Recipe
-from runyard_trainer.outcome import CommittedCheckpoint, DataSummary, ExitCode, ModelFolder, Result
+from runyard_trainer.contract.base import Model
+from runyard_trainer.contract.exits import ExitCode
+from runyard_trainer.contract.objectives import Mode
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import CommittedCheckpoint, DataSummary, ModelFolder, Result
 
 GROUP = "runyard.dev"
 VERSION = "v1alpha1"

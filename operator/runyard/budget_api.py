@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
-from runyard_trainer.contract import Model
+from runyard_trainer.contract.base import Model
 
 from runyard.api import Condition, Status
 

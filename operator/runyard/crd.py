@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel
-from runyard_trainer.contract import MAX_CONFIG_DEPTH, MAX_CONFIG_ENTRIES, MAX_CONFIG_TEXT_LENGTH, URI_PATTERN
+from runyard_trainer.contract.base import URI_PATTERN
+from runyard_trainer.contract.models import MAX_CONFIG_DEPTH, MAX_CONFIG_ENTRIES, MAX_CONFIG_TEXT_LENGTH
 
 from runyard.api import GROUP, KIND, PLURAL, VERSION, TrainingRunSpec, TrainingRunStatus
 from runyard.budget_api import BUDGET_KIND, BUDGET_PLURAL, MAX_BUDGET_NAME_LENGTH, GPUBudgetSpec, GPUBudgetStatus

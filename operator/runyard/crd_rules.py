@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
-from runyard_trainer.contract import (
-    ADAPTER_FIELDS,
+from runyard_trainer.contract.data import RECORD_FORMATS, REFERENCE_METHODS
+from runyard_trainer.contract.models import ADAPTER_FIELDS
+from runyard_trainer.contract.objectives import (
     EXTENDABLE_OBJECTIVES,
     HEAD_OBJECTIVES,
     LANGUAGE_OBJECTIVES,
     MASKED_OBJECTIVES,
     NEXT_TOKEN_OBJECTIVES,
-    RECORD_FORMATS,
-    REFERENCE_METHODS,
 )
 
 from runyard.api import MAX_NAME_LENGTH, Compute, TrainingRunSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runyard_trainer.contract import (
+from runyard_trainer.contract.data import (
     DEFAULT_NOISE_CLIP,
     PERPLEXITY_REFUSAL,
     RECORD_FORMATS,

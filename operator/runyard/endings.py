@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
 
-from runyard_trainer.outcome import ExitCode
+from runyard_trainer.contract.exits import ExitCode
 
 from runyard.api import FATAL_EXIT_CODES, LastFailure
 from runyard.pods import (

@@ -21,7 +21,7 @@ import aiohttp
 from aiohttp.connector import Connection
 from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client import Configuration
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from runyard.bounded_json import bound_json, parse_json

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from runyard_trainer.outcome import Progress
+from runyard_trainer.contract.reports import Progress
 
 from runyard import pods
 from runyard.api import AttemptGpuSeconds, GpuSeconds, TrainingRunStatus

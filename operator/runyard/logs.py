@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Literal
 
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """What would end the line, or speak to a terminal: messages quote what others have written."""

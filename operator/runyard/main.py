@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 from runyard.api import API_VERSION, PLURAL
 from runyard.bookkeeping import Bookkeeper

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
-from runyard_trainer.outcome import ExitCode, PodReport
+from runyard_trainer.contract.exits import ExitCode
+from runyard_trainer.contract.reports import PodReport
 
 from runyard.api import CONTAINER_NAME, LABEL_ATTEMPT, LABEL_ROLE, LABEL_RUN_UID
 from runyard.times import parse_time

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import aiohttp
 from pydantic import ValidationError
-from runyard_trainer.outcome import PROGRESS_PORT, Progress
+from runyard_trainer.contract.reports import PROGRESS_PORT, Progress
 
 from runyard.api import LABEL_ATTEMPT, LABEL_ROLE, Role
 from runyard.cluster import Key

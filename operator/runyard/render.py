@@ -9,8 +9,10 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from runyard_trainer.contract import MLFLOW_VARIABLES, RECIPE_PATH, ModelSource, Recipe
-from runyard_trainer.outcome import PROGRESS_PORT, TERMINATION_LOG_PATH
+from runyard_trainer.contract.models import ModelSource
+from runyard_trainer.contract.recipe import RECIPE_PATH, Recipe
+from runyard_trainer.contract.reports import PROGRESS_PORT, TERMINATION_LOG_PATH
+from runyard_trainer.contract.services import MLFLOW_VARIABLES
 
 from runyard.api import (
     ANNOTATION_ASKED,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from runyard_trainer.outcome import ExitCode
+from runyard_trainer.contract.exits import ExitCode
 
 from runyard import limits, pods, render, stalls
 from runyard.api import ANNOTATION_ASKED, KIND, ConditionType, LastFailure, Phase, Prepare, Role

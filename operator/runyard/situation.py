@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from runyard_trainer.contract import Recipe
-from runyard_trainer.outcome import PodReport
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import PodReport
 
 from runyard import ledger, pods, render, status
 from runyard.api import Condition, ConditionType, Recovery, Role, TrainingRunSpec, TrainingRunStatus

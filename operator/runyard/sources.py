@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from runyard_trainer.contract import SourceRun
-from runyard_trainer.outcome import ModelFolder
+from runyard_trainer.contract.models import SourceRun
+from runyard_trainer.contract.reports import ModelFolder
 
 from runyard import status
 from runyard.api import ConditionType, Phase

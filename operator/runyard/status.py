@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from runyard_trainer.outcome import CommittedCheckpoint, PodReport, Progress
+from runyard_trainer.contract.reports import CommittedCheckpoint, PodReport, Progress
 
 from runyard.api import Condition, ConditionType, Phase, Restarts, RunProgress, TrainingRunSpec, TrainingRunStatus
 from runyard.endings import describe_failure

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from runyard_trainer.outcome import Progress
+from runyard_trainer.contract.reports import Progress
 
 from runyard.api import TrainingRunSpec, TrainingRunStatus
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 from aiohttp import web
-from runyard_trainer.contract import Storage
+from runyard_trainer.contract.services import Storage
 from yarl import URL
 
 REFUSALS = {500: "InternalError", 503: "SlowDown"}

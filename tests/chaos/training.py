@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runyard_trainer.context import RunContext, World
-from runyard_trainer.contract import Recipe
-from runyard_trainer.outcome import Interrupted, UserError
+from runyard_trainer.contract.exits import Interrupted, UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.prepare import prepare
 from runyard_trainer.storage import StorageUnavailable
 

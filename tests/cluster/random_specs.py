@@ -7,16 +7,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 from runyard.crd import build_crd
-from runyard_trainer.contract import (
-    ADAPTER_FIELDS,
+from runyard_trainer.contract.data import RECORD_FORMATS, REFERENCE_METHODS, TARGET_METHODS
+from runyard_trainer.contract.models import ADAPTER_FIELDS
+from runyard_trainer.contract.objectives import (
     EXTENDABLE_OBJECTIVES,
     HEAD_OBJECTIVES,
     LANGUAGE_OBJECTIVES,
     MASKED_OBJECTIVES,
     NEXT_TOKEN_OBJECTIVES,
-    RECORD_FORMATS,
-    REFERENCE_METHODS,
-    TARGET_METHODS,
 )
 
 SPEC_SCHEMA = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]

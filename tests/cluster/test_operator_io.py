@@ -20,7 +20,7 @@ from runyard.events import record_event, subject_of
 from runyard.kube import MERGE_PATCH, ApiError, Kube, connect
 from runyard.progress import ProgressReader
 from runyard.world import Create, Delete, Event, Manifest
-from runyard_trainer.outcome import PROGRESS_PORT
+from runyard_trainer.contract.reports import PROGRESS_PORT
 
 from tests.cluster.conftest import Cluster as ControlPlane
 from tests.cluster.lab import BODIES, NOW, Lab, in_lab

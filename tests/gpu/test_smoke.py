@@ -20,7 +20,7 @@ import pytest
 import torch
 import yaml
 from corpora import upload
-from runyard_trainer.contract import Storage
+from runyard_trainer.contract.services import Storage
 
 from tests.example_runs import BASE, NAMES, build_files, check_models, read_example
 

@@ -21,7 +21,7 @@ from runyard.pods import attempt_of, is_deleting, is_live, is_over, pods_of, rol
 from runyard.status import is_finished
 from runyard.times import format_time
 from runyard.world import Create, Delete, Manifest, Observed, PatchStatus, Plan
-from runyard_trainer.outcome import CommittedCheckpoint, Progress
+from runyard_trainer.contract.reports import CommittedCheckpoint, Progress
 
 from tests.builders import NOW, SETTINGS, SPEC, make_pod, make_progress, make_run, make_unscheduled_pod
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from runyard_trainer.context import RunContext, World
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.order import Order
 from runyard_trainer.prepare import prepare
 from runyard_trainer.records import Sample, kind_of

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runyard_trainer.context import RunContext, World
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.prepare import prepare
 
 LENGTH = 64

@@ -16,11 +16,11 @@ from runyard_trainer import model as model_module
 from runyard_trainer import train as train_module
 from runyard_trainer.checkpoint_files import CheckpointFolder, VerifiedReader, read_manifest
 from runyard_trainer.context import RunContext, World
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.export import gather_weights
 from runyard_trainer.four_bits import PackedLinear
 from runyard_trainer.head import HeadState
-from runyard_trainer.outcome import UserError
 from runyard_trainer.records import kind_of
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.storage import open_store

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 
 from tests.ranks.prepared import build_recipe, prepare_corpus, read_losses
 from tests.ranks.run_ranks import run_ranks

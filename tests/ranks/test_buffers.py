@@ -12,7 +12,7 @@ import pytest
 import torch
 from runyard_trainer.buffers import persistent_buffers, spread_buffers
 from runyard_trainer.context import RunContext, World
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.model import load_model
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.shards import open_dataset, read_resolved

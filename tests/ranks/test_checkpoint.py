@@ -15,10 +15,10 @@ import pytest
 import torch
 from runyard_trainer.checkpoint import Checkpointer
 from runyard_trainer.context import World
-from runyard_trainer.contract import Storage
+from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.distributed import is_peer_loss
 from runyard_trainer.head import Head
-from runyard_trainer.outcome import ExitCode, Interrupted, UserError
 from runyard_trainer.storage import Location, open_store
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 from runyard_trainer.context import RunContext, World
-from runyard_trainer.contract import Recipe, Storage
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import Losses, Result
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.evaluate import evaluate_model
 from runyard_trainer.export import export_run
 from runyard_trainer.model import load_model
 from runyard_trainer.objectives import build_objective
-from runyard_trainer.outcome import Losses, Result
 from runyard_trainer.prepare import prepare
 from runyard_trainer.report import TrainedRun
 from runyard_trainer.shards import Dataset, open_dataset, read_resolved

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runyard_trainer.contract import Recipe
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.recipe import Recipe
 
 from tests.ranks.chat_models import CHATML, WORDS, build_chat_rows, save_chat_model
 from tests.ranks.fine_tuning import build_recipe, prepare_run, read_output, train_rank, write_rows

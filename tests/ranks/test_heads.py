@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from runyard_trainer.checks import check_model
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.model import read_model
 from runyard_trainer.objectives import build_objective
 from transformers import AutoModelForSequenceClassification

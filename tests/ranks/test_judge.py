@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from runyard_trainer.context import RunContext, World
-from runyard_trainer.contract import Recipe
-from runyard_trainer.outcome import Interrupted
+from runyard_trainer.contract.exits import Interrupted
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.prepare import prepare
 from runyard_trainer.train import train
 from transformers import AutoModelForCausalLM, AutoTokenizer

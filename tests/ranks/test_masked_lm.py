@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from runyard_trainer.batches import seed_of
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.order import Order
 from runyard_trainer.records import kind_of

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runyard_trainer.outcome import PodReport
+from runyard_trainer.contract.reports import PodReport
 
 from tests.nameless import NAMELESS
 from tests.ports import free_port

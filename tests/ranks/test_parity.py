@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 import torch
 from runyard_trainer.checks import check_model
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.model import fit_to_tokenizer, initialize_model
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.order import Order

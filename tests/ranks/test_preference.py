@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from datasets import Dataset as TrlDataset
 from peft import LoraConfig, PeftModel
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.order import Order
 from runyard_trainer.records import kind_of
 from runyard_trainer.shards import open_dataset, read_resolved

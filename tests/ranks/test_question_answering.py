@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from tests.ranks.fine_tuning import (

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from runyard_trainer.contract import Storage
+from runyard_trainer.contract.services import Storage
 
 from examples.corpora import build_files, upload
 

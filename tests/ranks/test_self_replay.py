@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from runyard_trainer import self_replay
-from runyard_trainer.contract import Recipe, Storage
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.objectives import Traits
 from runyard_trainer.objectives.causal_lm import CausalLM
 from runyard_trainer.self_replay import GROUP_SEQUENCES

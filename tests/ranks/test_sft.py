@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.order import Order
 from runyard_trainer.records import kind_of
 from runyard_trainer.records.packing import PackedRecords

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from runyard_trainer.context import RunContext
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.order import count_epoch
 from runyard_trainer.prepare import prepare
 from runyard_trainer.records import kind_of, parts_of

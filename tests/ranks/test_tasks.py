@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from runyard_trainer.context import World
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.objectives.base import Traits
 from runyard_trainer.objectives.causal_lm import CausalLM
 from runyard_trainer.task_answers import measure_likelihoods

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from seqeval.metrics import f1_score, precision_score, recall_score
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 

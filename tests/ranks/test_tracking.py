@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from runyard_trainer.context import RunContext, World
-from runyard_trainer.contract import Recipe
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.prepare import prepare
 from runyard_trainer.train import train
 

@@ -19,10 +19,11 @@ import pytest
 import torch
 from runyard_trainer.batches import Batches
 from runyard_trainer.context import World
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.exits import ExitCode, Interrupted
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import PodReport
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.order import Order
-from runyard_trainer.outcome import ExitCode, Interrupted, PodReport
 from runyard_trainer.records import kind_of
 from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.storage import open_store

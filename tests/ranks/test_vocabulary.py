@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.shards import DatasetInfo, read_resolved
 from runyard_trainer.storage import open_store
 from safetensors.torch import load_file

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer

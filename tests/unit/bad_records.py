@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from runyard_trainer.context import RunContext
-from runyard_trainer.contract import Recipe
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.prepare import prepare
 from transformers import BertConfig
 

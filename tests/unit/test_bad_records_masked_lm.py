@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
 from transformers import AutoModelForPreTraining, AutoTokenizer
 
 from tests.ranks.fine_tuning import CONFIGS, build_recipe, prepare_run, save_model

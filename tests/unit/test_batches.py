@@ -9,7 +9,7 @@ import pytest
 import torch
 from runyard_trainer.batches import Batches
 from runyard_trainer.context import World
-from runyard_trainer.contract import Storage
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.objectives import Objective
 from runyard_trainer.objectives.causal_lm import CausalLM, collate, count_predicted, probe
 from runyard_trainer.order import Order

@@ -6,9 +6,9 @@ import pytest
 import torch
 from runyard_trainer.buffers import buffers_kept, persistent_buffers
 from runyard_trainer.checks import check_model
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.embeddings import add_rows
-from runyard_trainer.outcome import UserError
 from runyard_trainer.shards import DatasetInfo
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM

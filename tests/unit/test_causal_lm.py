@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from runyard_trainer.contract.exits import UserError
 from runyard_trainer.objectives import Traits
 from runyard_trainer.objectives.causal_lm import CausalLM, probe, project_cross_entropy
-from runyard_trainer.outcome import UserError
 from runyard_trainer.shards import IGNORED
 from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from runyard_trainer.checkpoint import Checkpointer, select_retained
 from runyard_trainer.context import World
-from runyard_trainer.contract import Storage
+from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.head import CheckpointEntry, Head
-from runyard_trainer.outcome import ExitCode, Interrupted, UserError
 from runyard_trainer.storage import Location, StorageUnavailable, open_store
 
 
@@ -286,7 +286,7 @@ import sys, torch
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from tests.unit.test_checkpoint_alone import open_checkpointer, open_store, Storage
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.reports import UserError
 torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
 tmp_path = Path({tmp_path!r})
 checkpointer = open_checkpointer(open_store(f"file://{{tmp_path}}/output", Storage()), tmp_path)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from runyard_trainer import document_scores
 from runyard_trainer.choosing import Scores, choose_documents, cut_excerpt, judge, rank
-from runyard_trainer.contract import Select
+from runyard_trainer.contract.data import Select
+from runyard_trainer.contract.exits import UserError
 from runyard_trainer.document_scores import BigramModel, count_entropy
-from runyard_trainer.outcome import UserError
 from runyard_trainer.tokenizer import DocumentTokenizer, train_tokenizer
 from scipy.stats import chisquare
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from corpora import Document, build_general
 from runyard_trainer.choosing import choose_documents
-from runyard_trainer.contract import Select
+from runyard_trainer.contract.data import Select
 from runyard_trainer.document_scores import BigramModel
 from runyard_trainer.tokenizer import DocumentTokenizer, train_tokenizer
 

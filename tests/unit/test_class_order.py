@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runyard_trainer.contract import DataSource, Storage
+from runyard_trainer.contract.data import DataSource
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.records.classification import LabelledTextEncoder, order_classes, parse_labelled_text
 from runyard_trainer.sources import list_sources, read_records
 from tokenizers import Tokenizer, models

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from corpora import Document, build_code, build_files, build_general, keep_prose, strip_docstrings, upload
-from runyard_trainer.contract import Storage
+from runyard_trainer.contract.services import Storage
 
 SMALL = {"general_bytes": 200_000, "held_out_bytes": 20_000, "code_bytes": 150_000}
 

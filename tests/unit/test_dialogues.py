@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runyard_trainer.contract import Columns, Storage
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.data import Columns
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.records.chat import TEMPLATE_FILE, ChatEncoder
 from runyard_trainer.records.sft import KIND, DialogueEncoder, parse_dialogue
 from runyard_trainer.sources import Row

@@ -10,7 +10,8 @@ import pytest
 from runyard.api import ConditionType, LastFailure, Phase, Restarts
 from runyard.times import format_time
 from runyard.world import Delete, Manifest
-from runyard_trainer.outcome import CommittedCheckpoint, ExitCode, PodReport
+from runyard_trainer.contract.exits import ExitCode
+from runyard_trainer.contract.reports import CommittedCheckpoint, PodReport
 
 from tests.builders import (
     NOW,

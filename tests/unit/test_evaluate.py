@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from runyard_trainer.context import World
-from runyard_trainer.contract import Recipe, Storage
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import Losses
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.evaluate import Measured, bits_per_byte, evaluate_model, measure
 from runyard_trainer.objectives import Objective, ObjectiveModule, Traits
 from runyard_trainer.objectives.causal_lm import collate, probe
-from runyard_trainer.outcome import Losses
 from runyard_trainer.records.text import PackedText
 from runyard_trainer.shards import IGNORED, Dataset, DatasetInfo, ShardWriter
 from runyard_trainer.storage import open_store

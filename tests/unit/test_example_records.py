@@ -10,7 +10,7 @@ import pytest
 import question_answering_records
 import sft_records
 import token_classification_records
-from runyard_trainer.contract import Columns
+from runyard_trainer.contract.data import Columns
 from runyard_trainer.records.classification import parse_labelled_text
 from runyard_trainer.records.question_answering import parse_question
 from runyard_trainer.records.sft import parse_dialogue

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.generation import add_ends, parse_generation, read_ends, take_file, write_generation
-from runyard_trainer.outcome import ExitCode, UserError
 
 
 @pytest.mark.parametrize(

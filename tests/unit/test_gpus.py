@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from runyard_trainer.context import RunContext
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import PodReport
 from runyard_trainer.gpus import Sight, explain_missing_gpus, require_gpus
-from runyard_trainer.outcome import ExitCode, PodReport, UserError
 
 from tests.ports import free_port
 

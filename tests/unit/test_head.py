@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runyard_trainer.contract import Storage
+from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
+from runyard_trainer.contract.reports import Result
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.head import CheckpointEntry, Head
-from runyard_trainer.outcome import ExitCode, Interrupted, Result, UserError
 from runyard_trainer.storage import Location, PreconditionFailed, open_store
 
 from tests.s3server import S3Server

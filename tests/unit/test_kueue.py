@@ -21,7 +21,7 @@ from runyard.world import (
     QueuePosition,
     Run,
 )
-from runyard_trainer.outcome import CommittedCheckpoint
+from runyard_trainer.contract.reports import CommittedCheckpoint
 
 from tests.builders import (
     NOW,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runyard_trainer.contract import Storage
-from runyard_trainer.outcome import ExitCode, PodReport, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.reports import PodReport
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.preview import preview_run
 from runyard_trainer.step import StepResult
 from runyard_trainer.storage import open_store

@@ -15,7 +15,7 @@ from runyard.limits import find_excess, find_next_limit
 from runyard.plan import plan
 from runyard.times import format_time
 from runyard.world import Manifest, Observed
-from runyard_trainer.outcome import Progress
+from runyard_trainer.contract.reports import Progress
 
 from tests.builders import (
     NOW,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from runyard_local.programs.binaries import MODULES, Module, find_or_build_module
 from runyard_local.programs.gobuild import explain_failure
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 ETCD = next(module for module in MODULES if module.name == "etcd")
 

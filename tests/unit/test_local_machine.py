@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from runyard_local.machine import check_machine
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 
 def put_unshare_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from runyard_trainer.__main__ import main, parse_arguments, read_recipe
-from runyard_trainer.contract import RECIPE_PATH
-from runyard_trainer.outcome import ExitCode, PodReport, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import RECIPE_PATH
+from runyard_trainer.contract.reports import PodReport
 
 RECIPE = """
 model:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runyard_trainer.contract import Recipe, TokenizerTraining
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.models import TokenizerTraining
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.encoder_tokenizers import train_encoder_tokenizer
 from runyard_trainer.objectives.masked_lm import Masker, collate, probe
-from runyard_trainer.outcome import UserError
 from runyard_trainer.records import Sample
 from runyard_trainer.records.masked_text import NOT_MASKED, MaskedTextEncoder
 from runyard_trainer.shards import IGNORED

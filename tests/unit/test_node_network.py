@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from runyard_local.node.network import AddressPool, choose_octet, claim_octet, read_claims
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 SOCKETS = """Num       RefCount Protocol Flags    Type St Inode Path
 0000: 00000002 00000000 00010000 0001 01 17 /run/x

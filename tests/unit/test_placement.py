@@ -9,7 +9,7 @@ from runyard.api import Compute, Phase
 from runyard.placement import shrink
 from runyard.render import build_train_job
 from runyard.world import Create, Manifest, Plan, Run
-from runyard_trainer.outcome import PodReport
+from runyard_trainer.contract.reports import PodReport
 
 from tests.builders import (
     SETTINGS,

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runyard_trainer.contract import Columns, Recipe
+from runyard_trainer.contract.data import Columns
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.objectives.preference import collate, disable_dropout, score, split_pair
 from runyard_trainer.prepare import resolve_method
 from runyard_trainer.records.chat import ChatEncoder

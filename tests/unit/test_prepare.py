@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import transformers
-from runyard_trainer.contract import Storage
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.screening import is_held_out
 from runyard_trainer.shards import Dataset, read_resolved
 from runyard_trainer.storage import open_store

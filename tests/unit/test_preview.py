@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 from runyard.cli.preview import print_preview
-from runyard_trainer.contract import Storage
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.preview import Preview, preview_run
 from runyard_trainer.row_samples import SAMPLED_ROWS
 from runyard_trainer.storage import open_store

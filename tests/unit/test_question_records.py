@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from runyard_trainer.contract import Columns
+from runyard_trainer.contract.data import Columns
 from runyard_trainer.records.question_answering import QuestionEncoder, cut_windows, find_answer, parse_question
 from runyard_trainer.sources import Row
 from tokenizers import Tokenizer, models, pre_tokenizers

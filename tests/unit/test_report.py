@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 import pytest
 import yaml
 from runyard_trainer.chart import Curve, draw_curve, read_curve, smooth
-from runyard_trainer.contract import Recipe
-from runyard_trainer.outcome import Fertility, Losses
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import Fertility, Losses
 from runyard_trainer.report import (
     RunSummary,
     TrainedRun,

@@ -11,7 +11,7 @@ from runyard.api import ConditionType, LastFailure, Phase, Restarts
 from runyard.render import build_prepare_job, build_service, build_train_job
 from runyard.times import format_time
 from runyard.world import Create, Delete, Manifest, Run
-from runyard_trainer.outcome import CommittedCheckpoint, DataSummary, PodReport, Result
+from runyard_trainer.contract.reports import CommittedCheckpoint, DataSummary, PodReport, Result
 
 from tests.builders import (
     SETTINGS,

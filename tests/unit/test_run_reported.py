@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from runyard_trainer.__main__ import run_reported
-from runyard_trainer.outcome import ExitCode, PodReport, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.reports import PodReport
 from runyard_trainer.storage import StorageUnavailable
 
 ENDS: dict[str, tuple[Exception, str, int]] = {

@@ -18,7 +18,7 @@ from runyard.logs import JsonFormatter, OneLineFormatter
 from runyard.main import read_config
 from runyard.progress import find_rank_0
 from runyard.world import Event
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 SPEC = {
     "model": {"uri": "s3://models/base"},

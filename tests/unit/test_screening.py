@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runyard_trainer.contract import Storage
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.screening import is_held_out
 from runyard_trainer.storage import open_store
 
@@ -116,7 +116,7 @@ def test_wrong_rows_are_left_out_and_counted_if_they_are_few(place: Place) -> No
 
 
 def test_both_kinds_of_validation_are_refused() -> None:
-    from runyard_trainer.contract import Validation
+    from runyard_trainer.contract.data import Validation
 
     with pytest.raises(ValueError, match=r"data\.validation\.fraction and data\.validation\.sources are both set"):
         Validation.model_validate({"fraction": 0.1, "sources": [{"uri": "file:///a"}]})

@@ -10,8 +10,9 @@ import pytest
 from pydantic import ValidationError
 from runyard_trainer import dataset_writer
 from runyard_trainer.choosing import choose_documents
-from runyard_trainer.contract import Recipe, Storage
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.preview import preview_run
 from runyard_trainer.screening import Reason
 from runyard_trainer.shards import read_resolved

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from runyard_trainer.contract import EarlyStopping, Recipe
-from runyard_trainer.outcome import ExitCode, Losses, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import Losses
+from runyard_trainer.contract.training import EarlyStopping
 from runyard_trainer.selection import Candidate, Criterion, check_forgetting, choose_best, find_best_step, is_hopeless
 
 BY_LOSS = Criterion(metric=None)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runyard_trainer.contract import Columns, TokenizerTraining
+from runyard_trainer.contract.data import Columns
+from runyard_trainer.contract.models import TokenizerTraining
 from runyard_trainer.encoder_tokenizers import train_encoder_tokenizer
 from runyard_trainer.records.masked_text import NOT_MASKED
 from runyard_trainer.records.sentences import (

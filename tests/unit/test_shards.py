@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runyard_trainer.contract import Storage
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.shards import IGNORED, Dataset, DatasetInfo, ShardWriter, open_dataset, token_dtype
 from runyard_trainer.storage import Location, open_store
 

@@ -10,7 +10,7 @@ from runyard.api import ConditionType, Phase, TrainingRunStatus
 from runyard.plan import plan
 from runyard.render import resolve_recipe
 from runyard.world import Observed, Plan, Run
-from runyard_trainer.outcome import CommittedCheckpoint, ModelFolder, Result
+from runyard_trainer.contract.reports import CommittedCheckpoint, ModelFolder, Result
 
 from tests.builders import NOW, SETTINGS, make_run, make_spec, make_status
 

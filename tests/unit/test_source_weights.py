@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from runyard_trainer.contract import Recipe, Storage
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.order import Part
 from runyard_trainer.preview import preview_run
 from runyard_trainer.records import Samples, kind_of, parts_of

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from runyard_trainer.contract import Columns, DataSource, Storage
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.data import Columns, DataSource
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.sources import Problem, Row, arrays, list_sources, read_records, rows
 
 from tests.s3server import S3Server

@@ -8,7 +8,7 @@ import pytest
 from runyard.api import ConditionType, Phase, Restarts
 from runyard.plan import plan
 from runyard.world import Observed, Run
-from runyard_trainer.outcome import PodReport
+from runyard_trainer.contract.reports import PodReport
 
 from tests.builders import (
     NOW,

@@ -10,7 +10,7 @@ from runyard.api import Condition, ConditionType, LastFailure, Phase, Restarts, 
 from runyard.status import Decision, build_events, build_status, learn_progress
 from runyard.times import format_duration, format_time, parse_time
 from runyard.world import Event
-from runyard_trainer.outcome import CommittedCheckpoint
+from runyard_trainer.contract.reports import CommittedCheckpoint
 
 from tests.builders import NOW, at, make_progress
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runyard_trainer.contract import Recipe
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.tasks import FrozenTask, FrozenTasks, Item, build_tasks, score_texts
 from runyard_trainer.tasks.build import draw_shots
 from runyard_trainer.tasks.kinds import Question, name_entities

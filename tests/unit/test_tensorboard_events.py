@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runyard_trainer.outcome import Losses
+from runyard_trainer.contract.reports import Losses
 from runyard_trainer.selection import Candidate
 from runyard_trainer.tensorboard_events import build_events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from runyard_trainer.contract import Columns
+from runyard_trainer.contract.data import Columns
 from runyard_trainer.records.token_classification import (
     NOWHERE,
     TaggedWords,

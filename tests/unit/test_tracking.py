@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from runyard_trainer.context import RunContext
-from runyard_trainer.contract import Mlflow, Recipe
+from runyard_trainer.contract.exits import Interrupted, UserError
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import Losses
+from runyard_trainer.contract.services import Mlflow
 from runyard_trainer.monitor import Monitor
-from runyard_trainer.outcome import Interrupted, Losses, UserError
 from runyard_trainer.selection import Candidate
 from runyard_trainer.tracking import News, Tracker, build_params
 from runyard_trainer.tracking.mlflow import build_authorization, check_mlflow, schedule_run

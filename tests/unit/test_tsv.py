@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from runyard_trainer.contract import DataSource, Storage
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.data import DataSource
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.sources import Problem, Row, list_sources, read_records
 
 COMPRESSIONS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}

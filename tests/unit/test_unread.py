@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runyard_trainer.contract import Columns
+from runyard_trainer.contract.data import Columns
+from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.judge.prompts import parse_prompt
-from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.records.classification import parse_labelled_text
 from runyard_trainer.records.preference import build_dialogues, parse_answer_pair
 from runyard_trainer.records.question_answering import parse_question

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runyard_trainer.contract import Recipe, Storage
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.export import upload
-from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.shards import read_resolved, write_out
 from runyard_trainer.storage import open_store
 from runyard_trainer.tokenizer import DocumentTokenizer, open_tokenizer

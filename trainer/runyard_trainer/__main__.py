@@ -24,8 +24,9 @@ import yaml
 from pydantic import ValidationError
 
 from runyard_trainer.context import RunContext
-from runyard_trainer.contract import RECIPE_PATH, Recipe
-from runyard_trainer.outcome import TERMINATION_LOG_PATH, ExitCode, Interrupted, PodReport, UserError
+from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
+from runyard_trainer.contract.recipe import RECIPE_PATH, Recipe
+from runyard_trainer.contract.reports import TERMINATION_LOG_PATH, PodReport
 from runyard_trainer.storage.base import StorageUnavailable
 
 USAGE = (

@@ -19,9 +19,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.embeddings import embeddings_of
-from runyard_trainer.outcome import UserError
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from runyard_trainer.context import World
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.distributed import gather_in_order, run_on_rank_0
 from runyard_trainer.examples import Examples
 from runyard_trainer.objectives import ObjectiveModule

@@ -48,8 +48,9 @@ from runyard_trainer.checkpoint_files import (
     upload_file,
 )
 from runyard_trainer.context import World
+from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
+from runyard_trainer.contract.reports import CommittedCheckpoint
 from runyard_trainer.head import CheckpointEntry, Head
-from runyard_trainer.outcome import CommittedCheckpoint, ExitCode, Interrupted, UserError
 from runyard_trainer.storage import Location, StorageUnavailable, be_patient
 
 PEER_TIMEOUT_S = 1800.0

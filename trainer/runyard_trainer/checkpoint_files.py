@@ -34,9 +34,10 @@ from torch.distributed.checkpoint.planner import LoadPlan, ReadItem, SavePlan, S
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.serialization import _get_layout
 
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.reports import Report
 from runyard_trainer.file_lock import locked
 from runyard_trainer.head import CheckpointEntry
-from runyard_trainer.outcome import ExitCode, Report, UserError
 from runyard_trainer.storage import Location, NotFound
 
 CHECKPOINTS_NAME = "checkpoints"

@@ -24,11 +24,13 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
 
-from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe, ScratchModel
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.models import ScratchModel
+from runyard_trainer.contract.objectives import MASKED_OBJECTIVES
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.four_bits import check_packable
 from runyard_trainer.generation import GENERATION_NAME, parse_generation
 from runyard_trainer.model_folder import find_checkpoint
-from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.records import kind_of
 from runyard_trainer.screening import tell_left_out
 from runyard_trainer.shard_files import StreamInfo

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runyard_trainer.contract import Select
+from runyard_trainer.contract.data import Select
+from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.document_scores import BigramModel, TaskSimilarity, Tokens, count_entropy
-from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.screening import Reason
 from runyard_trainer.tokenizer import DocumentTokenizer
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runyard_trainer.contract import MLFLOW_VARIABLES, Recipe
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.services import MLFLOW_VARIABLES
 
 
 @dataclass(frozen=True)

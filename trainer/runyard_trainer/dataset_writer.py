@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 from runyard_trainer.checks import check_model, has_token_types
 from runyard_trainer.choosing import choose_documents
-from runyard_trainer.contract import MASKED_OBJECTIVES, Recipe
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.objectives import MASKED_OBJECTIVES
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.encoder_tokenizers import train_encoder_tokenizer
 from runyard_trainer.model_folder import digest_of
-from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.progress_log import ProgressLog
 from runyard_trainer.records import COMPARED, HELD_OUT_STREAMS, Encoder, RecordKind, kind_of
 from runyard_trainer.screening import HeldOut, Reason, Screen, is_held_out

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, Store, TCPStore
 
 from runyard_trainer.context import RunContext, World
-from runyard_trainer.outcome import Interrupted
+from runyard_trainer.contract.exits import Interrupted
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
 """For all ranks to find each other."""

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from runyard_trainer.buffers import persistent_buffers
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 from runyard_trainer.shards import DatasetInfo
 
 

@@ -28,7 +28,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from runyard_trainer.contract import TokenizerTraining
+from runyard_trainer.contract.models import TokenizerTraining
 from runyard_trainer.tokenizer import DocumentTokenizer, open_tokenizer
 
 CHARACTER_COVERAGE = 0.99995

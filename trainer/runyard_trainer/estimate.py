@@ -11,8 +11,9 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from runyard_trainer.contract import LANGUAGE_OBJECTIVES, Recipe
-from runyard_trainer.outcome import Estimate
+from runyard_trainer.contract.objectives import LANGUAGE_OBJECTIVES
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import Estimate
 from runyard_trainer.run_length import Batch
 
 _PLAIN_MLPS = {

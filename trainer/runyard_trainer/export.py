@@ -31,7 +31,8 @@ from transformers import PreTrainedModel
 from runyard_trainer.adapter import load_whole, merge
 from runyard_trainer.checkpoint_files import told_when_full
 from runyard_trainer.context import RunContext
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import Losses, Result
 from runyard_trainer.distributed import run_on_rank_0
 from runyard_trainer.four_bits import packed_layers
 from runyard_trainer.generation import Generation, add_ends, list_ends, write_generation
@@ -40,7 +41,6 @@ from runyard_trainer.lineage import build_lineage, read_source_lineage
 from runyard_trainer.model import build_empty_model
 from runyard_trainer.model_folder import CARD_NAME, digest_of, files_of
 from runyard_trainer.objectives import build_objective
-from runyard_trainer.outcome import Losses, Result
 from runyard_trainer.report import RunSummary, TrainedRun, render_card, render_report
 from runyard_trainer.samples import choose_prompts, write_samples
 from runyard_trainer.shard_files import StreamInfo, check_sha256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runyard_trainer.outcome import Fertility
+from runyard_trainer.contract.reports import Fertility
 from runyard_trainer.tokenizer import DocumentTokenizer
 
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 if TYPE_CHECKING:
     from bitsandbytes.functional import QuantState

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
 
 GENERATION_NAME = "generation_config.json"
 Generation = dict[str, Any]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from runyard_trainer.context import RunContext
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
 
 VISIBILITY_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",

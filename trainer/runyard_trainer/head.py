@@ -15,7 +15,8 @@ import logging
 
 from pydantic import ValidationError
 
-from runyard_trainer.outcome import ExitCode, Interrupted, Report, Result, UserError
+from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
+from runyard_trainer.contract.reports import Report, Result
 from runyard_trainer.storage import Blob, Location, NotFound, PreconditionFailed
 
 HEAD_NAME = "head.json"

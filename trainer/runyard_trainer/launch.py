@@ -20,7 +20,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from runyard_trainer.outcome import TERMINATION_LOG_PATH, ExitCode, Interrupted, PodReport, UserError
+from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
+from runyard_trainer.contract.reports import TERMINATION_LOG_PATH, PodReport
 from runyard_trainer.workers import Signals, Worker, Workers
 
 WORKER_COMMAND = (sys.executable, "-m", "runyard_trainer", "train")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.order import count_replayed
-from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.run_length import count_places, is_batch_given
 from runyard_trainer.shards import Dataset
 

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from runyard_trainer.context import RunContext
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.storage import NotFound, open_store
 
 PACKAGES = ("runyard", "torch", "transformers", "tokenizers", "safetensors", "numpy")

@@ -21,7 +21,7 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
-from runyard_trainer.outcome import PROGRESS_PORT, CommittedCheckpoint, Progress, Stage
+from runyard_trainer.contract.reports import PROGRESS_PORT, CommittedCheckpoint, Progress, Stage
 
 METRICS_COLUMNS = ("step", "tokens", "loss", "learning_rate", "grad_norm", "tokens_per_second", "time")
 """Of metrics.csv."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from runyard_trainer.contract import Optimizer, Schedule
+from runyard_trainer.contract.training import Optimizer, Schedule
 
 WSD_DECAY_SHARE = 0.2
 """Share of all steps in which `wsd` decays."""

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from runyard_trainer.contract.reports import Losses
 from runyard_trainer.judge import FrozenPrompts
 from runyard_trainer.model import ShardedModule
-from runyard_trainer.outcome import Losses
 from runyard_trainer.shards import Dataset, DatasetInfo
 from runyard_trainer.tasks import FrozenTasks
 

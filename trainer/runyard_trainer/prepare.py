@@ -28,13 +28,16 @@ from runyard_trainer.checks import (
     has_token_types,
 )
 from runyard_trainer.context import RunContext
-from runyard_trainer.contract import DEFAULT_NOISE_CLIP, MASKED_OBJECTIVES, Recipe
+from runyard_trainer.contract.data import DEFAULT_NOISE_CLIP
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.objectives import MASKED_OBJECTIVES
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import DataSummary, Estimate, PodReport, Report
 from runyard_trainer.dataset_writer import Files, list_files, tokenizer_source, total_bytes, write_dataset
 from runyard_trainer.estimate import estimate_run
 from runyard_trainer.judge import build_prompts
 from runyard_trainer.learnable import check_batch, check_rate, check_targets
 from runyard_trainer.order import count_epoch
-from runyard_trainer.outcome import DataSummary, Estimate, ExitCode, PodReport, Report, UserError
 from runyard_trainer.preview import Preview, show_rows
 from runyard_trainer.records import kind_of, parts_of
 from runyard_trainer.row_samples import read_samples

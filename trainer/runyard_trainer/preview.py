@@ -18,12 +18,14 @@ from typing import Any
 from pydantic import Field
 
 from runyard_trainer.checks import check_enough_data, check_model, check_vocabulary
-from runyard_trainer.contract import Mode, Recipe
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.objectives import Mode
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import Estimate, Report
 from runyard_trainer.dataset_writer import choose, gather_held_out, list_files, write_dataset
 from runyard_trainer.estimate import estimate_run
 from runyard_trainer.learnable import check_batch, check_rate, check_targets
 from runyard_trainer.order import count_epoch
-from runyard_trainer.outcome import Estimate, Report, UserError
 from runyard_trainer.records import COMPARED, Example, RecordKind, kind_of, parts_of
 from runyard_trainer.row_samples import Sample, name_places, read_samples, store_samples
 from runyard_trainer.run_length import count_steps, resolve_batch

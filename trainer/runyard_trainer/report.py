@@ -15,10 +15,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from runyard_trainer.contract import LANGUAGE_OBJECTIVES, Mode, Recipe
+from runyard_trainer.contract.objectives import LANGUAGE_OBJECTIVES, Mode
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import Judgement, Losses
 from runyard_trainer.held_out import HeldOut
 from runyard_trainer.judge import Judged
-from runyard_trainer.outcome import Judgement, Losses
 from runyard_trainer.samples import Sample
 from runyard_trainer.screening import tell_left_out
 from runyard_trainer.selection import Candidate

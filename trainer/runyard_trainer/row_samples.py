@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
 from pathlib import Path
 
-from runyard_trainer.contract import Recipe, Storage
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.dataset_writer import Files
 from runyard_trainer.records import RecordKind, kind_of
 from runyard_trainer.sources import BadRecord, Problem, Row, SourceFile, read_rows

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 
 _STEPS_OF_FEW_SAMPLES = 8
 """That an epoch has at least, where it has as many samples: with fewer, a default run would hardly move the weights."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import NamedTuple
 
-from runyard_trainer.outcome import Losses
+from runyard_trainer.contract.reports import Losses
 from runyard_trainer.selection import Candidate
 
 _TAGS = {

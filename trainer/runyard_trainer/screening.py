@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from runyard_trainer.contract import Data
+from runyard_trainer.contract.data import Data
 from runyard_trainer.shard_files import StreamInfo
 
 if TYPE_CHECKING:

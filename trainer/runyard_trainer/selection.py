@@ -14,8 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runyard_trainer.contract import EarlyStopping, Recipe
-from runyard_trainer.outcome import ExitCode, Losses, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import Losses
+from runyard_trainer.contract.training import EarlyStopping
 
 _ROUNDING = 1e-9
 

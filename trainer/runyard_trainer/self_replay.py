@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from runyard_trainer.batches import seed_of
 from runyard_trainer.context import RunContext
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.distributed import run_on_rank_0, sum_over_ranks
 from runyard_trainer.objectives import ObjectiveModule
 from runyard_trainer.records import Sample

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.reports import Fertility, Report
 from runyard_trainer.file_lock import locked
-from runyard_trainer.outcome import ExitCode, Fertility, Report, UserError
 from runyard_trainer.storage import Location
 
 

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from runyard_trainer.contract.reports import Report
 from runyard_trainer.examples import Examples
-from runyard_trainer.outcome import Report
 from runyard_trainer.shard_files import ShardInfo, StreamInfo, check_sha256, describe_stream, fetch
 from runyard_trainer.storage import Location
 

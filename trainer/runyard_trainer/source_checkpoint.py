@@ -14,9 +14,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from transformers import PreTrainedModel
 
 from runyard_trainer.checkpoint_files import CheckpointFolder, Corrupt, PlainLoadPlanner, VerifiedReader, read_manifest
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.model_folder import find_checkpoint
-from runyard_trainer.outcome import ExitCode, UserError
 
 WEIGHTS_PREFIX = "sharded.weights.model."
 """Of the model's weights among all that a checkpoint holds."""

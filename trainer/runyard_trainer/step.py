@@ -14,7 +14,7 @@ import torch
 from runyard_trainer.batches import StepBatches, seed_of
 from runyard_trainer.buffers import buffers_kept
 from runyard_trainer.context import World
-from runyard_trainer.contract import Training
+from runyard_trainer.contract.training import Training
 from runyard_trainer.distributed import sum_over_ranks
 from runyard_trainer.model import ShardedModule
 from runyard_trainer.objectives import Objective

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from tensorboardX import SummaryWriter
 
-from runyard_trainer.outcome import Losses
+from runyard_trainer.contract.reports import Losses
 from runyard_trainer.scalars import read_scalars
 from runyard_trainer.selection import Candidate
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.storage import Location, ObjectInfo
 
 END_OF_TEXT = "<|endoftext|>"

@@ -33,7 +33,9 @@ from torch.distributed.tensor import DTensor
 from runyard_trainer.batches import Batches
 from runyard_trainer.checkpoint import Checkpointer
 from runyard_trainer.context import RunContext, World
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import Losses, PodReport, Result
 from runyard_trainer.distributed import joined_ranks, run_on_rank_0, select_device
 from runyard_trainer.evaluate import evaluate_model
 from runyard_trainer.export import export_run
@@ -45,7 +47,6 @@ from runyard_trainer.monitor import Monitor, StopRequest
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.optimizer import build_optimizer, learning_rate, set_learning_rate
 from runyard_trainer.order import Order, Part, count_epoch, count_replayed
-from runyard_trainer.outcome import ExitCode, Interrupted, Losses, PodReport, Result, UserError
 from runyard_trainer.own_tokens import Subject, as_it_came, restate
 from runyard_trainer.records import Samples, kind_of, parts_of
 from runyard_trainer.report import TrainedRun

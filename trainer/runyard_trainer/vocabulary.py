@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer, models, pre_tokenizers, trainers
 
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.shards import write_out
 from runyard_trainer.tokenizer import DocumentTokenizer, open_tokenizer
 

@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from runyard_trainer.context import RunContext
-from runyard_trainer.outcome import ExitCode, PodReport, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.reports import PodReport
 from runyard_trainer.storage import Location, StorageUnavailable
 
 UPLOAD_TIMEOUT_S = 30.0

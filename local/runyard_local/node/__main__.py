@@ -8,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 from runyard_local.node.agent import Settings, run_agent
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 MAX_NODES = 200
 

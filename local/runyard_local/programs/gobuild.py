@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 from runyard_local.console import Counter, show_count, show_step
 from runyard_local.programs.cache import cache_dir, lock_folder, make_scratch

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 if TYPE_CHECKING:
     from runyard_local.instance import Instance

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 from runyard.cli.local import local
 from runyard.cli.preview import preview

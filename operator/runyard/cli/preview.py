@@ -19,8 +19,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 from pydantic import ValidationError
-from runyard_trainer.contract import Recipe
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.recipe import Recipe
 
 from runyard.api import KIND, TrainingRunSpec
 

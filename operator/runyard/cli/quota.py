@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from runyard_trainer.outcome import UserError
+from runyard_trainer.contract.exits import UserError
 
 from runyard.amounts import format_quantity, name_for_people
 from runyard.api import API_VERSION, PLURAL, GpuSeconds, Phase

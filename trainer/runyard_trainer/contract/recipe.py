@@ -21,8 +21,7 @@ from runyard_trainer.contract.objectives import (
     Objective,
     Preference,
 )
-from runyard_trainer.contract.storage import Output, Storage
-from runyard_trainer.contract.tracking import Tracking
+from runyard_trainer.contract.services import Output, Storage, Tracking
 from runyard_trainer.contract.training import Checkpoint, Evaluation, Training
 
 RECIPE_PATH = "/etc/runyard/recipe.json"

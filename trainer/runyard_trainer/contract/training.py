@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from runyard_trainer.contract.base import Fraction, Model, check_exactly_one
 from runyard_trainer.contract.data import DataSource
-from runyard_trainer.contract.judge import Judge
+from runyard_trainer.contract.services import Judge
 from runyard_trainer.contract.tasks import Task
 
 

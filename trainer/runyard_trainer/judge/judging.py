@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runyard_trainer.contract import Judge
+from runyard_trainer.contract.services import Judge
 from runyard_trainer.judge.verdicts import Comparison, Judged, build_messages, parse_verdict, settle, sum_up
 
 if TYPE_CHECKING:

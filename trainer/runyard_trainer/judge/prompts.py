@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 
 from pydantic import Field
 
-from runyard_trainer.contract import DataSource, Recipe
-from runyard_trainer.outcome import ExitCode, Report, UserError
+from runyard_trainer.contract.data import DataSource
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import Report
 from runyard_trainer.records.chat import ChatEncoder, Dialogue, Turn, put_system_first
 from runyard_trainer.sources import BadRecord, Row, check_text, list_source, name_of_type, read_records
 from runyard_trainer.tokenizer import DocumentTokenizer

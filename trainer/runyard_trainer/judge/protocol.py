@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from runyard_trainer.contract import Judge
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.services import Judge
 from runyard_trainer.http_service import Service, ServiceError, open_service
-from runyard_trainer.outcome import UserError
 
 MAX_REPLY_TOKENS = 512
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from runyard_trainer.outcome import Judgement, Report
+from runyard_trainer.contract.reports import Judgement, Report
 
 Outcome = Literal["win", "tie", "loss"]
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from runyard_trainer.contract import LANGUAGE_OBJECTIVES, Recipe
+from runyard_trainer.contract.objectives import LANGUAGE_OBJECTIVES
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.objectives.base import Fact, MicroBatch, Objective, ObjectiveModule, Traits
 from runyard_trainer.shards import DatasetInfo
 

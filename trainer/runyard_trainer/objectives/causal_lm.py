@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.objectives.base import MicroBatch, Objective, ObjectiveModule, Traits, probe_dropout, stack
-from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.records import Sample
 from runyard_trainer.shards import IGNORED, DatasetInfo
 

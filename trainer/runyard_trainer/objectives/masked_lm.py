@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.objectives.base import Fact, MicroBatch, Objective, ObjectiveModule, Traits, pad, probe_dropout
-from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.records import Sample
 from runyard_trainer.shards import IGNORED, DatasetInfo
 

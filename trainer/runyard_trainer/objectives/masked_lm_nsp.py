@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 from transformers import AutoModelForPreTraining
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.objectives import masked_lm
 from runyard_trainer.objectives.base import Fact, MicroBatch, Objective, ObjectiveModule
 from runyard_trainer.records import Sample

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from runyard_trainer.adapter import adapter_left_out
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.objectives import causal_lm
 from runyard_trainer.objectives.base import Fact, MicroBatch, Objective, Traits, pad
 from runyard_trainer.objectives.causal_lm import MAX_LOGITS_BYTES, CausalLM, project_cross_entropy

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForQuestionAnswering
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.objectives.base import Fact, MicroBatch, Objective, ObjectiveModule, pad, probe_padded
 from runyard_trainer.records import Sample
 from runyard_trainer.shards import IGNORED, DatasetInfo

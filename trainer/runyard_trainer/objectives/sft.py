@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.objectives.base import Fact, Objective
 from runyard_trainer.objectives.causal_lm import MAX_LOGITS_BYTES, CausalLM, collate, probe
 from runyard_trainer.records import Sample

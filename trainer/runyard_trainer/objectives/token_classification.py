@@ -18,7 +18,7 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 from torch import Tensor
 from transformers import AutoModelForTokenClassification
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.objectives.base import (
     Fact,
     MicroBatch,

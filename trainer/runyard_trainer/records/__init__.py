@@ -9,7 +9,8 @@ becomes of it depends on the tokenizer and the recipe alone, so preparing the sa
 
 from __future__ import annotations
 
-from runyard_trainer.contract import LANGUAGE_OBJECTIVES, Recipe
+from runyard_trainer.contract.objectives import LANGUAGE_OBJECTIVES
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.order import Part
 from runyard_trainer.records import (
     classification,

@@ -37,7 +37,7 @@ from tokenizers import Encoding, Tokenizer
 from transformers import AutoTokenizer
 
 from runyard_trainer import unread
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.sources import BadRecord, Row
 from runyard_trainer.tokenizer import DocumentTokenizer
 

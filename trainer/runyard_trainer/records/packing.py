@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.examples import Examples
 from runyard_trainer.records.base import Sample
 from runyard_trainer.shards import IGNORED, Dataset, pack

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from runyard_trainer import unread
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.examples import Examples
 from runyard_trainer.records.base import Example, RecordKind, Sample, Shown
 from runyard_trainer.records.chat import ChatEncoder, Dialogue, Tokens, Turn, put_system_first

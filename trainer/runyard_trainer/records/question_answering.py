@@ -22,9 +22,9 @@ import pyarrow as pa
 from tokenizers import Encoding
 
 from runyard_trainer import unread
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.examples import Examples
-from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.records.base import Example, RecordKind, Sample, Shown
 from runyard_trainer.shards import IGNORED, Dataset
 from runyard_trainer.sources import BadRecord, Row, check_texts, name_of_type

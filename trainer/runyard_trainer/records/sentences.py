@@ -27,9 +27,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.examples import Examples
-from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.records.base import HELD_OUT_STREAMS, Example, RecordKind, Sample
 from runyard_trainer.records.masked_text import (
     NOT_MASKED,

@@ -26,8 +26,8 @@ import numpy as np
 import pyarrow as pa
 
 from runyard_trainer import unread
-from runyard_trainer.contract import Recipe
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.records.base import Example, RecordKind, Shown
 from runyard_trainer.records.chat import ChatEncoder, Dialogue, Tokens, Turn, put_system_first
 from runyard_trainer.records.packing import PackedRecords, open_packed_records

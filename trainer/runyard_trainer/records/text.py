@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from runyard_trainer.contract import Columns, Recipe
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.data import Columns
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.records.base import HELD_OUT_STREAMS, Example, RecordKind, Sample, Samples
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset, PackedSequence, Stream, pack

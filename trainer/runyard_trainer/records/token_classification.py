@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Encoding
 
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.examples import Examples
-from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.records.base import Example, RecordKind, Sample, Shown
 from runyard_trainer.shards import IGNORED, Dataset
 from runyard_trainer.sources import BadRecord, Row

@@ -9,7 +9,7 @@ from dataclasses import replace
 from io import BufferedReader
 from itertools import chain, count
 
-from runyard_trainer.contract import Columns
+from runyard_trainer.contract.data import Columns
 from runyard_trainer.sources.plain import check_object, read_jsonl
 from runyard_trainer.sources.rows import BadRecord, Problem, Row, check_size, explain
 

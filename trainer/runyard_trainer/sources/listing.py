@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from runyard_trainer.contract import RECORD_FORMATS, Columns, DataSource, Storage
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.data import RECORD_FORMATS, Columns, DataSource
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.storage import Location, NotFound, open_store
 
 Format = Literal["text", "jsonl", "json", "csv", "tsv", "parquet"]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from runyard_trainer.contract import Columns
+from runyard_trainer.contract.data import Columns
 from runyard_trainer.sources import rows
 from runyard_trainer.sources.rows import BadRecord, Problem, Row, check_size, explain, name_of_type
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from io import BufferedReader
 from typing import TypeVar
 
-from runyard_trainer.contract import Columns
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.data import Columns
+from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.sources.arrays import read_json
 from runyard_trainer.sources.compression import ENDINGS, DamagedErrors, decompress
 from runyard_trainer.sources.listing import SourceFile

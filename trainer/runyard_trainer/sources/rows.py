@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from runyard_trainer.contract import Columns
+from runyard_trainer.contract.data import Columns
 
 MAX_ROW_BYTES = 64 << 20
 """Of one row: it is tokenized in memory."""

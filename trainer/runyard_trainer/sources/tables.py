@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runyard_trainer.contract import Columns
+from runyard_trainer.contract.data import Columns
 from runyard_trainer.sources import rows
 from runyard_trainer.sources.rows import BadRecord, Problem, Row, check_size, explain
 

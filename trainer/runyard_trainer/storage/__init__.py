@@ -9,8 +9,8 @@ from __future__ import annotations
 import uuid
 from urllib.parse import unquote
 
-from runyard_trainer.contract import Storage
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.storage.base import (
     Blob,
     Location,

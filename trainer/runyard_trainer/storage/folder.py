@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.storage.base import Blob, NotFound, ObjectInfo, PreconditionFailed, StorageUnavailable
 
 _TEMPORARY_PREFIX = ".runyard-tmp-"

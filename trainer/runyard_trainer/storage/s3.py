@@ -26,8 +26,8 @@ from botocore.exceptions import (
 )
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from runyard_trainer.contract import Storage
-from runyard_trainer.outcome import ExitCode, UserError
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.services import Storage
 from runyard_trainer.storage.base import Blob, NotFound, ObjectInfo, PreconditionFailed, StorageUnavailable
 
 Addressing = Literal["auto", "path", "virtual"]

@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from runyard_trainer.contract import DataSource, Recipe
+from runyard_trainer.contract.data import DataSource
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.tasks import Task
-from runyard_trainer.outcome import ExitCode, UserError
 from runyard_trainer.sources import list_source, read_records
 from runyard_trainer.tasks.items import FrozenTask, FrozenTasks, Item
 from runyard_trainer.tasks.kinds import KINDS, Question, TaskKind

@@ -18,9 +18,9 @@ from typing import Any, Literal, TypeVar
 
 import aiohttp
 
-from runyard_trainer.contract import Mlflow
+from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.services import Mlflow
 from runyard_trainer.http_service import Service, ServiceError, open_service
-from runyard_trainer.outcome import UserError
 from runyard_trainer.scalars import Scalar
 
 Status = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED"]

@@ -19,8 +19,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from runyard_trainer.context import RunContext
-from runyard_trainer.contract import Recipe
-from runyard_trainer.outcome import Interrupted, Losses
+from runyard_trainer.contract.exits import Interrupted
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.reports import Losses
 from runyard_trainer.scalars import read_scalars
 from runyard_trainer.selection import Candidate
 

@@ -1,1 +1,7 @@
-"""TODO: draw the flow of container."""
+"""What a container of a simulated node is made of.
+
+    Pod ─(environment, volumes, sandbox: pure)─> variables, files, mounts ─(shim)─> a process in namespaces of its own
+    its end ─(status: pure)─> the pod's status
+
+Nothing here talks to the API server.
+"""
