@@ -29,7 +29,7 @@ from pydoc_data.topics import topics
 
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 
 LEFT_OUT = frozenset(
     {

@@ -12,7 +12,8 @@ from runyard_trainer.contract.reports import PodReport
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.prepare import prepare
 from runyard_trainer.shards import Dataset, open_dataset, read_resolved
-from runyard_trainer.storage import Location, open_store
+from runyard_trainer.storage.base import Location
+from runyard_trainer.storage.open import open_store
 
 LLAMA = {
     "model_type": "llama",

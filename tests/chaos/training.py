@@ -15,7 +15,7 @@ from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract.exits import Interrupted, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.prepare import prepare
-from runyard_trainer.storage import StorageUnavailable
+from runyard_trainer.storage.base import StorageUnavailable
 
 from tests.chaos.s3proxy import S3Proxy
 from tests.ranks import prepared

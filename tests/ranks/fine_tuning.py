@@ -15,7 +15,7 @@ from runyard_trainer.order import Order
 from runyard_trainer.prepare import prepare
 from runyard_trainer.records import Sample, kind_of
 from runyard_trainer.shards import DatasetInfo, open_dataset, read_resolved
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 from runyard_trainer.train import train
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast

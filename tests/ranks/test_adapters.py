@@ -23,7 +23,7 @@ from runyard_trainer.four_bits import PackedLinear
 from runyard_trainer.head import HeadState
 from runyard_trainer.records import kind_of
 from runyard_trainer.shards import open_dataset, read_resolved
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer

@@ -17,9 +17,10 @@ from runyard_trainer.checkpoint import Checkpointer
 from runyard_trainer.context import World
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.distributed import is_peer_loss
 from runyard_trainer.head import Head
-from runyard_trainer.storage import Location, open_store
+from runyard_trainer.ranks.distributed import is_peer_loss
+from runyard_trainer.storage.base import Location
+from runyard_trainer.storage.open import open_store
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh

@@ -23,7 +23,7 @@ from runyard_trainer.objectives import build_objective
 from runyard_trainer.prepare import prepare
 from runyard_trainer.report import TrainedRun
 from runyard_trainer.shards import Dataset, open_dataset, read_resolved
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 from safetensors.torch import load_file
 
 from tests.ranks.run_ranks import run_ranks

@@ -14,7 +14,7 @@ from runyard_trainer.objectives import build_objective
 from runyard_trainer.order import Order
 from runyard_trainer.records import kind_of
 from runyard_trainer.shards import IGNORED, Dataset, open_dataset, read_resolved
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 from sklearn.metrics import accuracy_score
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 

@@ -18,7 +18,7 @@ from runyard_trainer.model import fit_to_tokenizer, initialize_model
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.order import Order
 from runyard_trainer.shards import Dataset, open_dataset, read_resolved
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 from transformers import Trainer, TrainingArguments
 
 from tests.ranks.prepared import GPT2_WITHOUT_DROPOUT, LENGTH, LLAMA, build_recipe, prepare_corpus, read_losses

@@ -17,7 +17,7 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.order import Order
 from runyard_trainer.records import kind_of
 from runyard_trainer.shards import open_dataset, read_resolved
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 from runyard_trainer.tokenizer import train_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer

@@ -15,7 +15,7 @@ from runyard_trainer.contract.services import Storage
 from runyard_trainer.objectives import Traits
 from runyard_trainer.objectives.causal_lm import CausalLM
 from runyard_trainer.self_replay import GROUP_SEQUENCES
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.ranks.fine_tuning import CONFIGS, WORDS, build_recipe, prepare_run, save_model, train_rank, write_rows

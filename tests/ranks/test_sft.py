@@ -15,7 +15,7 @@ from runyard_trainer.order import Order
 from runyard_trainer.records import kind_of
 from runyard_trainer.records.packing import PackedRecords
 from runyard_trainer.shards import IGNORED, open_dataset, read_resolved
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.ranks.chat_models import CHATML, build_chat_rows, build_prompt_rows, save_chat_model

@@ -12,7 +12,7 @@ from runyard_trainer.order import count_epoch
 from runyard_trainer.prepare import prepare
 from runyard_trainer.records import kind_of, parts_of
 from runyard_trainer.shards import open_dataset, read_resolved
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 
 from tests.ranks.prepared import build_recipe, read_losses, write_corpus
 from tests.ranks.run_ranks import run_ranks

@@ -26,18 +26,11 @@ from runyard_trainer.objectives import build_objective
 from runyard_trainer.order import Order
 from runyard_trainer.records import kind_of
 from runyard_trainer.shards import open_dataset, read_resolved
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 from runyard_trainer.train import train
 
 from tests.ports import free_port
-from tests.ranks.prepared import (
-    GPT2,
-    build_context,
-    build_recipe,
-    prepare_corpus,
-    read_losses,
-    read_metrics,
-)
+from tests.ranks.prepared import GPT2, build_context, build_recipe, prepare_corpus, read_losses, read_metrics
 from tests.ranks.run_ranks import end_ranks, run_ranks
 from tests.waiting import wait_until
 

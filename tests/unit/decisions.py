@@ -10,13 +10,7 @@ from runyard.plan import plan
 from runyard.render import build_config_map, resolve_recipe
 from runyard.world import Create, Delete, Observed, Plan, Run
 
-from tests.builders import (
-    NOW,
-    SETTINGS,
-    make_run,
-    make_spec,
-    prepared_status,
-)
+from tests.builders import NOW, SETTINGS, make_run, make_spec, prepared_status
 
 CONFIG_MAP = build_config_map(make_run(), resolve_recipe(make_run(), make_spec(), SETTINGS))
 

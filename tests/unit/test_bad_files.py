@@ -13,7 +13,7 @@ import pytest
 import zstandard
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 
 from tests.places import Place
 

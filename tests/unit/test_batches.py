@@ -15,7 +15,7 @@ from runyard_trainer.objectives.causal_lm import CausalLM, collate, count_predic
 from runyard_trainer.order import Order
 from runyard_trainer.records.text import PackedText
 from runyard_trainer.shards import IGNORED, DatasetInfo, ShardWriter, open_dataset
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 
 LENGTH = 8
 ORDER = Order(num_train=20, num_replay=5, replay_fraction=0.25, batch=6, seed=3)

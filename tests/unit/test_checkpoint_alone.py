@@ -19,7 +19,8 @@ from runyard_trainer.context import World
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.head import CheckpointEntry, Head
-from runyard_trainer.storage import Location, StorageUnavailable, open_store
+from runyard_trainer.storage.base import Location, StorageUnavailable
+from runyard_trainer.storage.open import open_store
 
 
 def entry(step: int) -> CheckpointEntry:

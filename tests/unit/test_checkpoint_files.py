@@ -12,7 +12,7 @@ import pytest
 import torch
 from runyard_trainer.checkpoint_files import CheckpointFolder, Manifest, PlainLoadPlanner, VerifiedReader, describe_file
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.metadata import Metadata
 

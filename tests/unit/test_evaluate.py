@@ -16,7 +16,7 @@ from runyard_trainer.objectives import Objective, ObjectiveModule, Traits
 from runyard_trainer.objectives.causal_lm import collate, probe
 from runyard_trainer.records.text import PackedText
 from runyard_trainer.shards import IGNORED, Dataset, DatasetInfo, ShardWriter
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 from torch import Tensor
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from runyard_trainer.context import RunContext
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import PodReport
-from runyard_trainer.gpus import Sight, explain_missing_gpus, require_gpus
+from runyard_trainer.ranks.gpus import Sight, explain_missing_gpus, require_gpus
 
 from tests.ports import free_port
 

@@ -14,7 +14,8 @@ from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.reports import Result
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.head import CheckpointEntry, Head
-from runyard_trainer.storage import Location, PreconditionFailed, open_store
+from runyard_trainer.storage.base import Location, PreconditionFailed
+from runyard_trainer.storage.open import open_store
 
 from tests.s3server import S3Server
 

@@ -14,7 +14,7 @@ from runyard_trainer.contract.reports import PodReport
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.preview import preview_run
 from runyard_trainer.step import StepResult
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 from runyard_trainer.train import TrainState, count_non_finite
 
 from tests.places import Place

@@ -13,7 +13,7 @@ from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.screening import is_held_out
 from runyard_trainer.shards import Dataset, read_resolved
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 from transformers import AutoTokenizer
 
 from tests.places import Place

@@ -16,7 +16,7 @@ from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.preview import Preview, preview_run
 from runyard_trainer.row_samples import SAMPLED_ROWS
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 
 from tests.places import Place
 from tests.s3server import S3Server

@@ -7,7 +7,7 @@ import torch
 from runyard_trainer.__main__ import run_reported
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.reports import PodReport
-from runyard_trainer.storage import StorageUnavailable
+from runyard_trainer.storage.base import StorageUnavailable
 
 ENDS: dict[str, tuple[Exception, str, int]] = {
     "a mistake": (UserError("data.train[0]: no such object", ExitCode.DATA_ERROR), "DataError", 65),

@@ -12,7 +12,7 @@ import pytest
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.screening import is_held_out
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 
 from tests.places import Place
 

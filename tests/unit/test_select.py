@@ -16,7 +16,7 @@ from runyard_trainer.contract.services import Storage
 from runyard_trainer.preview import preview_run
 from runyard_trainer.screening import Reason
 from runyard_trainer.shards import read_resolved
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 
 from tests.places import Place
 from tests.s3server import S3Server

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.shards import IGNORED, Dataset, DatasetInfo, ShardWriter, open_dataset, token_dtype
-from runyard_trainer.storage import Location, open_store
+from runyard_trainer.storage.base import Location
+from runyard_trainer.storage.open import open_store
 
 EOS = 0
 

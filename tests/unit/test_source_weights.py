@@ -14,7 +14,7 @@ from runyard_trainer.order import Part
 from runyard_trainer.preview import preview_run
 from runyard_trainer.records import Samples, kind_of, parts_of
 from runyard_trainer.row_samples import SAMPLED_ROWS
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 
 from tests.places import Place
 

@@ -9,16 +9,11 @@ from pathlib import Path
 import pytest
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.storage import (
-    FolderStore,
-    Location,
-    NotFound,
-    PreconditionFailed,
-    StorageUnavailable,
-    open_store,
-    probe,
-)
 from runyard_trainer.storage import s3 as s3_module
+from runyard_trainer.storage.base import Location, NotFound, PreconditionFailed, StorageUnavailable
+from runyard_trainer.storage.folder import FolderStore
+from runyard_trainer.storage.open import open_store
+from runyard_trainer.storage.probe import probe
 
 from tests.s3server import S3Server
 

@@ -180,7 +180,7 @@ def test_prepare_refuses_credentials_that_the_server_does_not_take(
 
 
 def test_prepare_refuses_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runyard_trainer.http_service._backoff", lambda _: 0.0)
+    monkeypatch.setattr("runyard_trainer.services.http._backoff", lambda _: 0.0)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{taken.getsockname()[1]}"

@@ -15,17 +15,11 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.export import upload
 from runyard_trainer.shards import read_resolved, write_out
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 from runyard_trainer.tokenizer import DocumentTokenizer, open_tokenizer
 from runyard_trainer.vocabulary import extend_tokenizer, learn_merges, sample_texts
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import (
-    AutoTokenizer,
-    GPT2Tokenizer,
-    GPTNeoXTokenizer,
-    PreTrainedTokenizerFast,
-    Qwen2Tokenizer,
-)
+from transformers import AutoTokenizer, GPT2Tokenizer, GPTNeoXTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from tests.places import Place
 

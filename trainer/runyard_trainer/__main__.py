@@ -114,7 +114,7 @@ def train_command(path: Path, env: Mapping[str, str]) -> PodReport:
     if recipe.training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
 
-    from runyard_trainer.gpus import require_gpus  # deferred, as above
+    from runyard_trainer.ranks.gpus import require_gpus  # deferred, as above
 
     try:
         require_gpus(context, env)

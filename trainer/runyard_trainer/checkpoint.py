@@ -32,7 +32,6 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.stateful import Stateful
 
-from runyard_trainer.agreement import Agreement
 from runyard_trainer.checkpoint_files import (
     CHECKPOINTS_NAME,
     MANIFEST_NAME,
@@ -51,7 +50,9 @@ from runyard_trainer.context import World
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.reports import CommittedCheckpoint
 from runyard_trainer.head import CheckpointEntry, Head
-from runyard_trainer.storage import Location, StorageUnavailable, be_patient
+from runyard_trainer.ranks.agreement import Agreement
+from runyard_trainer.storage.base import Location, StorageUnavailable
+from runyard_trainer.storage.patient import be_patient
 
 PEER_TIMEOUT_S = 1800.0
 """How long a rank waits for the slowest one's upload. One that is dead is noticed at once."""

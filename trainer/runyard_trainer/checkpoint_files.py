@@ -6,13 +6,10 @@ sha256 of each. head.json holds the sha256 of the manifest, so whatever is read 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import pickle
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PosixPath
 from typing import Any
 
@@ -34,11 +31,11 @@ from torch.distributed.checkpoint.planner import LoadPlan, ReadItem, SavePlan, S
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.serialization import _get_layout
 
-from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.reports import Report
-from runyard_trainer.file_lock import locked
 from runyard_trainer.head import CheckpointEntry
-from runyard_trainer.storage import Location, NotFound
+from runyard_trainer.storage.base import Location, NotFound
+from runyard_trainer.storage.disk import told_when_full
+from runyard_trainer.storage.lock import locked
 
 CHECKPOINTS_NAME = "checkpoints"
 MANIFEST_NAME = "manifest.json"
@@ -177,27 +174,6 @@ class StagingWriter(FileSystemWriter):
         """The index, on rank 0. Raises as `write_data`."""
         with told_when_full("stage a checkpoint", self.path):
             super().finish(metadata, results)
-
-
-@contextmanager
-def told_when_full(what: str, path: object) -> Iterator[None]:
-    """Say in words that the disk is too full to do `what` in `path`.
-
-    What the system said is somewhere down the chain: to torch it is `unexpected pos`, to safetensors a text.
-    """
-    try:
-        yield
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if getattr(cause, "errno", None) == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(cause):
-                raise UserError(
-                    f"the node's disk is too full to {what} in {path}: give the pods more ephemeral storage, or train "
-                    "on more nodes",
-                    ExitCode.FAILED,
-                ) from error
-            cause = cause.__context__
-        raise
 
 
 class VerifiedReader(FileSystemReader):

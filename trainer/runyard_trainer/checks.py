@@ -35,7 +35,8 @@ from runyard_trainer.records import kind_of
 from runyard_trainer.screening import tell_left_out
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset
-from runyard_trainer.storage import Location, NotFound, open_store
+from runyard_trainer.storage.base import Location, NotFound
+from runyard_trainer.storage.open import open_store
 
 _PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
 _OLDER_FIELDS = {"rope_theta", "rope_scaling", "torch_dtype"}

@@ -22,7 +22,8 @@ from runyard_trainer.screening import HeldOut, Reason, Screen, is_held_out
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import DatasetInfo, token_dtype
 from runyard_trainer.sources import Problem, Row, SourceFile, list_sources, read_records
-from runyard_trainer.storage import Location, PreconditionFailed, open_store
+from runyard_trainer.storage.base import Location, PreconditionFailed
+from runyard_trainer.storage.open import open_store
 from runyard_trainer.stream_writer import BASE_PREFIX, StreamWriter, text_of
 from runyard_trainer.tokenizer import DocumentTokenizer, load_tokenizer, train_tokenizer
 from runyard_trainer.vocabulary import extend_tokenizer, sample_texts

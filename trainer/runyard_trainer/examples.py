@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from runyard_trainer.shard_files import ShardInfo, StreamInfo, describe_stream, fetch
-from runyard_trainer.storage import Location
+from runyard_trainer.storage.base import Location
 
 _SHARD_TOKENS = 16 << 20
 

@@ -29,11 +29,9 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from transformers import PreTrainedModel
 
 from runyard_trainer.adapter import load_whole, merge
-from runyard_trainer.checkpoint_files import told_when_full
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses, Result
-from runyard_trainer.distributed import run_on_rank_0
 from runyard_trainer.four_bits import packed_layers
 from runyard_trainer.generation import Generation, add_ends, list_ends, write_generation
 from runyard_trainer.judge import INSTRUCTIONS, Judging
@@ -41,11 +39,13 @@ from runyard_trainer.lineage import build_lineage, read_source_lineage
 from runyard_trainer.model import build_empty_model
 from runyard_trainer.model_folder import CARD_NAME, digest_of, files_of
 from runyard_trainer.objectives import build_objective
+from runyard_trainer.ranks.distributed import run_on_rank_0
 from runyard_trainer.report import RunSummary, TrainedRun, render_card, render_report
 from runyard_trainer.samples import choose_prompts, write_samples
 from runyard_trainer.shard_files import StreamInfo, check_sha256
 from runyard_trainer.shards import Dataset
-from runyard_trainer.storage import Location
+from runyard_trainer.storage.base import Location
+from runyard_trainer.storage.disk import told_when_full
 from runyard_trainer.tensorboard_events import build_events
 from runyard_trainer.words import JUDGE_DEFINITION, OWN_TOKENIZER_DEFINITION, WORDS
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.reports import Report, Result
-from runyard_trainer.storage import Blob, Location, NotFound, PreconditionFailed
+from runyard_trainer.storage.base import Blob, Location, NotFound, PreconditionFailed
 
 HEAD_NAME = "head.json"
 _MAX_CLAIMS = 16

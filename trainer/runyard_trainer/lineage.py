@@ -10,7 +10,8 @@ from typing import Any
 
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.storage import NotFound, open_store
+from runyard_trainer.storage.base import NotFound
+from runyard_trainer.storage.open import open_store
 
 PACKAGES = ("runyard", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 

@@ -24,12 +24,7 @@ import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]  # it ships no types
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import (
-    FSDPModule,
-    MixedPrecisionPolicy,
-    fully_shard,
-    register_fsdp_forward_method,
-)
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
@@ -40,12 +35,12 @@ from runyard_trainer.context import RunContext
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.training import Training
-from runyard_trainer.distributed import run_on_rank_0
 from runyard_trainer.embeddings import add_rows
 from runyard_trainer.four_bits import check_packable, pack_weights, prepare_packing
 from runyard_trainer.generation import Generation, parse_generation, take_file
 from runyard_trainer.model_folder import download_model
 from runyard_trainer.objectives import Objective, ObjectiveModule, Traits
+from runyard_trainer.ranks.distributed import run_on_rank_0
 from runyard_trainer.shards import DatasetInfo
 from runyard_trainer.source_checkpoint import load_checkpoint_weights
 

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.head import HEAD_NAME, CheckpointEntry, HeadState
-from runyard_trainer.storage import Location, NotFound, open_store
+from runyard_trainer.storage.base import Location, NotFound
+from runyard_trainer.storage.open import open_store
 
 CARD_NAME = "README.md"
 

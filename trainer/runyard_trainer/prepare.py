@@ -45,7 +45,10 @@ from runyard_trainer.run_length import count_steps, resolve_batch
 from runyard_trainer.screening import tell_left_out
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset, DatasetInfo, Resolved, open_dataset
-from runyard_trainer.storage import FolderStore, Location, NotFound, PreconditionFailed, open_store, probe
+from runyard_trainer.storage.base import Location, NotFound, PreconditionFailed
+from runyard_trainer.storage.folder import FolderStore
+from runyard_trainer.storage.open import open_store
+from runyard_trainer.storage.probe import probe
 from runyard_trainer.tasks import FrozenTasks, build_tasks
 from runyard_trainer.tokenizer import list_tokenizer_files, load_tokenizer
 
@@ -69,7 +72,7 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
     config = check_model(recipe)
     check_rate(recipe)
     if recipe.evaluation.judge is not None:
-        from runyard_trainer.judge.protocol import check_judge  # deferred: few runs have a judge
+        from runyard_trainer.services.chat_completions import check_judge  # deferred: few runs have a judge
 
         check_judge(recipe.evaluation.judge, context.judge_api_key)
     if recipe.tracking.mlflow is not None:

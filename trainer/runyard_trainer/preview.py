@@ -33,7 +33,7 @@ from runyard_trainer.screening import REASON_WORDS, Reason, Screen, is_held_out
 from runyard_trainer.shard_files import StreamInfo
 from runyard_trainer.shards import Dataset, open_dataset
 from runyard_trainer.sources import MAX_DROPPED_SHARE, Problem
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 from runyard_trainer.tokenizer import DocumentTokenizer, load_tokenizer
 
 _SHOWN_ROWS = 3

@@ -13,7 +13,7 @@ from runyard_trainer.contract.services import Storage
 from runyard_trainer.dataset_writer import Files
 from runyard_trainer.records import RecordKind, kind_of
 from runyard_trainer.sources import BadRecord, Problem, Row, SourceFile, read_rows
-from runyard_trainer.storage import open_store
+from runyard_trainer.storage.open import open_store
 
 SAMPLED_ROWS = 200
 """Of each source."""

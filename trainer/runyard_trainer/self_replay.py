@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from runyard_trainer.batches import seed_of
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.distributed import run_on_rank_0, sum_over_ranks
 from runyard_trainer.objectives import ObjectiveModule
+from runyard_trainer.ranks.distributed import run_on_rank_0, sum_over_ranks
 from runyard_trainer.records import Sample
 from runyard_trainer.records.text import to_sample
 from runyard_trainer.shard_files import fetch
 from runyard_trainer.shards import pack
-from runyard_trainer.storage import Location
+from runyard_trainer.storage.base import Location
 
 GROUP_SEQUENCES = 16
 """Written at once: other shapes would round otherwise, and sample other tokens."""

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.reports import Fertility, Report
-from runyard_trainer.file_lock import locked
-from runyard_trainer.storage import Location
+from runyard_trainer.storage.base import Location
+from runyard_trainer.storage.lock import locked
 
 
 class ShardInfo(Report):

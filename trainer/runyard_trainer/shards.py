@@ -27,7 +27,7 @@ from pydantic import Field
 from runyard_trainer.contract.reports import Report
 from runyard_trainer.examples import Examples
 from runyard_trainer.shard_files import ShardInfo, StreamInfo, check_sha256, describe_stream, fetch
-from runyard_trainer.storage import Location
+from runyard_trainer.storage.base import Location
 
 IGNORED = -100
 """A label that is not trained on: what transformers and torch skip."""

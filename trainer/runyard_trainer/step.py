@@ -15,10 +15,10 @@ from runyard_trainer.batches import StepBatches, seed_of
 from runyard_trainer.buffers import buffers_kept
 from runyard_trainer.context import World
 from runyard_trainer.contract.training import Training
-from runyard_trainer.distributed import sum_over_ranks
 from runyard_trainer.model import ShardedModule
 from runyard_trainer.objectives import Objective
 from runyard_trainer.optimizer import clip_gradients
+from runyard_trainer.ranks.distributed import sum_over_ranks
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from runyard_trainer.records.text import TokenIds
 from runyard_trainer.screening import Reason
 from runyard_trainer.shard_files import SourceCount, StreamInfo
 from runyard_trainer.shards import ShardWriter, token_dtype
-from runyard_trainer.storage import Location
+from runyard_trainer.storage.base import Location
 from runyard_trainer.tokenizer import DocumentTokenizer
 
 BASE_PREFIX = "base-"

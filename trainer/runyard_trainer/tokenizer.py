@@ -13,7 +13,7 @@ from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, tr
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from runyard_trainer.contract.exits import ExitCode, UserError
-from runyard_trainer.storage import Location, ObjectInfo
+from runyard_trainer.storage.base import Location, ObjectInfo
 
 END_OF_TEXT = "<|endoftext|>"
 """The one special token of a tokenizer trained here: eos, bos and pad. Its id is 0."""

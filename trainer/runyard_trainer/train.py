@@ -36,7 +36,6 @@ from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses, PodReport, Result
-from runyard_trainer.distributed import joined_ranks, run_on_rank_0, select_device
 from runyard_trainer.evaluate import evaluate_model
 from runyard_trainer.export import export_run
 from runyard_trainer.head import Head
@@ -48,6 +47,7 @@ from runyard_trainer.objectives import build_objective
 from runyard_trainer.optimizer import build_optimizer, learning_rate, set_learning_rate
 from runyard_trainer.order import Order, Part, count_epoch, count_replayed
 from runyard_trainer.own_tokens import Subject, as_it_came, restate
+from runyard_trainer.ranks.distributed import joined_ranks, run_on_rank_0, select_device
 from runyard_trainer.records import Samples, kind_of, parts_of
 from runyard_trainer.report import TrainedRun
 from runyard_trainer.run_length import count_steps, read_batch
@@ -62,7 +62,9 @@ from runyard_trainer.selection import (
 from runyard_trainer.self_replay import write_replay
 from runyard_trainer.shards import DatasetInfo, open_dataset, read_resolved
 from runyard_trainer.step import Learner, StepResult, take_step
-from runyard_trainer.storage import Location, be_patient, open_store
+from runyard_trainer.storage.base import Location
+from runyard_trainer.storage.open import open_store
+from runyard_trainer.storage.patient import be_patient
 from runyard_trainer.task_answers import answer_prompts, measure_tasks, read_prompts, read_tasks
 from runyard_trainer.tracking import News, Tracker, build_params
 from runyard_trainer.watchdog import Watchdog, handle_stall

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.reports import PodReport
-from runyard_trainer.storage import Location, StorageUnavailable
+from runyard_trainer.storage.base import Location, StorageUnavailable
 
 UPLOAD_TIMEOUT_S = 30.0
 """The store may be what everything waits for."""

@@ -13,7 +13,7 @@ from runyard_trainer.contract.services import Judge
 from runyard_trainer.judge.verdicts import Comparison, Judged, build_messages, parse_verdict, settle, sum_up
 
 if TYPE_CHECKING:
-    from runyard_trainer.judge.protocol import JudgeClient
+    from runyard_trainer.services.chat_completions import JudgeClient
 
 PATIENCE_S = 600.0
 """How long the judge is asked at most, from the first question on."""
@@ -73,8 +73,8 @@ class Judging:
 
     async def _judge_all(self) -> None:
         # deferred: few runs have a judge
-        from runyard_trainer.http_service import ServiceError
-        from runyard_trainer.judge.protocol import open_client
+        from runyard_trainer.services.chat_completions import open_client
+        from runyard_trainer.services.http import ServiceError
 
         async def work(client: JudgeClient, places: Iterator[int]) -> None:
             for place in places:

@@ -11,15 +11,7 @@ from __future__ import annotations
 
 from runyard_trainer.sources.listing import SourceFile, list_source, list_sources
 from runyard_trainer.sources.reading import MAX_DROPPED_SHARE, read_records, read_rows
-from runyard_trainer.sources.rows import (
-    BadRecord,
-    Problem,
-    Row,
-    check_encodable,
-    check_text,
-    check_texts,
-    name_of_type,
-)
+from runyard_trainer.sources.rows import BadRecord, Problem, Row, check_encodable, check_text, check_texts, name_of_type
 
 __all__ = [
     "MAX_DROPPED_SHARE",

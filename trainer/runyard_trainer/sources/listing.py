@@ -9,7 +9,8 @@ from typing import Literal, get_args
 from runyard_trainer.contract.data import RECORD_FORMATS, Columns, DataSource
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.storage import Location, NotFound, open_store
+from runyard_trainer.storage.base import Location, NotFound
+from runyard_trainer.storage.open import open_store
 
 Format = Literal["text", "jsonl", "json", "csv", "tsv", "parquet"]
 

@@ -15,7 +15,7 @@ from runyard_trainer.sources.listing import SourceFile
 from runyard_trainer.sources.plain import read_jsonl, read_text
 from runyard_trainer.sources.rows import BadRecord, Problem, Row
 from runyard_trainer.sources.tables import read_csv, read_parquet, read_tsv
-from runyard_trainer.storage import NotFound
+from runyard_trainer.storage.base import NotFound
 
 MAX_DROPPED_SHARE = 0.05
 """Of the rows, wrong ones that `data.invalidRows: Drop` leaves out: where more are wrong, it is no accident."""

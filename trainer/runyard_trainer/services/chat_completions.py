@@ -11,7 +11,7 @@ from typing import Any
 
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.services import Judge
-from runyard_trainer.http_service import Service, ServiceError, open_service
+from runyard_trainer.services.http import Service, ServiceError, open_service
 
 MAX_REPLY_TOKENS = 512
 
