@@ -14,7 +14,7 @@ import sys
 
 from corpora import build_general
 from docstrings import main, to_jsonl
-from runyard_trainer.records.sentences import split_sentences
+from runyard_trainer.data.records.sentences import split_sentences
 
 TRAIN_BYTES = 1_500_000
 HELD_OUT_BYTES = 60_000

@@ -10,8 +10,8 @@ from runyard_trainer.context import RunContext
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import PodReport
 from runyard_trainer.contract.services import Storage
+from runyard_trainer.data.dataset.dataset import Dataset, open_dataset, read_resolved
 from runyard_trainer.prepare import prepare
-from runyard_trainer.shards import Dataset, open_dataset, read_resolved
 from runyard_trainer.storage.base import Location
 from runyard_trainer.storage.open import open_store
 

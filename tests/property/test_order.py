@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from runyard_trainer.context import World
-from runyard_trainer.order import Order, Part, Sample, count_epoch, permute
+from runyard_trainer.data.order import Order, Part, Sample, count_epoch, permute
 
 keys = st.integers(0, 2**64 - 1)
 fractions = st.sampled_from([0.0, 0.01, 0.05, 0.1, 1 / 3, 0.5, 0.9, 0.95])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.run_length import Batch, count_steps, read_batch, resolve_batch
+from runyard_trainer.data.run_length import Batch, count_steps, read_batch, resolve_batch
 
 DEFAULTS = {"causal-lm": 524_288, "sft": 32, "classification": 32, "preference": 32}
 """Tokens, or samples, of a step by default."""

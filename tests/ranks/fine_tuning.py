@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.order import Order
+from runyard_trainer.data.dataset.dataset import DatasetInfo, open_dataset, read_resolved
+from runyard_trainer.data.order import Order
+from runyard_trainer.data.records.base import Sample
+from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.prepare import prepare
-from runyard_trainer.records import Sample, kind_of
-from runyard_trainer.shards import DatasetInfo, open_dataset, read_resolved
 from runyard_trainer.storage.open import open_store
 from runyard_trainer.train import train
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers

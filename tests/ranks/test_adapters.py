@@ -18,11 +18,11 @@ from runyard_trainer.checkpoint_files import CheckpointFolder, VerifiedReader, r
 from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.dataset.dataset import open_dataset, read_resolved
+from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.export import gather_weights
 from runyard_trainer.four_bits import PackedLinear
 from runyard_trainer.head import HeadState
-from runyard_trainer.records import kind_of
-from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.storage.open import open_store
 from safetensors.torch import load_file
 from torch import nn

@@ -16,13 +16,13 @@ from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses, Result
 from runyard_trainer.contract.services import Storage
+from runyard_trainer.data.dataset.dataset import Dataset, open_dataset, read_resolved
 from runyard_trainer.evaluate import evaluate_model
 from runyard_trainer.export import export_run
 from runyard_trainer.model import load_model
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.prepare import prepare
 from runyard_trainer.report import TrainedRun
-from runyard_trainer.shards import Dataset, open_dataset, read_resolved
 from runyard_trainer.storage.open import open_store
 from safetensors.torch import load_file
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from runyard_trainer.batches import seed_of
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.dataset.dataset import Dataset, open_dataset, read_resolved
+from runyard_trainer.data.dataset.token_shards import IGNORED
+from runyard_trainer.data.order import Order, seed_of
+from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.objectives import build_objective
-from runyard_trainer.order import Order
-from runyard_trainer.records import kind_of
-from runyard_trainer.shards import IGNORED, Dataset, open_dataset, read_resolved
 from runyard_trainer.storage.open import open_store
 from sklearn.metrics import accuracy_score
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer

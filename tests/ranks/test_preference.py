@@ -14,11 +14,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from datasets import Dataset as TrlDataset
 from peft import LoraConfig, PeftModel
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.order import Order
-from runyard_trainer.records import kind_of
-from runyard_trainer.shards import open_dataset, read_resolved
+from runyard_trainer.data.dataset.dataset import open_dataset, read_resolved
+from runyard_trainer.data.order import Order
+from runyard_trainer.data.records.kinds import kind_of
+from runyard_trainer.data.tokenizers.tokenizer import train_tokenizer
 from runyard_trainer.storage.open import open_store
-from runyard_trainer.tokenizer import train_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 

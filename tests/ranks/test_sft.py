@@ -11,10 +11,11 @@ import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.order import Order
-from runyard_trainer.records import kind_of
-from runyard_trainer.records.packing import PackedRecords
-from runyard_trainer.shards import IGNORED, open_dataset, read_resolved
+from runyard_trainer.data.dataset.dataset import open_dataset, read_resolved
+from runyard_trainer.data.dataset.token_shards import IGNORED
+from runyard_trainer.data.order import Order
+from runyard_trainer.data.records.kinds import kind_of
+from runyard_trainer.data.records.packing import PackedRecords
 from runyard_trainer.storage.open import open_store
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.order import count_epoch
+from runyard_trainer.data.dataset.dataset import open_dataset, read_resolved
+from runyard_trainer.data.order import count_epoch
+from runyard_trainer.data.records.kinds import kind_of, parts_of
 from runyard_trainer.prepare import prepare
-from runyard_trainer.records import kind_of, parts_of
-from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.storage.open import open_store
 
 from tests.ranks.prepared import build_recipe, read_losses, write_corpus

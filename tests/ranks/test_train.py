@@ -22,10 +22,10 @@ from runyard_trainer.context import World
 from runyard_trainer.contract.exits import ExitCode, Interrupted
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import PodReport
+from runyard_trainer.data.dataset.dataset import open_dataset, read_resolved
+from runyard_trainer.data.order import Order
+from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.objectives import build_objective
-from runyard_trainer.order import Order
-from runyard_trainer.records import kind_of
-from runyard_trainer.shards import open_dataset, read_resolved
 from runyard_trainer.storage.open import open_store
 from runyard_trainer.train import train
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.shards import DatasetInfo, read_resolved
+from runyard_trainer.data.dataset.dataset import DatasetInfo, read_resolved
 from runyard_trainer.storage.open import open_store
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runyard_trainer.tokenizer import DocumentTokenizer
+from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer
 from tokenizers import Tokenizer, processors
 
 

@@ -10,8 +10,8 @@ import pytest
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.tokenizers.tokenizer import train_tokenizer
 from runyard_trainer.prepare import prepare
-from runyard_trainer.tokenizer import train_tokenizer
 from transformers import AutoConfig
 
 GOOD = {"prompt": "the cat", "chosen": " is good", "rejected": " is bad"}

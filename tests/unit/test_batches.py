@@ -10,11 +10,12 @@ import torch
 from runyard_trainer.batches import Batches
 from runyard_trainer.context import World
 from runyard_trainer.contract.services import Storage
+from runyard_trainer.data.dataset.dataset import DatasetInfo, open_dataset
+from runyard_trainer.data.dataset.token_shards import IGNORED, ShardWriter
+from runyard_trainer.data.order import Order
+from runyard_trainer.data.records.text import PackedText
 from runyard_trainer.objectives import Objective
 from runyard_trainer.objectives.causal_lm import CausalLM, collate, count_predicted, probe
-from runyard_trainer.order import Order
-from runyard_trainer.records.text import PackedText
-from runyard_trainer.shards import IGNORED, DatasetInfo, ShardWriter, open_dataset
 from runyard_trainer.storage.open import open_store
 
 LENGTH = 8

@@ -8,8 +8,8 @@ from runyard_trainer.buffers import buffers_kept, persistent_buffers
 from runyard_trainer.checks import check_model
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.dataset.dataset import DatasetInfo
 from runyard_trainer.embeddings import add_rows
-from runyard_trainer.shards import DatasetInfo
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 

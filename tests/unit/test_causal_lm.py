@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from runyard_trainer.contract.exits import UserError
+from runyard_trainer.data.dataset.token_shards import IGNORED
 from runyard_trainer.objectives import Traits
 from runyard_trainer.objectives.causal_lm import CausalLM, probe, project_cross_entropy
-from runyard_trainer.shards import IGNORED
 from transformers import AutoConfig, AutoModelForCausalLM
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runyard_trainer import document_scores
-from runyard_trainer.choosing import Scores, choose_documents, cut_excerpt, judge, rank
 from runyard_trainer.contract.data import Select
 from runyard_trainer.contract.exits import UserError
-from runyard_trainer.document_scores import BigramModel, count_entropy
-from runyard_trainer.tokenizer import DocumentTokenizer, train_tokenizer
+from runyard_trainer.data.filters import document_scores
+from runyard_trainer.data.filters.document_scores import BigramModel, count_entropy
+from runyard_trainer.data.filters.selection import Scores, choose_documents, cut_excerpt, judge, rank
+from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, train_tokenizer
 from scipy.stats import chisquare
 
 SUBJECTS = [

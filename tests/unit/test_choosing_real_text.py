@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from corpora import Document, build_general
-from runyard_trainer.choosing import choose_documents
 from runyard_trainer.contract.data import Select
-from runyard_trainer.document_scores import BigramModel
-from runyard_trainer.tokenizer import DocumentTokenizer, train_tokenizer
+from runyard_trainer.data.filters.document_scores import BigramModel
+from runyard_trainer.data.filters.selection import choose_documents
+from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, train_tokenizer
 
 from tests.unit.test_choosing import write_noise
 

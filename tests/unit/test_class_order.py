@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from runyard_trainer.contract.data import DataSource
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.records.classification import LabelledTextEncoder, order_classes, parse_labelled_text
-from runyard_trainer.sources import list_sources, read_records
+from runyard_trainer.data.records.classification import LabelledTextEncoder, order_classes, parse_labelled_text
+from runyard_trainer.data.sources.listing import list_sources
+from runyard_trainer.data.sources.reading import read_records
 from tokenizers import Tokenizer, models
 
 from tests.unit.encoders import document_tokenizer

@@ -12,11 +12,11 @@ import pytest
 from runyard_trainer.contract.data import Columns
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.records.chat import TEMPLATE_FILE, ChatEncoder
-from runyard_trainer.records.sft import KIND, DialogueEncoder, parse_dialogue
-from runyard_trainer.sources import Row
+from runyard_trainer.data.records.chat import TEMPLATE_FILE, ChatEncoder
+from runyard_trainer.data.records.sft import KIND, DialogueEncoder, parse_dialogue
+from runyard_trainer.data.sources.rows import Row
+from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, load_tokenizer
 from runyard_trainer.storage.open import open_store
-from runyard_trainer.tokenizer import DocumentTokenizer, load_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

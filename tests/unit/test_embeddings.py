@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from runyard_trainer.data.dataset.dataset import DatasetInfo
 from runyard_trainer.embeddings import add_rows
-from runyard_trainer.shards import DatasetInfo
 from transformers import AutoConfig, AutoModelForCausalLM
 
 NEW = [[3, 5], [1, 2, 4], [7, 7]]

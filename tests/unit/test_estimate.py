@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.run_length import Batch
 from runyard_trainer.estimate import count_flops_per_token, count_matrix_weights, estimate_run
-from runyard_trainer.run_length import Batch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 

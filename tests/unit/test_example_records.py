@@ -11,11 +11,11 @@ import question_answering_records
 import sft_records
 import token_classification_records
 from runyard_trainer.contract.data import Columns
-from runyard_trainer.records.classification import parse_labelled_text
-from runyard_trainer.records.question_answering import parse_question
-from runyard_trainer.records.sft import parse_dialogue
-from runyard_trainer.records.token_classification import parse_tagged_words
-from runyard_trainer.sources import Row
+from runyard_trainer.data.records.classification import parse_labelled_text
+from runyard_trainer.data.records.question_answering import parse_question
+from runyard_trainer.data.records.sft import parse_dialogue
+from runyard_trainer.data.records.token_classification import parse_tagged_words
+from runyard_trainer.data.sources.rows import Row
 
 EXAMPLES = {
     "classification": (classification_records, parse_labelled_text),

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from runyard_trainer.contract.reports import Fertility
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.fertility import FertilityCounter
+from runyard_trainer.data.tokenizers.tokenizer import FertilityCounter, train_tokenizer
 from runyard_trainer.preview import preview_run
 from runyard_trainer.storage.open import open_store
-from runyard_trainer.tokenizer import train_tokenizer
 
 from tests.places import Place
 

@@ -13,11 +13,11 @@ from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Judgement
 from runyard_trainer.contract.services import Judge
+from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, train_tokenizer
 from runyard_trainer.judge import Judging, Pair, build_prompts
 from runyard_trainer.judge.verdicts import parse_verdict, settle, wilson_interval
 from runyard_trainer.services.chat_completions import check_judge
 from runyard_trainer.services.http import read_retry_after
-from runyard_trainer.tokenizer import DocumentTokenizer, train_tokenizer
 from scipy.stats import binomtest
 
 from tests.judge_server import JudgeServer, running_judge

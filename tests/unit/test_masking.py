@@ -12,12 +12,12 @@ import torch
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.models import TokenizerTraining
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.encoder_tokenizers import train_encoder_tokenizer
+from runyard_trainer.data.dataset.token_shards import IGNORED
+from runyard_trainer.data.records.base import Sample
+from runyard_trainer.data.records.masked_text import NOT_MASKED, MaskedTextEncoder
+from runyard_trainer.data.tokenizers.encoders import train_encoder_tokenizer
+from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer
 from runyard_trainer.objectives.masked_lm import Masker, collate, probe
-from runyard_trainer.records import Sample
-from runyard_trainer.records.masked_text import NOT_MASKED, MaskedTextEncoder
-from runyard_trainer.shards import IGNORED
-from runyard_trainer.tokenizer import DocumentTokenizer
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 SPECIAL = [0, 1, 2, 3, 4]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runyard_trainer.examples import Examples
-from runyard_trainer.records.packing import PackedRecords, pack_apart, pack_lengths
-from runyard_trainer.shards import IGNORED
+from runyard_trainer.data.dataset.example_shards import Examples
+from runyard_trainer.data.dataset.token_shards import IGNORED
+from runyard_trainer.data.records.packing import PackedRecords, pack_apart, pack_lengths
 
 END = 9
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from runyard_trainer.contract.data import Columns
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.records.chat import ChatEncoder
+from runyard_trainer.data.records.preference import AnswerPairEncoder, parse_answer_pair
+from runyard_trainer.data.sources.rows import Row
+from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, train_tokenizer
 from runyard_trainer.objectives.preference import collate, disable_dropout, score, split_pair
 from runyard_trainer.prepare import resolve_method
-from runyard_trainer.records.chat import ChatEncoder
-from runyard_trainer.records.preference import AnswerPairEncoder, parse_answer_pair
-from runyard_trainer.sources import Row
-from runyard_trainer.tokenizer import DocumentTokenizer, train_tokenizer
 from torch import nn
 
 PAIR = {"prompt": "the cat is", "chosen": " good", "rejected": " very bad"}

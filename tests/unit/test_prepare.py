@@ -11,8 +11,8 @@ import pytest
 import transformers
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.screening import is_held_out
-from runyard_trainer.shards import Dataset, read_resolved
+from runyard_trainer.data.dataset.dataset import Dataset, read_resolved
+from runyard_trainer.data.filters.screening import is_held_out
 from runyard_trainer.storage.open import open_store
 from transformers import AutoTokenizer
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from runyard_trainer.contract.data import Columns
-from runyard_trainer.records.question_answering import QuestionEncoder, cut_windows, find_answer, parse_question
-from runyard_trainer.sources import Row
+from runyard_trainer.data.records.question_answering import QuestionEncoder, cut_windows, find_answer, parse_question
+from runyard_trainer.data.sources.rows import Row
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tests.unit.encoders import document_tokenizer

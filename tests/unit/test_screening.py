@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.screening import is_held_out
+from runyard_trainer.data.filters.screening import is_held_out
 from runyard_trainer.storage.open import open_store
 
 from tests.places import Place

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from runyard_trainer.contract.data import Columns
 from runyard_trainer.contract.models import TokenizerTraining
-from runyard_trainer.encoder_tokenizers import train_encoder_tokenizer
-from runyard_trainer.records.masked_text import NOT_MASKED
-from runyard_trainer.records.sentences import (
+from runyard_trainer.data.records.masked_text import NOT_MASKED
+from runyard_trainer.data.records.sentences import (
     IS_NEXT,
     SentencePairs,
     SentencesEncoder,
@@ -21,8 +20,9 @@ from runyard_trainer.records.sentences import (
     parse_sentences,
     split_sentences,
 )
-from runyard_trainer.sources import Row
-from runyard_trainer.tokenizer import DocumentTokenizer
+from runyard_trainer.data.sources.rows import Row
+from runyard_trainer.data.tokenizers.encoders import train_encoder_tokenizer
+from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer
 
 CLS, SEP = 2, 3
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.shards import IGNORED, Dataset, DatasetInfo, ShardWriter, open_dataset, token_dtype
+from runyard_trainer.data.dataset.dataset import Dataset, DatasetInfo, open_dataset
+from runyard_trainer.data.dataset.token_shards import IGNORED, ShardWriter, token_dtype
 from runyard_trainer.storage.base import Location
 from runyard_trainer.storage.open import open_store
 

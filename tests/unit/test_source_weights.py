@@ -10,9 +10,10 @@ import pytest
 from pydantic import ValidationError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.order import Part
+from runyard_trainer.data.order import Part
+from runyard_trainer.data.records.base import Samples
+from runyard_trainer.data.records.kinds import kind_of, parts_of
 from runyard_trainer.preview import preview_run
-from runyard_trainer.records import Samples, kind_of, parts_of
 from runyard_trainer.row_samples import SAMPLED_ROWS
 from runyard_trainer.storage.open import open_store
 

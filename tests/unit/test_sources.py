@@ -13,7 +13,10 @@ import zstandard
 from runyard_trainer.contract.data import Columns, DataSource
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.sources import Problem, Row, arrays, list_sources, read_records, rows
+from runyard_trainer.data.sources import json_arrays, rows
+from runyard_trainer.data.sources.listing import list_sources
+from runyard_trainer.data.sources.reading import read_records
+from runyard_trainer.data.sources.rows import Problem, Row
 
 from tests.s3server import S3Server
 
@@ -234,7 +237,7 @@ def test_a_json_file_that_is_one_document_can_be_said_to_be(tmp_path: Path) -> N
 
 
 def test_an_array_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "MAX_ARRAY_BYTES", 1 << 20)
+    monkeypatch.setattr(json_arrays, "MAX_ARRAY_BYTES", 1 << 20)
     (tmp_path / "a.json").write_text("[" + " " * (1 << 20) + "]")
     assert error_of(tmp_path).endswith("a.json: an array of more than 1 MiB: write JSONL, one record a line")
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, train_tokenizer
 from runyard_trainer.tasks import FrozenTask, FrozenTasks, Item, build_tasks, score_texts
 from runyard_trainer.tasks.build import draw_shots
 from runyard_trainer.tasks.kinds import Question, name_entities
 from runyard_trainer.tasks.scores import find_entities, find_label
-from runyard_trainer.tokenizer import DocumentTokenizer, train_tokenizer
 
 CHOICE = {"prompt": "the cat", "choices": ["a", "b"], "answer": 0}
 WORDS = {"tokens": ["Acme", "fell"], "tags": ["B-ORG", "O"]}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 from runyard_trainer.contract.data import Columns
-from runyard_trainer.records.token_classification import (
+from runyard_trainer.data.records.token_classification import (
     NOWHERE,
     TaggedWords,
     TaggedWordsEncoder,
     find_first_pieces,
     parse_tagged_words,
 )
-from runyard_trainer.sources import Row
+from runyard_trainer.data.sources.rows import Row
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from tests.unit.encoders import document_tokenizer

@@ -10,7 +10,9 @@ import zstandard
 from runyard_trainer.contract.data import DataSource
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.sources import Problem, Row, list_sources, read_records
+from runyard_trainer.data.sources.listing import list_sources
+from runyard_trainer.data.sources.reading import read_records
+from runyard_trainer.data.sources.rows import Problem, Row
 
 COMPRESSIONS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
 

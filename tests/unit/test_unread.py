@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from runyard_trainer.contract.data import Columns
 from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.data.records.classification import parse_labelled_text
+from runyard_trainer.data.records.preference import build_dialogues, parse_answer_pair
+from runyard_trainer.data.records.question_answering import parse_question
+from runyard_trainer.data.records.sft import KIND, parse_dialogue
+from runyard_trainer.data.records.text import parse_document, parse_text
+from runyard_trainer.data.sources.rows import BadRecord, Row
 from runyard_trainer.judge.prompts import parse_prompt
-from runyard_trainer.records.classification import parse_labelled_text
-from runyard_trainer.records.preference import build_dialogues, parse_answer_pair
-from runyard_trainer.records.question_answering import parse_question
-from runyard_trainer.records.sft import KIND, parse_dialogue
-from runyard_trainer.records.text import parse_document, parse_text
-from runyard_trainer.sources import BadRecord, Row
 from runyard_trainer.tasks.kinds import parse_choices, parse_labelled
 
 from tests.unit.bad_records import explain, prepare_lines

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from runyard_trainer.context import World
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.examples import Examples
+from runyard_trainer.data.dataset.dataset import Dataset
+from runyard_trainer.data.dataset.example_shards import Examples
+from runyard_trainer.data.order import rank_starts
 from runyard_trainer.objectives import ObjectiveModule
-from runyard_trainer.order import rank_starts
 from runyard_trainer.ranks.distributed import gather_in_order, run_on_rank_0
-from runyard_trainer.shards import Dataset
 
 MAX_QUESTIONS = 64
 MAX_ANSWER_TOKENS = 128

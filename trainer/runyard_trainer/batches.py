@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 
 from runyard_trainer.context import World
+from runyard_trainer.data.order import Order, Place, seed_of
+from runyard_trainer.data.records.base import Samples
 from runyard_trainer.objectives import MicroBatch, Objective
-from runyard_trainer.order import Order, Place
-from runyard_trainer.records import Samples
 
 _STEPS_AHEAD = 2
 
@@ -92,9 +91,3 @@ class Batches:
         ]
         seeds = [seed_of(self._order.seed, step, place.number) for place in places]
         return self._objective.collate(samples, seeds, 0)
-
-
-def seed_of(seed: int, step: int, place: int) -> int:
-    """Of what chance does to the sample at a place of a step: neither the rank nor its neighbours matter."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{place}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)

@@ -28,13 +28,13 @@ from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.models import ScratchModel
 from runyard_trainer.contract.objectives import MASKED_OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.dataset.dataset import Dataset
+from runyard_trainer.data.dataset.manifest import StreamInfo
+from runyard_trainer.data.filters.screening import tell_left_out
+from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.four_bits import check_packable
 from runyard_trainer.generation import GENERATION_NAME, parse_generation
 from runyard_trainer.model_folder import find_checkpoint
-from runyard_trainer.records import kind_of
-from runyard_trainer.screening import tell_left_out
-from runyard_trainer.shard_files import StreamInfo
-from runyard_trainer.shards import Dataset
 from runyard_trainer.storage.base import Location, NotFound
 from runyard_trainer.storage.open import open_store
 

@@ -10,23 +10,27 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runyard_trainer.checks import check_model, has_token_types
-from runyard_trainer.choosing import choose_documents
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.objectives import MASKED_OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.encoder_tokenizers import train_encoder_tokenizer
+from runyard_trainer.data.dataset.dataset import DatasetInfo
+from runyard_trainer.data.dataset.manifest import StreamInfo
+from runyard_trainer.data.dataset.token_shards import token_dtype
+from runyard_trainer.data.filters.screening import HeldOut, Reason, Screen, is_held_out
+from runyard_trainer.data.filters.selection import choose_documents
+from runyard_trainer.data.records.base import HELD_OUT_STREAMS, Encoder, RecordKind
+from runyard_trainer.data.records.kinds import COMPARED, kind_of
+from runyard_trainer.data.sources.listing import SourceFile, list_sources
+from runyard_trainer.data.sources.reading import read_records
+from runyard_trainer.data.sources.rows import Problem, Row
+from runyard_trainer.data.tokenizers.encoders import train_encoder_tokenizer
+from runyard_trainer.data.tokenizers.extension import extend_tokenizer, sample_texts
+from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, load_tokenizer, train_tokenizer
 from runyard_trainer.model_folder import digest_of
 from runyard_trainer.progress_log import ProgressLog
-from runyard_trainer.records import COMPARED, HELD_OUT_STREAMS, Encoder, RecordKind, kind_of
-from runyard_trainer.screening import HeldOut, Reason, Screen, is_held_out
-from runyard_trainer.shard_files import StreamInfo
-from runyard_trainer.shards import DatasetInfo, token_dtype
-from runyard_trainer.sources import Problem, Row, SourceFile, list_sources, read_records
 from runyard_trainer.storage.base import Location, PreconditionFailed
 from runyard_trainer.storage.open import open_store
 from runyard_trainer.stream_writer import BASE_PREFIX, StreamWriter, text_of
-from runyard_trainer.tokenizer import DocumentTokenizer, load_tokenizer, train_tokenizer
-from runyard_trainer.vocabulary import extend_tokenizer, sample_texts
 
 _LOGGED_ROWS = 10
 """Of those that are left out, for somebody to see what they are like."""

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from runyard_trainer.buffers import persistent_buffers
 from runyard_trainer.contract.exits import UserError
-from runyard_trainer.shards import DatasetInfo
+from runyard_trainer.data.dataset.dataset import DatasetInfo
 
 
 def embeddings_of(model: PreTrainedModel) -> list[nn.Module]:

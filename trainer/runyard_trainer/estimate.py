@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 from runyard_trainer.contract.objectives import LANGUAGE_OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Estimate
-from runyard_trainer.run_length import Batch
+from runyard_trainer.data.run_length import Batch
 
 _PLAIN_MLPS = {
     "albert", "bert", "bloom", "codegen", "deberta", "deberta-v2", "distilbert", "electra", "falcon", "gpt2",

@@ -23,15 +23,15 @@ from dataclasses import dataclass
 import torch
 
 from runyard_trainer.answers import measure_answers
-from runyard_trainer.batches import seed_of
 from runyard_trainer.context import World
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses
+from runyard_trainer.data.dataset.dataset import Dataset
+from runyard_trainer.data.order import rank_starts, seed_of
+from runyard_trainer.data.records.base import Sample, Samples
+from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.objectives import Fact, MicroBatch, Objective, ObjectiveModule, build_objective
-from runyard_trainer.order import rank_starts
 from runyard_trainer.ranks.distributed import gather_in_order, sum_over_ranks
-from runyard_trainer.records import Sample, Samples, kind_of
-from runyard_trainer.shards import Dataset
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ from runyard_trainer.adapter import load_whole, merge
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses, Result
+from runyard_trainer.data.dataset.dataset import Dataset
+from runyard_trainer.data.dataset.manifest import StreamInfo, check_sha256
 from runyard_trainer.four_bits import packed_layers
 from runyard_trainer.generation import Generation, add_ends, list_ends, write_generation
 from runyard_trainer.judge import INSTRUCTIONS, Judging
@@ -42,8 +44,6 @@ from runyard_trainer.objectives import build_objective
 from runyard_trainer.ranks.distributed import run_on_rank_0
 from runyard_trainer.report import RunSummary, TrainedRun, render_card, render_report
 from runyard_trainer.samples import choose_prompts, write_samples
-from runyard_trainer.shard_files import StreamInfo, check_sha256
-from runyard_trainer.shards import Dataset
 from runyard_trainer.storage.base import Location
 from runyard_trainer.storage.disk import told_when_full
 from runyard_trainer.tensorboard_events import build_events

@@ -6,9 +6,9 @@ from fractions import Fraction
 
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.order import count_replayed
-from runyard_trainer.run_length import count_places, is_batch_given
-from runyard_trainer.shards import Dataset
+from runyard_trainer.data.dataset.dataset import Dataset
+from runyard_trainer.data.order import count_replayed
+from runyard_trainer.data.run_length import count_places, is_batch_given
 
 _SMALLEST_CHANGE = 1e-12
 """Of a weight: fp32 rounds less away from all weights above 3e-5, and what is smaller changes no prediction."""

@@ -12,9 +12,9 @@ from dataclasses import replace
 import torch
 
 from runyard_trainer.batches import StepBatches
-from runyard_trainer.order import rank_starts
+from runyard_trainer.data.order import rank_starts
+from runyard_trainer.data.records.base import Sample
 from runyard_trainer.ranks.distributed import min_over_ranks
-from runyard_trainer.records import Sample
 from runyard_trainer.step import Learner, accumulate_gradients
 
 CPU_MICRO_BATCH = 8

@@ -35,13 +35,13 @@ from runyard_trainer.context import RunContext
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.training import Training
+from runyard_trainer.data.dataset.dataset import DatasetInfo
 from runyard_trainer.embeddings import add_rows
 from runyard_trainer.four_bits import check_packable, pack_weights, prepare_packing
 from runyard_trainer.generation import Generation, parse_generation, take_file
 from runyard_trainer.model_folder import download_model
 from runyard_trainer.objectives import Objective, ObjectiveModule, Traits
 from runyard_trainer.ranks.distributed import run_on_rank_0
-from runyard_trainer.shards import DatasetInfo
 from runyard_trainer.source_checkpoint import load_checkpoint_weights
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runyard_trainer.contract.reports import Losses
+from runyard_trainer.data.dataset.dataset import Dataset, DatasetInfo
 from runyard_trainer.judge import FrozenPrompts
 from runyard_trainer.model import ShardedModule
-from runyard_trainer.shards import Dataset, DatasetInfo
 from runyard_trainer.tasks import FrozenTasks
 
 _PER_TOKEN_METRICS = ("tokenAccuracy",)

@@ -33,24 +33,24 @@ from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.objectives import MASKED_OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import DataSummary, Estimate, PodReport, Report
+from runyard_trainer.data.dataset.dataset import Dataset, DatasetInfo, Resolved, open_dataset
+from runyard_trainer.data.dataset.manifest import StreamInfo
+from runyard_trainer.data.filters.screening import tell_left_out
+from runyard_trainer.data.order import count_epoch
+from runyard_trainer.data.records.kinds import kind_of, parts_of
+from runyard_trainer.data.run_length import count_steps, resolve_batch
+from runyard_trainer.data.tokenizers.tokenizer import list_tokenizer_files, load_tokenizer
 from runyard_trainer.dataset_writer import Files, list_files, tokenizer_source, total_bytes, write_dataset
 from runyard_trainer.estimate import estimate_run
 from runyard_trainer.judge import build_prompts
 from runyard_trainer.learnable import check_batch, check_rate, check_targets
-from runyard_trainer.order import count_epoch
 from runyard_trainer.preview import Preview, show_rows
-from runyard_trainer.records import kind_of, parts_of
 from runyard_trainer.row_samples import read_samples
-from runyard_trainer.run_length import count_steps, resolve_batch
-from runyard_trainer.screening import tell_left_out
-from runyard_trainer.shard_files import StreamInfo
-from runyard_trainer.shards import Dataset, DatasetInfo, Resolved, open_dataset
 from runyard_trainer.storage.base import Location, NotFound, PreconditionFailed
 from runyard_trainer.storage.folder import FolderStore
 from runyard_trainer.storage.open import open_store
 from runyard_trainer.storage.probe import probe
 from runyard_trainer.tasks import FrozenTasks, build_tasks
-from runyard_trainer.tokenizer import list_tokenizer_files, load_tokenizer
 
 _FORMAT = 6
 """Of what lies under a key: raised when the same text would give other shards."""

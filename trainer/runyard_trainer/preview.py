@@ -22,19 +22,21 @@ from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.objectives import Mode
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Estimate, Report
+from runyard_trainer.data.dataset.dataset import Dataset, open_dataset
+from runyard_trainer.data.dataset.manifest import StreamInfo
+from runyard_trainer.data.filters.screening import REASON_WORDS, Reason, Screen, is_held_out
+from runyard_trainer.data.order import count_epoch
+from runyard_trainer.data.records.base import Example, RecordKind
+from runyard_trainer.data.records.kinds import COMPARED, kind_of, parts_of
+from runyard_trainer.data.run_length import count_steps, resolve_batch
+from runyard_trainer.data.sources.reading import MAX_DROPPED_SHARE
+from runyard_trainer.data.sources.rows import Problem
+from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, load_tokenizer
 from runyard_trainer.dataset_writer import choose, gather_held_out, list_files, write_dataset
 from runyard_trainer.estimate import estimate_run
 from runyard_trainer.learnable import check_batch, check_rate, check_targets
-from runyard_trainer.order import count_epoch
-from runyard_trainer.records import COMPARED, Example, RecordKind, kind_of, parts_of
 from runyard_trainer.row_samples import Sample, name_places, read_samples, store_samples
-from runyard_trainer.run_length import count_steps, resolve_batch
-from runyard_trainer.screening import REASON_WORDS, Reason, Screen, is_held_out
-from runyard_trainer.shard_files import StreamInfo
-from runyard_trainer.shards import Dataset, open_dataset
-from runyard_trainer.sources import MAX_DROPPED_SHARE, Problem
 from runyard_trainer.storage.open import open_store
-from runyard_trainer.tokenizer import DocumentTokenizer, load_tokenizer
 
 _SHOWN_ROWS = 3
 """Of those of a stream that are trained on."""

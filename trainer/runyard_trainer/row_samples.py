@@ -10,9 +10,12 @@ from pathlib import Path
 
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.services import Storage
+from runyard_trainer.data.records.base import RecordKind
+from runyard_trainer.data.records.kinds import kind_of
+from runyard_trainer.data.sources.listing import SourceFile
+from runyard_trainer.data.sources.reading import read_rows
+from runyard_trainer.data.sources.rows import BadRecord, Problem, Row
 from runyard_trainer.dataset_writer import Files
-from runyard_trainer.records import RecordKind, kind_of
-from runyard_trainer.sources import BadRecord, Problem, Row, SourceFile, read_rows
 from runyard_trainer.storage.open import open_store
 
 SAMPLED_ROWS = 200

@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runyard_trainer.batches import seed_of
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.dataset.manifest import fetch
+from runyard_trainer.data.dataset.token_shards import pack
+from runyard_trainer.data.order import seed_of
+from runyard_trainer.data.records.base import Sample
+from runyard_trainer.data.records.text import to_sample
 from runyard_trainer.objectives import ObjectiveModule
 from runyard_trainer.ranks.distributed import run_on_rank_0, sum_over_ranks
-from runyard_trainer.records import Sample
-from runyard_trainer.records.text import to_sample
-from runyard_trainer.shard_files import fetch
-from runyard_trainer.shards import pack
 from runyard_trainer.storage.base import Location
 
 GROUP_SEQUENCES = 16

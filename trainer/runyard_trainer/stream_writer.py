@@ -7,15 +7,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from runyard_trainer.examples import ExampleWriter
-from runyard_trainer.fertility import FertilityCounter
-from runyard_trainer.records import HELD_OUT_STREAMS, Encoder, RecordKind
-from runyard_trainer.records.text import TokenIds
-from runyard_trainer.screening import Reason
-from runyard_trainer.shard_files import SourceCount, StreamInfo
-from runyard_trainer.shards import ShardWriter, token_dtype
+from runyard_trainer.data.dataset.example_shards import ExampleWriter
+from runyard_trainer.data.dataset.manifest import SourceCount, StreamInfo
+from runyard_trainer.data.dataset.token_shards import ShardWriter, token_dtype
+from runyard_trainer.data.filters.screening import Reason
+from runyard_trainer.data.records.base import HELD_OUT_STREAMS, Encoder, RecordKind
+from runyard_trainer.data.records.text import TokenIds
+from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, FertilityCounter
 from runyard_trainer.storage.base import Location
-from runyard_trainer.tokenizer import DocumentTokenizer
 
 BASE_PREFIX = "base-"
 """Begins the name of a held-out stream in tokens of the model's own tokenizer, beside that in those of the run's."""

@@ -14,12 +14,12 @@ from tokenizers import Tokenizer
 
 from runyard_trainer.answers import pad_left, until_stop
 from runyard_trainer.context import World
+from runyard_trainer.data.dataset.dataset import Dataset
+from runyard_trainer.data.dataset.manifest import check_sha256
+from runyard_trainer.data.order import rank_starts
 from runyard_trainer.judge import FrozenPrompts
 from runyard_trainer.objectives import ObjectiveModule
-from runyard_trainer.order import rank_starts
 from runyard_trainer.ranks.distributed import gather_in_order, run_on_rank_0
-from runyard_trainer.shard_files import check_sha256
-from runyard_trainer.shards import Dataset
 from runyard_trainer.tasks import FrozenTask, FrozenTasks, score_choices, score_texts
 
 _ASKED_AT_ONCE = 8

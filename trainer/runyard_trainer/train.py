@@ -36,6 +36,11 @@ from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses, PodReport, Result
+from runyard_trainer.data.dataset.dataset import DatasetInfo, open_dataset, read_resolved
+from runyard_trainer.data.order import Order, Part, count_epoch, count_replayed
+from runyard_trainer.data.records.base import Samples
+from runyard_trainer.data.records.kinds import kind_of, parts_of
+from runyard_trainer.data.run_length import count_steps, read_batch
 from runyard_trainer.evaluate import evaluate_model
 from runyard_trainer.export import export_run
 from runyard_trainer.head import Head
@@ -45,12 +50,9 @@ from runyard_trainer.model import ShardedModule, load_model, resolve_precision
 from runyard_trainer.monitor import Monitor, StopRequest
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.optimizer import build_optimizer, learning_rate, set_learning_rate
-from runyard_trainer.order import Order, Part, count_epoch, count_replayed
 from runyard_trainer.own_tokens import Subject, as_it_came, restate
 from runyard_trainer.ranks.distributed import joined_ranks, run_on_rank_0, select_device
-from runyard_trainer.records import Samples, kind_of, parts_of
 from runyard_trainer.report import TrainedRun
-from runyard_trainer.run_length import count_steps, read_batch
 from runyard_trainer.selection import (
     Candidate,
     build_criterion,
@@ -60,7 +62,6 @@ from runyard_trainer.selection import (
     is_hopeless,
 )
 from runyard_trainer.self_replay import write_replay
-from runyard_trainer.shards import DatasetInfo, open_dataset, read_resolved
 from runyard_trainer.step import Learner, StepResult, take_step
 from runyard_trainer.storage.base import Location
 from runyard_trainer.storage.open import open_store

@@ -10,10 +10,12 @@ from runyard_trainer.contract.data import DataSource
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Report
-from runyard_trainer.records.chat import ChatEncoder, Dialogue, Turn, put_system_first
-from runyard_trainer.sources import BadRecord, Row, check_text, list_source, name_of_type, read_records
-from runyard_trainer.tokenizer import DocumentTokenizer
-from runyard_trainer.unread import CHATS, TEXTS, Said, refuse_unread_of_message, refuse_unread_of_row
+from runyard_trainer.data.records.chat import ChatEncoder, Dialogue, Turn, put_system_first
+from runyard_trainer.data.records.unread import CHATS, TEXTS, Said, refuse_unread_of_message, refuse_unread_of_row
+from runyard_trainer.data.sources.listing import list_source
+from runyard_trainer.data.sources.reading import read_records
+from runyard_trainer.data.sources.rows import BadRecord, Row, check_text, name_of_type
+from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer
 
 MAX_PROMPTS = 128
 """That are judged: their answers are written, and compared, while GPUs are held."""

@@ -9,8 +9,8 @@ from importlib import import_module
 
 from runyard_trainer.contract.objectives import LANGUAGE_OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.dataset.dataset import DatasetInfo
 from runyard_trainer.objectives.base import Fact, MicroBatch, Objective, ObjectiveModule, Traits
-from runyard_trainer.shards import DatasetInfo
 
 __all__ = ["Fact", "MicroBatch", "Objective", "ObjectiveModule", "Traits", "build_objective"]
 

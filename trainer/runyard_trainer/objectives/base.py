@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from runyard_trainer.records import Sample
+from runyard_trainer.data.records.base import Sample
 
 
 @dataclass(frozen=True)

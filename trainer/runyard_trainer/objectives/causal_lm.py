@@ -26,9 +26,10 @@ from transformers import AutoModelForCausalLM
 
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.dataset.dataset import DatasetInfo
+from runyard_trainer.data.dataset.token_shards import IGNORED
+from runyard_trainer.data.records.base import Sample
 from runyard_trainer.objectives.base import MicroBatch, Objective, ObjectiveModule, Traits, probe_dropout, stack
-from runyard_trainer.records import Sample
-from runyard_trainer.shards import IGNORED, DatasetInfo
 
 MAX_LOGITS_BYTES = 256 * 2**20
 """Logits, counted as fp32, that are kept for the backward pass rather than computed again."""

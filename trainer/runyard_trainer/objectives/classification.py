@@ -21,6 +21,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.dataset.dataset import DatasetInfo
+from runyard_trainer.data.dataset.token_shards import IGNORED
+from runyard_trainer.data.records.base import Sample
 from runyard_trainer.objectives.base import (
     Fact,
     MicroBatch,
@@ -30,8 +33,6 @@ from runyard_trainer.objectives.base import (
     pad,
     probe_padded,
 )
-from runyard_trainer.records import Sample
-from runyard_trainer.shards import IGNORED, DatasetInfo
 
 
 class SequenceClassifier(ObjectiveModule):

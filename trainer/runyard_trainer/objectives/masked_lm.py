@@ -26,9 +26,10 @@ from transformers import AutoModelForMaskedLM
 
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.dataset.dataset import DatasetInfo
+from runyard_trainer.data.dataset.token_shards import IGNORED
+from runyard_trainer.data.records.base import Sample
 from runyard_trainer.objectives.base import Fact, MicroBatch, Objective, ObjectiveModule, Traits, pad, probe_dropout
-from runyard_trainer.records import Sample
-from runyard_trainer.shards import IGNORED, DatasetInfo
 
 CHOSEN_SHARE = 0.15
 MASKED_SHARE = 0.8

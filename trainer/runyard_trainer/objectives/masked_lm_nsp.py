@@ -18,10 +18,11 @@ from torch import Tensor
 from transformers import AutoModelForPreTraining
 
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.dataset.dataset import DatasetInfo
+from runyard_trainer.data.dataset.token_shards import IGNORED
+from runyard_trainer.data.records.base import Sample
 from runyard_trainer.objectives import masked_lm
 from runyard_trainer.objectives.base import Fact, MicroBatch, Objective, ObjectiveModule
-from runyard_trainer.records import Sample
-from runyard_trainer.shards import IGNORED, DatasetInfo
 
 
 class MaskedLMWithNextSentence(ObjectiveModule):

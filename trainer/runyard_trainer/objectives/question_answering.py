@@ -25,9 +25,10 @@ from torch import Tensor
 from transformers import AutoModelForQuestionAnswering
 
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.dataset.dataset import DatasetInfo
+from runyard_trainer.data.dataset.token_shards import IGNORED
+from runyard_trainer.data.records.base import Sample
 from runyard_trainer.objectives.base import Fact, MicroBatch, Objective, ObjectiveModule, pad, probe_padded
-from runyard_trainer.records import Sample
-from runyard_trainer.shards import IGNORED, DatasetInfo
 
 MAX_ANSWER_TOKENS = 30
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.dataset.dataset import DatasetInfo
+from runyard_trainer.data.dataset.token_shards import IGNORED
+from runyard_trainer.data.records.base import Sample
 from runyard_trainer.objectives.base import Fact, Objective
 from runyard_trainer.objectives.causal_lm import MAX_LOGITS_BYTES, CausalLM, collate, probe
-from runyard_trainer.records import Sample
-from runyard_trainer.shards import IGNORED, DatasetInfo
 
 
 class AnsweringLM(CausalLM):

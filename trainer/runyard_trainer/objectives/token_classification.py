@@ -19,6 +19,10 @@ from torch import Tensor
 from transformers import AutoModelForTokenClassification
 
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.dataset.dataset import DatasetInfo
+from runyard_trainer.data.dataset.token_shards import IGNORED
+from runyard_trainer.data.records.base import Sample
+from runyard_trainer.data.records.token_classification import NOWHERE, OUTSIDE
 from runyard_trainer.objectives.base import (
     Fact,
     MicroBatch,
@@ -28,9 +32,6 @@ from runyard_trainer.objectives.base import (
     pad,
     probe_padded,
 )
-from runyard_trainer.records import Sample
-from runyard_trainer.records.token_classification import NOWHERE, OUTSIDE
-from runyard_trainer.shards import IGNORED, DatasetInfo
 
 
 class TokenClassifier(ObjectiveModule):

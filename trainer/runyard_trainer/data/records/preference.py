@@ -1,0 +1,264 @@
+"""Pairs of answers to the same prompt, the better one and the worse one.
+
+    prompt, chosen, rejected                              texts, or all three chats
+    input {messages}, preferred_output,
+    non_preferred_output                                  chats, as OpenAI has them
+
+Chats may have `system` beside them, which then is their first message. Other fields that the model should see are
+refused (`unread`).
+
+A text's answer ends with the end-of-document token; a chat is laid out by the tokenizer's own template, which ends its
+turns as the model knows it (`chat`). All that stands behind a prompt is its answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.data.dataset.dataset import Dataset
+from runyard_trainer.data.dataset.example_shards import Examples
+from runyard_trainer.data.records import unread
+from runyard_trainer.data.records.base import Example, RecordKind, Sample, Shown
+from runyard_trainer.data.records.chat import ChatEncoder, Dialogue, Tokens, Turn, put_system_first
+from runyard_trainer.data.records.unread import Said
+from runyard_trainer.data.sources.rows import BadRecord, Row, check_encodable, name_of_type
+
+_SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "spans": pa.list_(pa.int32())})
+"""Prompt and chosen answer, then prompt and rejected answer; how long that of the chosen one is, and where in each the
+answer starts."""
+
+_OPENAI_NAMES = {"prompt": "input", "chosen": "preferred_output", "rejected": "non_preferred_output"}
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+Message = dict[str, str]
+Text = str | list[Message]
+"""What was said: a text, or the messages of a chat."""
+
+
+@dataclass(frozen=True)
+class AnswerPair:
+    """A prompt with two answers; all three are texts, or all three chats."""
+
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    place: str
+    """Where it was read."""
+
+    @property
+    def identity(self) -> str:
+        """As text; empty where it says nothing."""
+        parts = [part if isinstance(part, str) else json.dumps(part) for part in self._parts]
+        return "\n".join(parts) if any(part.strip() for part in parts) else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a row of JSONL."""
+        return {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
+
+    @property
+    def num_bytes(self) -> int:
+        """UTF-8 bytes of what is said."""
+        return sum(len(text.encode()) for part in self._parts for text in _texts_of(part))
+
+    @property
+    def _parts(self) -> tuple[Text, Text, Text]:
+        return self.prompt, self.chosen, self.rejected
+
+
+def _texts_of(part: Text) -> list[str]:
+    return [part] if isinstance(part, str) else [message["content"] for message in part]
+
+
+# -------------------------------------------------------------------------------------------------------------- parsing
+
+
+def parse_answer_pair(row: Row) -> AnswerPair:
+    """See the module; raises BadRecord."""
+    is_openai = "preferred_output" in row.fields
+    pair = _parse_openai(row) if is_openai else _parse_columns(row)
+    if pair.chosen == pair.rejected:
+        raise BadRecord("both answers are the same, so neither is the better one: remove the pair")
+    for part, name in ((pair.chosen, "chosen"), (pair.rejected, "rejected")):
+        if not part or (isinstance(part, str) and not part.strip()):
+            raise BadRecord(f"the {name} answer is empty: write one, or remove the pair")
+    names = _OPENAI_NAMES if is_openai else {field: row.name_of(field) for field in _OPENAI_NAMES}
+    _check_all_is_read(row, pair, names.values())
+    return pair
+
+
+def _check_all_is_read(row: Row, pair: AnswerPair, names: Collection[str]) -> None:
+    said = Said(_texts_of(pair.prompt), [*_texts_of(pair.chosen), *_texts_of(pair.rejected)])
+    if isinstance(pair.prompt, str):
+        unread.refuse_unread_of_row(row, unread.PREFERENCE_TEXTS, names, said)
+    else:
+        unread.refuse_unread_of_row(row, unread.PREFERENCE_CHATS, [*names, row.name_of("system")], said)
+
+
+def _parse_columns(row: Row) -> AnswerPair:
+    names = {field: row.name_of(field) for field in _OPENAI_NAMES}
+    missing = [field for field, name in names.items() if name not in row.fields]
+    if missing:
+        found = ", ".join(sorted(row.fields)[:8]) or "nothing"
+        raise BadRecord(
+            f"no field {names[missing[0]]!r}, found {found}: name the field that holds it in columns.{missing[0]}"
+        )
+    is_chat = {field: isinstance(row.fields[name], list) for field, name in names.items()}
+    if len(set(is_chat.values())) > 1:
+        chats = " and ".join(repr(names[field]) for field, is_list in is_chat.items() if is_list)
+        raise BadRecord(f"{chats} has a list of messages and the rest is text: write all of prompt and answers alike")
+    if is_chat["prompt"]:
+        return _build_chat(row, {field: row.fields[name] for field, name in names.items()}, names)
+    return AnswerPair(row.text("prompt"), row.text("chosen"), row.text("rejected"), row.place)
+
+
+def _parse_openai(row: Row) -> AnswerPair:
+    if any(row.name_of(field) in row.fields for field in ("chosen", "rejected")):
+        raise BadRecord(
+            "both preferred_output and chosen or rejected are there: keep input, preferred_output and "
+            "non_preferred_output, or prompt, chosen and rejected"
+        )
+    for name in _OPENAI_NAMES.values():
+        if name not in row.fields:
+            raise BadRecord(f"preferred_output is there and {name} is not: OpenAI's pairs have both")
+    given = row.fields["input"]
+    if not isinstance(given, dict) or "messages" not in given:
+        raise BadRecord("field 'input' has no messages: OpenAI writes {\"messages\": [...]} there")
+    if given.get("tools"):
+        raise BadRecord("field 'input' has tools, which are not laid out: remove them, or the pair")
+    unread.refuse_unread(given, unread.PREFERENCE_CHATS, (), Said(), "input.")
+    values = {field: row.fields[name] for field, name in _OPENAI_NAMES.items()} | {"prompt": given["messages"]}
+    return _build_chat(row, values, _OPENAI_NAMES | {"prompt": "input.messages"})
+
+
+def _build_chat(row: Row, values: dict[str, Any], names: dict[str, str]) -> AnswerPair:
+    chats = {field: _parse_messages(value, names[field], field != "prompt") for field, value in values.items()}
+    for field in ("chosen", "rejected"):
+        if any(message["role"] != "assistant" for message in chats[field]):
+            raise BadRecord(f"field {names[field]!r} has a message that is not the assistant's: leave it in the prompt")
+    turns = put_system_first(row, tuple(_to_turns(chats["prompt"], "user")), names["prompt"])
+    prompt = [{"role": turn.role, "content": turn.content} for turn in turns]
+    return AnswerPair(prompt, chats["chosen"], chats["rejected"], row.place)
+
+
+def _parse_messages(value: Any, name: str, is_trained: bool) -> list[Message]:
+    if not isinstance(value, list) or not value:
+        raise BadRecord(f"field {name!r} is {name_of_type(value)}, not a list of messages with role and content")
+    return [_parse_message(message, f"{name}[{number}]", is_trained) for number, message in enumerate(value)]
+
+
+def _parse_message(message: Any, name: str, is_trained: bool) -> Message:
+    if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+        raise BadRecord(f"{name} is no message with role and content")
+    role, content = message["role"], message["content"]
+    if role not in _ROLES:
+        raise BadRecord(f"{name}.role is {role!r}: it is one of {', '.join(_ROLES)}")
+    if not isinstance(content, str):
+        raise BadRecord(f"{name}.content is {name_of_type(content)}, not a string")
+    check_encodable(content, f"{name}.content")
+    unread.refuse_unread_of_message(message, name, is_trained)
+    if message.get("weight") not in (None, int(is_trained)):
+        raise BadRecord(f"{name}.weight is {message['weight']!r}, and answers alone are learned: leave it out")
+    return {"role": role, "content": content}
+
+
+# ------------------------------------------------------------------------------------------------------------- encoding
+
+
+@dataclass
+class AnswerPairEncoder:
+    """Prompt and answer of each, cut at the end to the sequence length."""
+
+    chat: ChatEncoder
+    length: int
+    schema: pa.Schema = _SCHEMA
+
+    def encode(self, records: Sequence[AnswerPair]) -> list[list[Example]]:
+        """See `Encoder`; a pair is left out whose prompt fills the sequence length, or whose answers are the same up to
+        there: neither is the better one then.
+        """
+        tokens = self.chat.encode_to_end([dialogue for record in records for dialogue in build_dialogues(record)])
+        pairs = zip(tokens[::2], tokens[1::2], strict=True)
+        return [self._to_examples(record, *pair) for record, pair in zip(records, pairs, strict=True)]
+
+    def describe(self) -> dict[str, Any]:
+        """See `Encoder`."""
+        return {}
+
+    def _to_examples(self, record: AnswerPair, chosen: Tokens, rejected: Tokens) -> list[Example]:
+        starts = [tokens.spans[0][0] for tokens in (chosen, rejected)]
+        ids = [tokens.ids[: self.length] for tokens in (chosen, rejected)]
+        if any(start >= len(some) for start, some in zip(starts, ids, strict=True)):
+            return []
+        if ids[0] == ids[1]:
+            return []
+        is_truncated = max(len(chosen.ids), len(rejected.ids)) > self.length
+        columns = {"input_ids": ids[0] + ids[1], "spans": [len(ids[0]), *starts]}
+        return [Example(columns, record.num_bytes, is_truncated)]
+
+
+def build_dialogues(record: AnswerPair) -> tuple[Dialogue, Dialogue]:
+    """The prompt with the chosen answer, and with the rejected one, each trained on from its first message on."""
+    is_chat = not isinstance(record.prompt, str)
+    prompt = _to_turns(record.prompt, "user")
+    chosen, rejected = (
+        (replace(first, is_trained=True), *others)
+        for first, *others in (_to_turns(part, "assistant") for part in (record.chosen, record.rejected))
+    )
+    return (
+        Dialogue((*prompt, *chosen), is_chat, record.place),
+        Dialogue((*prompt, *rejected), is_chat, record.place),
+    )
+
+
+def _to_turns(part: Text, speaker: str) -> list[Turn]:
+    messages = [{"role": speaker, "content": part}] if isinstance(part, str) else part
+    return [Turn(message["role"], message["content"]) for message in messages]
+
+
+@dataclass(frozen=True)
+class AnswerPairs:
+    """The pairs of a stream, as they were encoded."""
+
+    examples: Examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Sample:
+        example = self.examples[index]
+        return {"input_ids": example["input_ids"], "spans": example["spans"]}
+
+    @property
+    def filler(self) -> Sample:
+        """Two prompts without answers."""
+        return {"input_ids": np.zeros(2, dtype=np.int64), "spans": np.ones(3, dtype=np.int64)}
+
+
+def open_answer_pairs(dataset: Dataset, stream: str, _: Recipe) -> AnswerPairs:
+    """The samples of a stream."""
+    return AnswerPairs(dataset.examples(stream))
+
+
+def show_pair(columns: dict[str, Any]) -> Shown:
+    """Both answers."""
+    chosen_length, chosen_start, rejected_start = columns["spans"]
+    rejected = (chosen_length + rejected_start, len(columns["input_ids"]))
+    return Shown([(chosen_start, chosen_length), rejected])
+
+
+KIND = RecordKind(
+    parse=parse_answer_pair,
+    identity=lambda record: record.identity,
+    to_json=AnswerPair.to_json,
+    build_encoder=lambda tokenizer, recipe: AnswerPairEncoder(ChatEncoder(tokenizer), recipe.training.sequence_length),
+    open_samples=open_answer_pairs,
+    depends_on=lambda recipe: {"sequenceLength": recipe.training.sequence_length},
+    show=show_pair,
+)

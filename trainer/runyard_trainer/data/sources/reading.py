@@ -1,0 +1,140 @@
+"""Read the rows of files, whatever their format, and gather what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from io import BufferedReader
+from typing import TypeVar
+
+from runyard_trainer.contract.data import Columns
+from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.data.sources.compression import ENDINGS, DamagedErrors, decompress
+from runyard_trainer.data.sources.json_arrays import read_json
+from runyard_trainer.data.sources.lines import read_jsonl, read_text
+from runyard_trainer.data.sources.listing import SourceFile
+from runyard_trainer.data.sources.rows import BadRecord, Problem, Row
+from runyard_trainer.data.sources.tables import read_csv, read_parquet, read_tsv
+from runyard_trainer.storage.base import NotFound
+
+MAX_DROPPED_SHARE = 0.05
+"""Of the rows, wrong ones that `data.invalidRows: Drop` leaves out: where more are wrong, it is no accident."""
+
+_SHOWN_PROBLEMS = 10
+
+_STREAM_READERS: dict[str, Callable[[BufferedReader, str, Columns], Iterator[Row | Problem]]] = {
+    "text": read_text,
+    "jsonl": read_jsonl,
+    "json": read_json,
+    "csv": read_csv,
+    "tsv": read_tsv,
+}
+
+T = TypeVar("T")
+
+
+def read_records(
+    files: Sequence[SourceFile],
+    parse: Callable[[Row], T],
+    on_read: Callable[[int], object] = lambda _: None,
+    on_dropped: Callable[[Problem], object] | None = None,
+) -> Iterator[T]:
+    """Every row of the files in order, as `parse` understands it.
+
+    Args:
+        files: what to read.
+        parse: a row's record; raises BadRecord where it is none.
+        on_read: told of bytes read from storage, as they come.
+        on_dropped: told of each wrong row, which is then left out; None: a wrong row is an error.
+
+    Raises:
+        UserError: DATA_ERROR after the last file, if any row was wrong; where wrong ones are left out, if they are more
+            than `MAX_DROPPED_SHARE` or a file cannot be read to its end.
+    """
+    problems = _Problems()
+    num_rows = 0
+    for file in files:
+        for item in _parse_file(file, parse, on_read):
+            num_rows += 1
+            if isinstance(item, Problem):
+                problems.add(item)
+                if on_dropped is not None and item.is_row:
+                    on_dropped(item)
+            elif on_dropped is not None or not problems.count:
+                yield item
+    problems.check(num_rows, may_drop=on_dropped is not None)
+
+
+def read_rows(file: SourceFile, on_read: Callable[[int], object] = lambda _: None) -> Iterator[Row | Problem]:
+    """What one file holds, not yet parsed."""
+    for row in _read_rows(file, on_read):
+        if isinstance(row, Row):
+            yield replace(row, record_format=file.record_format, source=file.source)
+        else:
+            yield row
+
+
+def _read_rows(file: SourceFile, on_read: Callable[[int], object]) -> Iterator[Row | Problem]:
+    uri = file.location.uri
+    try:
+        if file.format == "parquet":
+            yield from _read_parquet(file, on_read)
+            return
+        with file.location.open(on_read) as raw, decompress(raw, uri) as stream:
+            yield from _STREAM_READERS[file.format](stream, uri, file.columns)
+    except NotFound:
+        yield Problem(f"{uri}: it was deleted while it was read", is_row=False)
+    except DamagedErrors as error:
+        yield Problem(f"{uri}: its compression is damaged: {error}", is_row=False)
+
+
+def _read_parquet(file: SourceFile, on_read: Callable[[int], object]) -> Iterator[Row | Problem]:
+    uri = file.location.uri
+    if uri.endswith(ENDINGS):
+        yield Problem(
+            f"{uri}: a Parquet file is compressed within and is read from its end: decompress it", is_row=False
+        )
+        return
+    with file.location.open(on_read) as stream:
+        yield from read_parquet(stream.raw, uri, file.columns)  # pyarrow asks for just what it needs
+
+
+def _parse_file(file: SourceFile, parse: Callable[[Row], T], on_read: Callable[[int], object]) -> Iterator[T | Problem]:
+    for row in read_rows(file, on_read):
+        if isinstance(row, Problem):
+            yield row
+            continue
+        try:
+            yield parse(row)
+        except BadRecord as error:
+            yield Problem(f"{row.place}: {error}")
+
+
+class _Problems:
+    """What was wrong so far; the first ones with their text."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._num_files = 0
+        self._shown: list[str] = []
+
+    def add(self, problem: Problem) -> None:
+        self.count += 1
+        self._num_files += not problem.is_row
+        if len(self._shown) < _SHOWN_PROBLEMS:
+            self._shown.append(problem.text)
+
+    def check(self, num_rows: int, may_drop: bool) -> None:
+        """Raises UserError."""
+        if not self.count or (may_drop and not self._num_files and self.count <= MAX_DROPPED_SHARE * num_rows):
+            return
+        lines = list(self._shown)
+        if self.count > _SHOWN_PROBLEMS:
+            lines.append(f"... and {self.count - _SHOWN_PROBLEMS} more like these ({self.count} in all)")
+        if may_drop and not self._num_files:
+            lines.insert(
+                0,
+                f"data.invalidRows: Drop leaves out at most {MAX_DROPPED_SHARE:.0%} of the rows, and "
+                f"{self.count:,} of {num_rows:,} are wrong: mend them, or keep these files out of the sources",
+            )
+        raise UserError("\n".join(lines), ExitCode.DATA_ERROR)
