@@ -27,13 +27,13 @@ from typing import Any, cast
 
 import torch
 from runyard_trainer.batches import Batches, StepBatches
-from runyard_trainer.checks import check_model
 from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import Dataset, open_dataset, read_resolved
 from runyard_trainer.data.order import Order
 from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.model import fit_to_tokenizer, initialize_model, resolve_precision
+from runyard_trainer.models.config import check_model
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.objectives.causal_lm import CausalLM, probe
 from runyard_trainer.optimizer import build_optimizer

@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from runyard_trainer import four_bits
 from runyard_trainer import model as model_module
 from runyard_trainer import train as train_module
-from runyard_trainer.checkpoint_files import CheckpointFolder, VerifiedReader, read_manifest
+from runyard_trainer.checkpoints.files import CheckpointFolder, VerifiedReader, read_manifest
+from runyard_trainer.checkpoints.head import HeadState
 from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import open_dataset, read_resolved
 from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.export import gather_weights
-from runyard_trainer.four_bits import PackedLinear
-from runyard_trainer.head import HeadState
+from runyard_trainer.models import quantized
+from runyard_trainer.models.quantized import PackedLinear
 from runyard_trainer.storage.open import open_store
 from safetensors.torch import load_file
 from torch import nn
@@ -383,6 +383,6 @@ def test_on_a_machine_without_a_gpu_4_bits_are_refused(tmp_path: Path) -> None:
 def test_in_an_image_without_bitsandbytes_4_bits_are_refused_when_the_run_is_prepared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(four_bits, "find_spec", lambda name: None)
+    monkeypatch.setattr(quantized, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"bitsandbytes, which this image does not have.*runyard\[qlora\]"):
         prepare_language(tmp_path, type="qlora")

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from runyard_trainer.checkpoint import Checkpointer
+from runyard_trainer.checkpoints.checkpointer import Checkpointer
+from runyard_trainer.checkpoints.head import Head
 from runyard_trainer.context import World
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.head import Head
 from runyard_trainer.ranks.distributed import is_peer_loss
 from runyard_trainer.storage.base import Location
 from runyard_trainer.storage.open import open_store

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from runyard_trainer.checks import check_model
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.model import read_model
+from runyard_trainer.models.config import check_model
 from runyard_trainer.objectives import build_objective
 from transformers import AutoModelForSequenceClassification
 

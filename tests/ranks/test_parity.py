@@ -12,11 +12,11 @@ from typing import Any, cast
 
 import pytest
 import torch
-from runyard_trainer.checks import check_model
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import Dataset, open_dataset, read_resolved
 from runyard_trainer.data.order import Order
 from runyard_trainer.model import fit_to_tokenizer, initialize_model
+from runyard_trainer.models.config import check_model
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.storage.open import open_store
 from transformers import Trainer, TrainingArguments

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from runyard_trainer.checks import check_model
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import DatasetInfo
 from runyard_trainer.model import read_model
+from runyard_trainer.models.config import check_model
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.optimizer import build_optimizer
 from torch.optim.lr_scheduler import LambdaLR

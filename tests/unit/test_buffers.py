@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from runyard_trainer.buffers import buffers_kept, persistent_buffers
-from runyard_trainer.checks import check_model
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import DatasetInfo
-from runyard_trainer.embeddings import add_rows
+from runyard_trainer.models.buffers import buffers_kept, persistent_buffers
+from runyard_trainer.models.config import check_model
+from runyard_trainer.models.embeddings import add_rows
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 

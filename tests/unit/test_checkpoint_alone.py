@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from runyard_trainer.checkpoint import Checkpointer, select_retained
+from runyard_trainer.checkpoints.checkpointer import Checkpointer, select_retained
+from runyard_trainer.checkpoints.head import CheckpointEntry, Head
 from runyard_trainer.context import World
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.head import CheckpointEntry, Head
 from runyard_trainer.storage.base import Location, StorageUnavailable
 from runyard_trainer.storage.open import open_store
 

@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from runyard_trainer.checkpoint_files import CheckpointFolder, Manifest, PlainLoadPlanner, VerifiedReader, describe_file
+from runyard_trainer.checkpoints.files import (
+    CheckpointFolder,
+    Manifest,
+    PlainLoadPlanner,
+    VerifiedReader,
+    describe_file,
+)
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.storage.open import open_store
 from torch.distributed import checkpoint

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from runyard_trainer.data.dataset.dataset import DatasetInfo
-from runyard_trainer.embeddings import add_rows
+from runyard_trainer.models.embeddings import add_rows
 from transformers import AutoConfig, AutoModelForCausalLM
 
 NEW = [[3, 5], [1, 2, 4], [7, 7]]

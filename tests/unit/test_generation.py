@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from runyard_trainer.contract.exits import ExitCode, UserError
-from runyard_trainer.generation import add_ends, parse_generation, read_ends, take_file, write_generation
+from runyard_trainer.models.generation import add_ends, parse_generation, read_ends, take_file, write_generation
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runyard_trainer.checkpoints.head import CheckpointEntry, Head
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.reports import Result
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.head import CheckpointEntry, Head
 from runyard_trainer.storage.base import Location, PreconditionFailed
 from runyard_trainer.storage.open import open_store
 

@@ -9,7 +9,6 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runyard_trainer.checks import check_model, has_token_types
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.objectives import MASKED_OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
@@ -26,7 +25,8 @@ from runyard_trainer.data.sources.rows import Problem, Row
 from runyard_trainer.data.tokenizers.encoders import train_encoder_tokenizer
 from runyard_trainer.data.tokenizers.extension import extend_tokenizer, sample_texts
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, load_tokenizer, train_tokenizer
-from runyard_trainer.model_folder import digest_of
+from runyard_trainer.models.config import check_model, has_token_types
+from runyard_trainer.models.folder import digest_of
 from runyard_trainer.progress_log import ProgressLog
 from runyard_trainer.storage.base import Location, PreconditionFailed
 from runyard_trainer.storage.open import open_store

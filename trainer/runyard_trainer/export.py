@@ -28,18 +28,18 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import PreTrainedModel
 
-from runyard_trainer.adapter import load_whole, merge
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses, Result
 from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.manifest import StreamInfo, check_sha256
-from runyard_trainer.four_bits import packed_layers
-from runyard_trainer.generation import Generation, add_ends, list_ends, write_generation
 from runyard_trainer.judge import INSTRUCTIONS, Judging
 from runyard_trainer.lineage import build_lineage, read_source_lineage
 from runyard_trainer.model import build_empty_model
-from runyard_trainer.model_folder import CARD_NAME, digest_of, files_of
+from runyard_trainer.models.adapter import load_whole, merge
+from runyard_trainer.models.folder import CARD_NAME, digest_of, files_of
+from runyard_trainer.models.generation import Generation, add_ends, list_ends, write_generation
+from runyard_trainer.models.quantized import packed_layers
 from runyard_trainer.objectives import build_objective
 from runyard_trainer.ranks.distributed import run_on_rank_0
 from runyard_trainer.report import RunSummary, TrainedRun, render_card, render_report

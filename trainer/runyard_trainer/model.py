@@ -28,21 +28,21 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from runyard_trainer.adapter import add_adapter, has_dropout
-from runyard_trainer.buffers import buffers_kept, spread_buffers
-from runyard_trainer.checks import check_model, check_vocabulary, classes_of
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.training import Training
 from runyard_trainer.data.dataset.dataset import DatasetInfo
-from runyard_trainer.embeddings import add_rows
-from runyard_trainer.four_bits import check_packable, pack_weights, prepare_packing
-from runyard_trainer.generation import Generation, parse_generation, take_file
-from runyard_trainer.model_folder import download_model
+from runyard_trainer.models.adapter import add_adapter, has_dropout
+from runyard_trainer.models.buffers import buffers_kept, spread_buffers
+from runyard_trainer.models.config import check_model, check_vocabulary, classes_of
+from runyard_trainer.models.embeddings import add_rows
+from runyard_trainer.models.folder import download_model
+from runyard_trainer.models.generation import Generation, parse_generation, take_file
+from runyard_trainer.models.quantized import check_packable, pack_weights, prepare_packing
+from runyard_trainer.models.source_checkpoint import load_checkpoint_weights
 from runyard_trainer.objectives import Objective, ObjectiveModule, Traits
 from runyard_trainer.ranks.distributed import run_on_rank_0
-from runyard_trainer.source_checkpoint import load_checkpoint_weights
 
 if TYPE_CHECKING:
     from peft import PeftModel

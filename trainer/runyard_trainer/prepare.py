@@ -19,14 +19,6 @@ from tempfile import TemporaryDirectory
 
 from transformers import PretrainedConfig
 
-from runyard_trainer.checks import (
-    check_enough_data,
-    check_model,
-    check_vocabulary,
-    classes_of,
-    count_positions,
-    has_token_types,
-)
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract.data import DEFAULT_NOISE_CLIP
 from runyard_trainer.contract.exits import ExitCode, UserError
@@ -44,6 +36,14 @@ from runyard_trainer.dataset_writer import Files, list_files, tokenizer_source, 
 from runyard_trainer.estimate import estimate_run
 from runyard_trainer.judge import build_prompts
 from runyard_trainer.learnable import check_batch, check_rate, check_targets
+from runyard_trainer.models.config import (
+    check_enough_data,
+    check_model,
+    check_vocabulary,
+    classes_of,
+    count_positions,
+    has_token_types,
+)
 from runyard_trainer.preview import Preview, show_rows
 from runyard_trainer.row_samples import read_samples
 from runyard_trainer.storage.base import Location, NotFound, PreconditionFailed

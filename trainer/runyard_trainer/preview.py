@@ -17,7 +17,6 @@ from typing import Any
 
 from pydantic import Field
 
-from runyard_trainer.checks import check_enough_data, check_model, check_vocabulary
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.objectives import Mode
 from runyard_trainer.contract.recipe import Recipe
@@ -35,6 +34,7 @@ from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, load_to
 from runyard_trainer.dataset_writer import choose, gather_held_out, list_files, write_dataset
 from runyard_trainer.estimate import estimate_run
 from runyard_trainer.learnable import check_batch, check_rate, check_targets
+from runyard_trainer.models.config import check_enough_data, check_model, check_vocabulary
 from runyard_trainer.row_samples import Sample, name_places, read_samples, store_samples
 from runyard_trainer.storage.open import open_store
 

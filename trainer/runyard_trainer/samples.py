@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from runyard_trainer.generation import read_ends
+from runyard_trainer.models.generation import read_ends
 
 MAX_PARAMETERS = 300_000_000
 """A larger model is not asked: it would write on rank 0's CPU while every GPU waits."""

@@ -31,7 +31,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 
 from runyard_trainer.batches import Batches
-from runyard_trainer.checkpoint import Checkpointer
+from runyard_trainer.checkpoints.checkpointer import Checkpointer
+from runyard_trainer.checkpoints.head import Head
 from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.recipe import Recipe
@@ -43,7 +44,6 @@ from runyard_trainer.data.records.kinds import kind_of, parts_of
 from runyard_trainer.data.run_length import count_steps, read_batch
 from runyard_trainer.evaluate import evaluate_model
 from runyard_trainer.export import export_run
-from runyard_trainer.head import Head
 from runyard_trainer.judge import FrozenPrompts, Judging, Pair
 from runyard_trainer.micro_batch import choose_micro_batch
 from runyard_trainer.model import ShardedModule, load_model, resolve_precision

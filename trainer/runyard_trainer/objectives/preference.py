@@ -29,11 +29,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from runyard_trainer.adapter import adapter_left_out
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import DatasetInfo
 from runyard_trainer.data.dataset.token_shards import IGNORED
 from runyard_trainer.data.records.base import Sample
+from runyard_trainer.models.adapter import adapter_left_out
 from runyard_trainer.objectives import causal_lm
 from runyard_trainer.objectives.base import Fact, MicroBatch, Objective, Traits, pad
 from runyard_trainer.objectives.causal_lm import MAX_LOGITS_BYTES, CausalLM, project_cross_entropy

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.embeddings import embeddings_of
+from runyard_trainer.models.embeddings import embeddings_of
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -5,12 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.head import HEAD_NAME, CheckpointEntry, HeadState
-from runyard_trainer.storage.base import Location, NotFound
 from runyard_trainer.storage.open import open_store
 
 CARD_NAME = "README.md"
@@ -55,30 +51,3 @@ def download_model(recipe: Recipe, folder: Path) -> None:
             "there now. Start from that one by its own digest, or bring the wanted one back",
             ExitCode.DATA_ERROR,
         )
-
-
-def find_checkpoint(recipe: Recipe) -> tuple[Location, CheckpointEntry]:
-    """The output that the folder at `model.uri` lies in, and its checkpoint of `model.step`.
-
-    Raises:
-        UserError: DATA_ERROR where there is none.
-    """
-    assert recipe.model.uri is not None
-    output = open_store(recipe.model.uri, recipe.storage, "model.uri").parent
-    try:
-        head = HeadState.model_validate_json((output / HEAD_NAME).get().data)
-    except (NotFound, ValidationError) as error:
-        raise UserError(
-            f"model.step: no run's {HEAD_NAME} lies beside {recipe.model.uri}, so there are no checkpoints: remove "
-            "model.step, or name the model folder that the run has left",
-            ExitCode.DATA_ERROR,
-        ) from error
-    kept = {entry.step: entry for entry in head.entries}
-    if recipe.model.step not in kept:
-        steps = ", ".join(map(str, sorted(kept))) or "none"
-        raise UserError(
-            f"model.step: {output} has no checkpoint of step {recipe.model.step}; kept are {steps}. Name one of these "
-            "(checkpoint.keepEverySteps keeps more)",
-            ExitCode.DATA_ERROR,
-        )
-    return output, kept[recipe.model.step]

@@ -31,8 +31,8 @@ from torch.distributed.checkpoint.planner import LoadPlan, ReadItem, SavePlan, S
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.serialization import _get_layout
 
+from runyard_trainer.checkpoints.head import CheckpointEntry
 from runyard_trainer.contract.reports import Report
-from runyard_trainer.head import CheckpointEntry
 from runyard_trainer.storage.base import Location, NotFound
 from runyard_trainer.storage.disk import told_when_full
 from runyard_trainer.storage.lock import locked

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from runyard_trainer.buffers import persistent_buffers
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.data.dataset.dataset import DatasetInfo
+from runyard_trainer.models.buffers import persistent_buffers
 
 
 def embeddings_of(model: PreTrainedModel) -> list[nn.Module]:

@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch.distributed.checkpoint.state_dict_loader import load
 from transformers import PreTrainedModel
 
-from runyard_trainer.checkpoint_files import CheckpointFolder, Corrupt, PlainLoadPlanner, VerifiedReader, read_manifest
+from runyard_trainer.checkpoints.files import CheckpointFolder, Corrupt, PlainLoadPlanner, VerifiedReader, read_manifest
+from runyard_trainer.checkpoints.head import HEAD_NAME, CheckpointEntry, HeadState
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.model_folder import find_checkpoint
+from runyard_trainer.storage.base import Location, NotFound
+from runyard_trainer.storage.open import open_store
 
 WEIGHTS_PREFIX = "sharded.weights.model."
 """Of the model's weights among all that a checkpoint holds."""
@@ -52,3 +55,30 @@ def load_checkpoint_weights(model: PreTrainedModel, recipe: Recipe, scratch_dir:
 def _own_weights(model: PreTrainedModel) -> Mapping[str, torch.Tensor]:
     """Those that training saves: parameters, tied ones once."""
     return {name: parameter.data for name, parameter in model.named_parameters()}
+
+
+def find_checkpoint(recipe: Recipe) -> tuple[Location, CheckpointEntry]:
+    """The output that the folder at `model.uri` lies in, and its checkpoint of `model.step`.
+
+    Raises:
+        UserError: DATA_ERROR where there is none.
+    """
+    assert recipe.model.uri is not None
+    output = open_store(recipe.model.uri, recipe.storage, "model.uri").parent
+    try:
+        head = HeadState.model_validate_json((output / HEAD_NAME).get().data)
+    except (NotFound, ValidationError) as error:
+        raise UserError(
+            f"model.step: no run's {HEAD_NAME} lies beside {recipe.model.uri}, so there are no checkpoints: remove "
+            "model.step, or name the model folder that the run has left",
+            ExitCode.DATA_ERROR,
+        ) from error
+    kept = {entry.step: entry for entry in head.entries}
+    if recipe.model.step not in kept:
+        steps = ", ".join(map(str, sorted(kept))) or "none"
+        raise UserError(
+            f"model.step: {output} has no checkpoint of step {recipe.model.step}; kept are {steps}. Name one of these "
+            "(checkpoint.keepEverySteps keeps more)",
+            ExitCode.DATA_ERROR,
+        )
+    return output, kept[recipe.model.step]

@@ -32,9 +32,9 @@ from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.manifest import StreamInfo
 from runyard_trainer.data.filters.screening import tell_left_out
 from runyard_trainer.data.records.kinds import kind_of
-from runyard_trainer.four_bits import check_packable
-from runyard_trainer.generation import GENERATION_NAME, parse_generation
-from runyard_trainer.model_folder import find_checkpoint
+from runyard_trainer.models.generation import GENERATION_NAME, parse_generation
+from runyard_trainer.models.quantized import check_packable
+from runyard_trainer.models.source_checkpoint import find_checkpoint
 from runyard_trainer.storage.base import Location, NotFound
 from runyard_trainer.storage.open import open_store
 

@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.stateful import Stateful
 
-from runyard_trainer.checkpoint_files import (
+from runyard_trainer.checkpoints.files import (
     CHECKPOINTS_NAME,
     MANIFEST_NAME,
     CheckpointFolder,
@@ -46,10 +46,10 @@ from runyard_trainer.checkpoint_files import (
     read_manifest,
     upload_file,
 )
+from runyard_trainer.checkpoints.head import CheckpointEntry, Head
 from runyard_trainer.context import World
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.reports import CommittedCheckpoint
-from runyard_trainer.head import CheckpointEntry, Head
 from runyard_trainer.ranks.agreement import Agreement
 from runyard_trainer.storage.base import Location, StorageUnavailable
 from runyard_trainer.storage.patient import be_patient
