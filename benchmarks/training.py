@@ -34,7 +34,7 @@ from runyard_trainer.data.order import Order
 from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.model import fit_to_tokenizer, initialize_model, resolve_precision
 from runyard_trainer.models.config import check_model
-from runyard_trainer.objectives import build_objective
+from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.objectives.causal_lm import CausalLM, probe
 from runyard_trainer.optimizer import build_optimizer
 from runyard_trainer.prepare import prepare

@@ -15,7 +15,7 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import open_dataset, read_resolved
 from runyard_trainer.model import load_model
 from runyard_trainer.models.buffers import persistent_buffers, spread_buffers
-from runyard_trainer.objectives import build_objective
+from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.storage.open import open_store
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn

@@ -13,7 +13,7 @@ from runyard_trainer.data.dataset.dataset import Dataset, open_dataset, read_res
 from runyard_trainer.data.dataset.token_shards import IGNORED
 from runyard_trainer.data.order import Order, seed_of
 from runyard_trainer.data.records.kinds import kind_of
-from runyard_trainer.objectives import build_objective
+from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.storage.open import open_store
 from sklearn.metrics import accuracy_score
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer

@@ -17,7 +17,7 @@ from runyard_trainer.data.dataset.dataset import Dataset, open_dataset, read_res
 from runyard_trainer.data.order import Order
 from runyard_trainer.model import fit_to_tokenizer, initialize_model
 from runyard_trainer.models.config import check_model
-from runyard_trainer.objectives import build_objective
+from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.storage.open import open_store
 from transformers import Trainer, TrainingArguments
 

@@ -12,7 +12,7 @@ import torch
 from runyard_trainer import self_replay
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.objectives import Traits
+from runyard_trainer.objectives.base import Traits
 from runyard_trainer.objectives.causal_lm import CausalLM
 from runyard_trainer.self_replay import GROUP_SEQUENCES
 from runyard_trainer.storage.open import open_store

@@ -25,7 +25,7 @@ from runyard_trainer.contract.reports import PodReport
 from runyard_trainer.data.dataset.dataset import open_dataset, read_resolved
 from runyard_trainer.data.order import Order
 from runyard_trainer.data.records.kinds import kind_of
-from runyard_trainer.objectives import build_objective
+from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.storage.open import open_store
 from runyard_trainer.train import train
 

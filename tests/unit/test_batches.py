@@ -14,7 +14,7 @@ from runyard_trainer.data.dataset.dataset import DatasetInfo, open_dataset
 from runyard_trainer.data.dataset.token_shards import IGNORED, ShardWriter
 from runyard_trainer.data.order import Order
 from runyard_trainer.data.records.text import PackedText
-from runyard_trainer.objectives import Objective
+from runyard_trainer.objectives.base import Objective
 from runyard_trainer.objectives.causal_lm import CausalLM, collate, count_predicted, probe
 from runyard_trainer.storage.open import open_store
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.data.dataset.token_shards import IGNORED
-from runyard_trainer.objectives import Traits
+from runyard_trainer.objectives.base import Traits
 from runyard_trainer.objectives.causal_lm import CausalLM, probe, project_cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -23,7 +23,7 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.example_shards import Examples
 from runyard_trainer.data.order import rank_starts
-from runyard_trainer.objectives import ObjectiveModule
+from runyard_trainer.objectives.base import ObjectiveModule
 from runyard_trainer.ranks.distributed import gather_in_order, run_on_rank_0
 
 MAX_QUESTIONS = 64

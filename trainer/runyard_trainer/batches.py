@@ -10,7 +10,7 @@ from types import TracebackType
 from runyard_trainer.context import World
 from runyard_trainer.data.order import Order, Place, seed_of
 from runyard_trainer.data.records.base import Samples
-from runyard_trainer.objectives import MicroBatch, Objective
+from runyard_trainer.objectives.base import MicroBatch, Objective
 
 _STEPS_AHEAD = 2
 

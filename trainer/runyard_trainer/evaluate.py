@@ -30,7 +30,8 @@ from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.order import rank_starts, seed_of
 from runyard_trainer.data.records.base import Sample, Samples
 from runyard_trainer.data.records.kinds import kind_of
-from runyard_trainer.objectives import Fact, MicroBatch, Objective, ObjectiveModule, build_objective
+from runyard_trainer.objectives.base import Fact, MicroBatch, Objective, ObjectiveModule
+from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.ranks.distributed import gather_in_order, sum_over_ranks
 
 

@@ -40,7 +40,7 @@ from runyard_trainer.models.adapter import load_whole, merge
 from runyard_trainer.models.folder import CARD_NAME, digest_of, files_of
 from runyard_trainer.models.generation import Generation, add_ends, list_ends, write_generation
 from runyard_trainer.models.quantized import packed_layers
-from runyard_trainer.objectives import build_objective
+from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.ranks.distributed import run_on_rank_0
 from runyard_trainer.report import RunSummary, TrainedRun, render_card, render_report
 from runyard_trainer.samples import choose_prompts, write_samples

@@ -41,7 +41,7 @@ from runyard_trainer.models.folder import download_model
 from runyard_trainer.models.generation import Generation, parse_generation, take_file
 from runyard_trainer.models.quantized import check_packable, pack_weights, prepare_packing
 from runyard_trainer.models.source_checkpoint import load_checkpoint_weights
-from runyard_trainer.objectives import Objective, ObjectiveModule, Traits
+from runyard_trainer.objectives.base import Objective, ObjectiveModule, Traits
 from runyard_trainer.ranks.distributed import run_on_rank_0
 
 if TYPE_CHECKING:

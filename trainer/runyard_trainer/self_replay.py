@@ -28,7 +28,7 @@ from runyard_trainer.data.dataset.token_shards import pack
 from runyard_trainer.data.order import seed_of
 from runyard_trainer.data.records.base import Sample
 from runyard_trainer.data.records.text import to_sample
-from runyard_trainer.objectives import ObjectiveModule
+from runyard_trainer.objectives.base import ObjectiveModule
 from runyard_trainer.ranks.distributed import run_on_rank_0, sum_over_ranks
 from runyard_trainer.storage.base import Location
 

@@ -17,7 +17,7 @@ from runyard_trainer.contract.training import Training
 from runyard_trainer.data.order import seed_of
 from runyard_trainer.model import ShardedModule
 from runyard_trainer.models.buffers import buffers_kept
-from runyard_trainer.objectives import Objective
+from runyard_trainer.objectives.base import Objective
 from runyard_trainer.optimizer import clip_gradients
 from runyard_trainer.ranks.distributed import sum_over_ranks
 

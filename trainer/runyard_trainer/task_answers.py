@@ -18,7 +18,7 @@ from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.manifest import check_sha256
 from runyard_trainer.data.order import rank_starts
 from runyard_trainer.judge import FrozenPrompts
-from runyard_trainer.objectives import ObjectiveModule
+from runyard_trainer.objectives.base import ObjectiveModule
 from runyard_trainer.ranks.distributed import gather_in_order, run_on_rank_0
 from runyard_trainer.tasks import FrozenTask, FrozenTasks, score_choices, score_texts
 

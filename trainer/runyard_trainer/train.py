@@ -48,7 +48,7 @@ from runyard_trainer.judge import FrozenPrompts, Judging, Pair
 from runyard_trainer.micro_batch import choose_micro_batch
 from runyard_trainer.model import ShardedModule, load_model, resolve_precision
 from runyard_trainer.monitor import Monitor, StopRequest
-from runyard_trainer.objectives import build_objective
+from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.optimizer import build_optimizer, learning_rate, set_learning_rate
 from runyard_trainer.own_tokens import Subject, as_it_came, restate
 from runyard_trainer.ranks.distributed import joined_ranks, run_on_rank_0, select_device
