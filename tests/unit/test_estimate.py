@@ -6,7 +6,7 @@ import pytest
 import torch
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.run_length import Batch
-from runyard_trainer.estimate import count_flops_per_token, count_matrix_weights, estimate_run
+from runyard_trainer.preparation.estimate import count_flops_per_token, count_matrix_weights, estimate_run
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 

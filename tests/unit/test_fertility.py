@@ -9,7 +9,7 @@ import pytest
 from runyard_trainer.contract.reports import Fertility
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.tokenizers.tokenizer import FertilityCounter, train_tokenizer
-from runyard_trainer.preview import preview_run
+from runyard_trainer.preparation.preview import preview_run
 from runyard_trainer.storage.open import open_store
 
 from tests.places import Place

@@ -12,7 +12,7 @@ import pytest
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.reports import PodReport
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.preview import preview_run
+from runyard_trainer.preparation.preview import preview_run
 from runyard_trainer.step import StepResult
 from runyard_trainer.storage.open import open_store
 from runyard_trainer.train import TrainState, count_non_finite

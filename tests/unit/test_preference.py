@@ -16,7 +16,7 @@ from runyard_trainer.data.records.preference import AnswerPairEncoder, parse_ans
 from runyard_trainer.data.sources.rows import Row
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, train_tokenizer
 from runyard_trainer.objectives.preference import collate, disable_dropout, score, split_pair
-from runyard_trainer.prepare import resolve_method
+from runyard_trainer.preparation.resolve import resolve_method
 from torch import nn
 
 PAIR = {"prompt": "the cat is", "chosen": " good", "rejected": " very bad"}

@@ -14,8 +14,8 @@ import yaml
 from runyard.cli.preview import print_preview
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.preview import Preview, preview_run
-from runyard_trainer.row_samples import SAMPLED_ROWS
+from runyard_trainer.preparation.first_rows import SAMPLED_ROWS
+from runyard_trainer.preparation.preview import Preview, preview_run
 from runyard_trainer.storage.open import open_store
 
 from tests.places import Place

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from runyard_trainer import dataset_writer
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.dataset.dataset import read_resolved
 from runyard_trainer.data.filters.screening import Reason
 from runyard_trainer.data.filters.selection import choose_documents
-from runyard_trainer.preview import preview_run
+from runyard_trainer.preparation import dataset_writer
+from runyard_trainer.preparation.preview import preview_run
 from runyard_trainer.storage.open import open_store
 
 from tests.places import Place

@@ -13,8 +13,8 @@ from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.order import Part
 from runyard_trainer.data.records.base import Samples
 from runyard_trainer.data.records.kinds import kind_of, parts_of
-from runyard_trainer.preview import preview_run
-from runyard_trainer.row_samples import SAMPLED_ROWS
+from runyard_trainer.preparation.first_rows import SAMPLED_ROWS
+from runyard_trainer.preparation.preview import preview_run
 from runyard_trainer.storage.open import open_store
 
 from tests.places import Place

@@ -146,7 +146,7 @@ def alone_command(path: Path, env: Mapping[str, str]) -> PodReport:
 def preview_command(path: Path, _: Mapping[str, str]) -> PodReport:
     """Print what a run will train on; nobody watches it, so the log is left out."""
     logging.getLogger().setLevel(logging.WARNING)
-    from runyard_trainer.preview import preview_run  # deferred, as above
+    from runyard_trainer.preparation.preview import preview_run  # deferred, as above
 
     print(preview_run(read_recipe(path)).to_json())  # noqa: T201 - the result
     return PodReport(reason="Completed")

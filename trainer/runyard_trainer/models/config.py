@@ -28,10 +28,6 @@ from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.models import ScratchModel
 from runyard_trainer.contract.objectives import MASKED_OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.data.dataset.dataset import Dataset
-from runyard_trainer.data.dataset.manifest import StreamInfo
-from runyard_trainer.data.filters.screening import tell_left_out
-from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.models.generation import GENERATION_NAME, parse_generation
 from runyard_trainer.models.quantized import check_packable
 from runyard_trainer.models.source_checkpoint import find_checkpoint
@@ -226,27 +222,3 @@ def classes_of(config: PretrainedConfig) -> list[str]:
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-def check_enough_data(dataset: Dataset, recipe: Recipe) -> None:
-    """Refuse what leaves nothing to train on, or to replay.
-
-    Raises:
-        UserError: DATA_ERROR.
-    """
-    for name, field in (("train", "data.train"), ("replay", "data.replay.sources")):
-        if name == "replay" and (recipe.data.replay is None or recipe.data.replay.sources is None):
-            continue
-        if len(kind_of(recipe, name).open_samples(dataset, name, recipe)):
-            continue
-        stream = dataset.info.streams[name]
-        aside = tell_left_out(stream)
-        held_out = dataset.info.streams.get("validation", StreamInfo()).documents
-        if name == "train" and recipe.data.validation.sources is None and held_out:
-            aside = [f"{held_out} held out by data.validation.fraction", *aside]
-        besides = f" besides {', '.join(aside)}" if aside else ""
-        raise UserError(
-            f"{field} has {stream.documents} documents with {stream.tokens} tokens{besides}: less than one sequence "
-            f"of training.sequenceLength {recipe.training.sequence_length}. Give more text, or shorter sequences",
-            ExitCode.DATA_ERROR,
-        )

@@ -27,10 +27,10 @@ from runyard_trainer.data.tokenizers.extension import extend_tokenizer, sample_t
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, load_tokenizer, train_tokenizer
 from runyard_trainer.models.config import check_model, has_token_types
 from runyard_trainer.models.folder import digest_of
-from runyard_trainer.progress_log import ProgressLog
+from runyard_trainer.preparation.progress_log import ProgressLog
+from runyard_trainer.preparation.stream_writer import BASE_PREFIX, StreamWriter, text_of
 from runyard_trainer.storage.base import Location, PreconditionFailed
 from runyard_trainer.storage.open import open_store
-from runyard_trainer.stream_writer import BASE_PREFIX, StreamWriter, text_of
 
 _LOGGED_ROWS = 10
 """Of those that are left out, for somebody to see what they are like."""

@@ -15,7 +15,7 @@ from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.data.sources.listing import SourceFile
 from runyard_trainer.data.sources.reading import read_rows
 from runyard_trainer.data.sources.rows import BadRecord, Problem, Row
-from runyard_trainer.dataset_writer import Files
+from runyard_trainer.preparation.dataset_writer import Files
 from runyard_trainer.storage.open import open_store
 
 SAMPLED_ROWS = 200

@@ -7,7 +7,10 @@ from fractions import Fraction
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import Dataset
+from runyard_trainer.data.dataset.manifest import StreamInfo
+from runyard_trainer.data.filters.screening import tell_left_out
 from runyard_trainer.data.order import count_replayed
+from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.data.run_length import count_places, is_batch_given
 
 _SMALLEST_CHANGE = 1e-12
@@ -78,5 +81,29 @@ def check_targets(dataset: Dataset, recipe: Recipe) -> None:
         raise UserError(
             f"data.train has {train.documents} documents of one token each, and the first token of a document is "
             "predicted from nothing, so nothing would be learned: give longer documents",
+            ExitCode.DATA_ERROR,
+        )
+
+
+def check_enough_data(dataset: Dataset, recipe: Recipe) -> None:
+    """Refuse what leaves nothing to train on, or to replay.
+
+    Raises:
+        UserError: DATA_ERROR.
+    """
+    for name, field in (("train", "data.train"), ("replay", "data.replay.sources")):
+        if name == "replay" and (recipe.data.replay is None or recipe.data.replay.sources is None):
+            continue
+        if len(kind_of(recipe, name).open_samples(dataset, name, recipe)):
+            continue
+        stream = dataset.info.streams[name]
+        aside = tell_left_out(stream)
+        held_out = dataset.info.streams.get("validation", StreamInfo()).documents
+        if name == "train" and recipe.data.validation.sources is None and held_out:
+            aside = [f"{held_out} held out by data.validation.fraction", *aside]
+        besides = f" besides {', '.join(aside)}" if aside else ""
+        raise UserError(
+            f"{field} has {stream.documents} documents with {stream.tokens} tokens{besides}: less than one sequence "
+            f"of training.sequenceLength {recipe.training.sequence_length}. Give more text, or shorter sequences",
             ExitCode.DATA_ERROR,
         )

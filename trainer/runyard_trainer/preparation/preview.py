@@ -31,11 +31,11 @@ from runyard_trainer.data.run_length import count_steps, resolve_batch
 from runyard_trainer.data.sources.reading import MAX_DROPPED_SHARE
 from runyard_trainer.data.sources.rows import Problem
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, load_tokenizer
-from runyard_trainer.dataset_writer import choose, gather_held_out, list_files, write_dataset
-from runyard_trainer.estimate import estimate_run
-from runyard_trainer.learnable import check_batch, check_rate, check_targets
-from runyard_trainer.models.config import check_enough_data, check_model, check_vocabulary
-from runyard_trainer.row_samples import Sample, name_places, read_samples, store_samples
+from runyard_trainer.models.config import check_model, check_vocabulary
+from runyard_trainer.preparation.dataset_writer import choose, gather_held_out, list_files, write_dataset
+from runyard_trainer.preparation.estimate import estimate_run
+from runyard_trainer.preparation.first_rows import Sample, name_places, read_samples, store_samples
+from runyard_trainer.preparation.learnable import check_batch, check_enough_data, check_rate, check_targets
 from runyard_trainer.storage.open import open_store
 
 _SHOWN_ROWS = 3
