@@ -26,21 +26,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from runyard_trainer.batches import Batches, StepBatches
 from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import Dataset, open_dataset, read_resolved
 from runyard_trainer.data.order import Order
 from runyard_trainer.data.records.kinds import kind_of
-from runyard_trainer.model import fit_to_tokenizer, initialize_model, resolve_precision
 from runyard_trainer.models.config import check_model
 from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.objectives.causal_lm import CausalLM, probe
-from runyard_trainer.optimizer import build_optimizer
 from runyard_trainer.prepare import prepare
 from runyard_trainer.ranks.distributed import select_device
 from runyard_trainer.storage.open import open_store
 from runyard_trainer.train import train
+from runyard_trainer.training.batches import Batches, StepBatches
+from runyard_trainer.training.optimizer import build_optimizer
+from runyard_trainer.training.sharded_model import fit_to_tokenizer, initialize_model, resolve_precision
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 WARM_UP_STEPS = 2

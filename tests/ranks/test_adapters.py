@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from runyard_trainer import model as model_module
 from runyard_trainer import train as train_module
 from runyard_trainer.checkpoints.files import CheckpointFolder, VerifiedReader, read_manifest
 from runyard_trainer.checkpoints.head import HeadState
@@ -24,6 +23,7 @@ from runyard_trainer.export import gather_weights
 from runyard_trainer.models import quantized
 from runyard_trainer.models.quantized import PackedLinear
 from runyard_trainer.storage.open import open_store
+from runyard_trainer.training import sharded_model as model_module
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer

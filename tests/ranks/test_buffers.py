@@ -13,10 +13,10 @@ import torch
 from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import open_dataset, read_resolved
-from runyard_trainer.model import load_model
 from runyard_trainer.models.buffers import persistent_buffers, spread_buffers
 from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.storage.open import open_store
+from runyard_trainer.training.sharded_model import load_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.model import read_model
 from runyard_trainer.models.config import check_model
 from runyard_trainer.objectives.build import build_objective
+from runyard_trainer.training.sharded_model import read_model
 from transformers import AutoModelForSequenceClassification
 
 from tests.ranks.fine_tuning import build_recipe, prepare_run, read_steps, save_model, train_rank, write_rows

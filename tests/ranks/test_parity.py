@@ -15,10 +15,10 @@ import torch
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import Dataset, open_dataset, read_resolved
 from runyard_trainer.data.order import Order
-from runyard_trainer.model import fit_to_tokenizer, initialize_model
 from runyard_trainer.models.config import check_model
 from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.storage.open import open_store
+from runyard_trainer.training.sharded_model import fit_to_tokenizer, initialize_model
 from transformers import Trainer, TrainingArguments
 
 from tests.ranks.prepared import GPT2_WITHOUT_DROPOUT, LENGTH, LLAMA, build_recipe, prepare_corpus, read_losses

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runyard_trainer import self_replay
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.objectives.base import Traits
 from runyard_trainer.objectives.causal_lm import CausalLM
-from runyard_trainer.self_replay import GROUP_SEQUENCES
 from runyard_trainer.storage.open import open_store
+from runyard_trainer.training import self_replay
+from runyard_trainer.training.self_replay import GROUP_SEQUENCES
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.ranks.fine_tuning import CONFIGS, WORDS, build_recipe, prepare_run, save_model, train_rank, write_rows

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import torch
-from runyard_trainer.batches import Batches
 from runyard_trainer.context import World
 from runyard_trainer.contract.exits import ExitCode, Interrupted
 from runyard_trainer.contract.recipe import Recipe
@@ -28,6 +27,7 @@ from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.storage.open import open_store
 from runyard_trainer.train import train
+from runyard_trainer.training.batches import Batches
 
 from tests.ports import free_port
 from tests.ranks.prepared import GPT2, build_context, build_recipe, prepare_corpus, read_losses, read_metrics

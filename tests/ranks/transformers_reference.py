@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import DatasetInfo
-from runyard_trainer.model import read_model
 from runyard_trainer.models.config import check_model
 from runyard_trainer.objectives.build import build_objective
-from runyard_trainer.optimizer import build_optimizer
+from runyard_trainer.training.optimizer import build_optimizer
+from runyard_trainer.training.sharded_model import read_model
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.optimization import get_scheduler
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from runyard_trainer.batches import Batches
 from runyard_trainer.context import World
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.dataset.dataset import DatasetInfo, open_dataset
@@ -17,6 +16,7 @@ from runyard_trainer.data.records.text import PackedText
 from runyard_trainer.objectives.base import Objective
 from runyard_trainer.objectives.causal_lm import CausalLM, collate, count_predicted, probe
 from runyard_trainer.storage.open import open_store
+from runyard_trainer.training.batches import Batches
 
 LENGTH = 8
 ORDER = Order(num_train=20, num_replay=5, replay_fraction=0.25, batch=6, seed=3)

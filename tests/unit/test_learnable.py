@@ -13,9 +13,9 @@ from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.reports import PodReport
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.preparation.preview import preview_run
-from runyard_trainer.step import StepResult
 from runyard_trainer.storage.open import open_store
-from runyard_trainer.train import TrainState, count_non_finite
+from runyard_trainer.training.state import TrainState, count_non_finite
+from runyard_trainer.training.step import StepResult
 
 from tests.places import Place
 

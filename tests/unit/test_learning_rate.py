@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from runyard_trainer.contract.training import Optimizer, Schedule
-from runyard_trainer.optimizer import build_optimizer, learning_rate
+from runyard_trainer.training.optimizer import build_optimizer, learning_rate
 from torch import nn
 from transformers import get_scheduler
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from runyard_trainer.micro_batch import fit_micro_batch
+from runyard_trainer.training.micro_batch import fit_micro_batch
 
 
 @pytest.mark.parametrize(

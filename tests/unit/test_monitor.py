@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from runyard_trainer.contract.reports import CommittedCheckpoint, Progress
-from runyard_trainer.monitor import METRICS_COLUMNS, Monitor, StopRequest, describe, format_duration
+from runyard_trainer.training.monitor import METRICS_COLUMNS, Monitor, StopRequest, describe, format_duration
 
 CHECKPOINT = CommittedCheckpoint(uri="s3://b/checkpoints/step-00000002-e1", step=2, time="2026-01-01T00:00:00Z")
 

@@ -7,7 +7,14 @@ from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses
 from runyard_trainer.contract.training import EarlyStopping
-from runyard_trainer.selection import Candidate, Criterion, check_forgetting, choose_best, find_best_step, is_hopeless
+from runyard_trainer.training.best_model import (
+    Candidate,
+    Criterion,
+    check_forgetting,
+    choose_best,
+    find_best_step,
+    is_hopeless,
+)
 
 BY_LOSS = Criterion(metric=None)
 LIMITED = Criterion(metric=None, general_loss_before=3.0, max_general_loss_increase=0.1)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from runyard_trainer.contract.reports import Losses
-from runyard_trainer.selection import Candidate
 from runyard_trainer.tensorboard_events import build_events
+from runyard_trainer.training.best_model import Candidate
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 METRICS = """step,tokens,loss,learning_rate,grad_norm,tokens_per_second,time

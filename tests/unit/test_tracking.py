@@ -16,10 +16,10 @@ from runyard_trainer.contract.exits import Interrupted, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses
 from runyard_trainer.contract.services import Mlflow
-from runyard_trainer.monitor import Monitor
-from runyard_trainer.selection import Candidate
 from runyard_trainer.tracking import News, Tracker, build_params
 from runyard_trainer.tracking.mlflow import build_authorization, check_mlflow, schedule_run
+from runyard_trainer.training.best_model import Candidate
+from runyard_trainer.training.monitor import Monitor
 
 from tests.mlflow_server import CREDENTIALS, PASSWORD, SmallServer, running_small_server
 from tests.waiting import wait_until

@@ -35,7 +35,6 @@ from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.manifest import StreamInfo, check_sha256
 from runyard_trainer.judge import INSTRUCTIONS, Judging
 from runyard_trainer.lineage import build_lineage, read_source_lineage
-from runyard_trainer.model import build_empty_model
 from runyard_trainer.models.adapter import load_whole, merge
 from runyard_trainer.models.folder import CARD_NAME, digest_of, files_of
 from runyard_trainer.models.generation import Generation, add_ends, list_ends, write_generation
@@ -47,6 +46,7 @@ from runyard_trainer.samples import choose_prompts, write_samples
 from runyard_trainer.storage.base import Location
 from runyard_trainer.storage.disk import told_when_full
 from runyard_trainer.tensorboard_events import build_events
+from runyard_trainer.training.sharded_model import build_empty_model
 from runyard_trainer.words import JUDGE_DEFINITION, OWN_TOKENIZER_DEFINITION, WORDS
 
 MAX_SHARD_SIZE = "5GB"

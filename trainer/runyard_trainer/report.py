@@ -23,8 +23,8 @@ from runyard_trainer.data.filters.screening import tell_left_out
 from runyard_trainer.held_out import HeldOut
 from runyard_trainer.judge import Judged
 from runyard_trainer.samples import Sample
-from runyard_trainer.selection import Candidate
 from runyard_trainer.tasks import FrozenTasks
+from runyard_trainer.training.best_model import Candidate
 from runyard_trainer.words import JUDGE_DEFINITION, WORDS, words_of_metric
 
 _MODES: dict[Mode, str] = {

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from runyard_trainer.contract.reports import Losses
-from runyard_trainer.selection import Candidate
+from runyard_trainer.training.best_model import Candidate
 
 _TAGS = {
     "loss": "train/loss",

@@ -10,7 +10,7 @@ from tensorboardX import SummaryWriter
 
 from runyard_trainer.contract.reports import Losses
 from runyard_trainer.scalars import read_scalars
-from runyard_trainer.selection import Candidate
+from runyard_trainer.training.best_model import Candidate
 
 
 def build_events(metrics_csv: str, before: Losses | None, measured: Iterable[Candidate]) -> bytes:

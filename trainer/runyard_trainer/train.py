@@ -11,30 +11,18 @@ itself is what all would decide, or comes out of a sum over all.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_model_state_dict,
-    set_state_dict,
-)
-from torch.distributed.tensor import DTensor
 
-from runyard_trainer.batches import Batches
 from runyard_trainer.checkpoints.checkpointer import Checkpointer
 from runyard_trainer.checkpoints.head import Head
 from runyard_trainer.context import RunContext, World
-from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
+from runyard_trainer.contract.exits import Interrupted
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses, PodReport, Result
 from runyard_trainer.data.dataset.dataset import DatasetInfo, open_dataset, read_resolved
@@ -45,123 +33,33 @@ from runyard_trainer.data.run_length import count_steps, read_batch
 from runyard_trainer.evaluate import evaluate_model
 from runyard_trainer.export import export_run
 from runyard_trainer.judge import FrozenPrompts, Judging, Pair
-from runyard_trainer.micro_batch import choose_micro_batch
-from runyard_trainer.model import ShardedModule, load_model, resolve_precision
-from runyard_trainer.monitor import Monitor, StopRequest
 from runyard_trainer.objectives.build import build_objective
-from runyard_trainer.optimizer import build_optimizer, learning_rate, set_learning_rate
 from runyard_trainer.own_tokens import Subject, as_it_came, restate
 from runyard_trainer.ranks.distributed import joined_ranks, run_on_rank_0, select_device
 from runyard_trainer.report import TrainedRun
-from runyard_trainer.selection import (
-    Candidate,
+from runyard_trainer.storage.base import Location
+from runyard_trainer.storage.open import open_store
+from runyard_trainer.storage.patient import be_patient
+from runyard_trainer.task_answers import answer_prompts, measure_tasks, read_prompts, read_tasks
+from runyard_trainer.tracking import News, Tracker, build_params
+from runyard_trainer.training.batches import Batches
+from runyard_trainer.training.best_model import (
     build_criterion,
     check_forgetting,
     choose_best,
     find_best_step,
     is_hopeless,
 )
-from runyard_trainer.self_replay import write_replay
-from runyard_trainer.step import Learner, StepResult, take_step
-from runyard_trainer.storage.base import Location
-from runyard_trainer.storage.open import open_store
-from runyard_trainer.storage.patient import be_patient
-from runyard_trainer.task_answers import answer_prompts, measure_tasks, read_prompts, read_tasks
-from runyard_trainer.tracking import News, Tracker, build_params
-from runyard_trainer.watchdog import Watchdog, handle_stall
-
-MAX_NON_FINITE_STEPS = 5
-"""So many steps in a row without a finite loss and gradient end the run."""
+from runyard_trainer.training.micro_batch import choose_micro_batch
+from runyard_trainer.training.monitor import Monitor, StopRequest
+from runyard_trainer.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from runyard_trainer.training.self_replay import write_replay
+from runyard_trainer.training.sharded_model import ShardedModule, load_model, resolve_precision
+from runyard_trainer.training.state import ShardedState, TrainState, Weights, count_non_finite
+from runyard_trainer.training.step import Learner, take_step
+from runyard_trainer.training.watchdog import Watchdog, handle_stall
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class TrainState:
-    """All that resumes besides weights, optimizer and metrics."""
-
-    step: int = 0
-    """Optimizer steps done, skipped ones included."""
-    tokens: int = 0
-    """Trained on."""
-    non_finite_steps: int = 0
-    """Skipped, one after the other, up to now."""
-    before: dict[str, Any] | None = None
-    """`Losses` of the model as it came, per token of the run's tokenizer."""
-    base_answers: list[str] | None = None
-    """What it wrote for the judge to read."""
-    prompts: str | None = None
-    """sha256 of the prompts that these are answers to."""
-    measured: list[dict[str, Any]] = field(default_factory=list)
-    """Every `Candidate` since."""
-    is_stopped_early: bool = False
-    micro_batch: int = 0
-    """Sequences in a forward pass, as it was resolved for `world_size`; 0 until then."""
-    world_size: int = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint: one value, whatever it holds."""
-        return {"json": json.dumps(asdict(self))}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over all values."""
-        self.__dict__.update(json.loads(state["json"]))
-
-    @property
-    def candidates(self) -> list[Candidate]:
-        """What may be exported, in order of step."""
-        return [Candidate(each["step"], Losses(**each["losses"])) for each in self.measured]
-
-    def note_losses(self, losses: Losses) -> None:
-        """The model as it is now was measured."""
-        self.measured.append({"step": self.step, "losses": losses.model_dump()})
-
-
-TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
-"""What is frozen comes from where the run has started, each time: checkpoints do without it. So do buffers."""
-
-
-def trained_only(weights: dict[str, Any]) -> dict[str, Any]:
-    """Without buffers, which are not sharded."""
-    return {name: weight for name, weight in weights.items() if isinstance(weight, DTensor)}
-
-
-@dataclass
-class ShardedState:
-    """The weights that are trained, and the optimizer, as checkpoints take them."""
-
-    module: ShardedModule
-    optimizer: torch.optim.Optimizer
-
-    def state_dict(self) -> dict[str, Any]:
-        """This rank's parts, by name."""
-        weights, optimizer = get_state_dict(self.module, self.optimizer, options=TRAINED_ONLY)
-        return {"weights": trained_only(weights), "optimizer": optimizer}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over this rank's parts."""
-        set_state_dict(
-            self.module,
-            self.optimizer,
-            model_state_dict=state["weights"],
-            optim_state_dict=state["optimizer"],
-            options=TRAINED_ONLY,
-        )
-
-
-@dataclass
-class Weights:
-    """The weights that are trained, alone, as checkpoints give them."""
-
-    module: ShardedModule
-
-    def state_dict(self) -> dict[str, Any]:
-        """This rank's parts, by name."""
-        return {"weights": trained_only(get_model_state_dict(self.module, options=TRAINED_ONLY))}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over this rank's parts."""
-        set_model_state_dict(self.module, state["weights"], options=TRAINED_ONLY)
 
 
 def _exit(report: PodReport) -> None:
@@ -419,25 +317,6 @@ def begin_judging(
 def is_due(step: int, every_steps: int | None) -> bool:
     """Whether it is one of every so many."""
     return every_steps is not None and step % every_steps == 0
-
-
-def count_non_finite(state: TrainState, done: StepResult, total_steps: int) -> None:
-    """Note whether the step was skipped.
-
-    Raises:
-        UserError: NON_FINITE: too many were, one after the other, or all that a short run has.
-    """
-    if done.is_finite:
-        state.non_finite_steps = 0
-        return
-    state.non_finite_steps += 1
-    log.warning("step %d skipped: loss %s, gradient norm %s", state.step, done.loss, done.grad_norm)
-    if state.non_finite_steps >= min(MAX_NON_FINITE_STEPS, total_steps):
-        raise UserError(
-            f"loss or gradient was not finite in {state.non_finite_steps} steps in a row, up to step {state.step}: "
-            "lower training.learningRate, lengthen training.schedule.warmup, or look at the text of those steps",
-            ExitCode.NON_FINITE,
-        )
 
 
 def claim_head(output: Location, recipe: Recipe, context: RunContext) -> tuple[Head | None, Result | None]:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 import torch
 
-from runyard_trainer.batches import StepBatches
 from runyard_trainer.context import World
 from runyard_trainer.contract.training import Training
 from runyard_trainer.data.order import seed_of
-from runyard_trainer.model import ShardedModule
 from runyard_trainer.models.buffers import buffers_kept
 from runyard_trainer.objectives.base import Objective
-from runyard_trainer.optimizer import clip_gradients
 from runyard_trainer.ranks.distributed import sum_over_ranks
+from runyard_trainer.training.batches import StepBatches
+from runyard_trainer.training.optimizer import clip_gradients
+from runyard_trainer.training.sharded_model import ShardedModule
 
 
 @dataclass(frozen=True)

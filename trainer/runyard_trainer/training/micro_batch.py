@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import torch
 
-from runyard_trainer.batches import StepBatches
 from runyard_trainer.data.order import rank_starts
 from runyard_trainer.data.records.base import Sample
 from runyard_trainer.ranks.distributed import min_over_ranks
-from runyard_trainer.step import Learner, accumulate_gradients
+from runyard_trainer.training.batches import StepBatches
+from runyard_trainer.training.step import Learner, accumulate_gradients
 
 CPU_MICRO_BATCH = 8
 
