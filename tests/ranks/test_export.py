@@ -17,7 +17,7 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses, Result
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.dataset.dataset import Dataset, open_dataset, read_resolved
-from runyard_trainer.evaluate import evaluate_model
+from runyard_trainer.evaluation.evaluate import evaluate_model
 from runyard_trainer.export import export_run
 from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.prepare import prepare

@@ -12,9 +12,9 @@ import pytest
 import torch
 from runyard_trainer.context import World
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.evaluation.task_answers import measure_likelihoods
 from runyard_trainer.objectives.base import Traits
 from runyard_trainer.objectives.causal_lm import CausalLM
-from runyard_trainer.task_answers import measure_likelihoods
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.ranks.chat_models import OPPOSITES, build_prompt_rows, save_chat_model

@@ -6,8 +6,15 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from runyard_trainer.answers import MAX_QUESTIONS, Question, choose_questions, pad_left, score_answers, until_stop
 from runyard_trainer.data.dataset.example_shards import Examples
+from runyard_trainer.evaluation.answers import (
+    MAX_QUESTIONS,
+    Question,
+    choose_questions,
+    pad_left,
+    score_answers,
+    until_stop,
+)
 
 
 def build_examples(*rows: tuple[list[int], list[int]]) -> Examples:

@@ -14,7 +14,7 @@ from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.dataset.dataset import Dataset, DatasetInfo
 from runyard_trainer.data.dataset.token_shards import IGNORED, ShardWriter
 from runyard_trainer.data.records.text import PackedText
-from runyard_trainer.evaluate import Measured, bits_per_byte, evaluate_model, measure
+from runyard_trainer.evaluation.evaluate import Measured, bits_per_byte, evaluate_model, measure
 from runyard_trainer.objectives.base import Objective, ObjectiveModule, Traits
 from runyard_trainer.objectives.causal_lm import collate, probe
 from runyard_trainer.storage.open import open_store

@@ -14,8 +14,9 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Judgement
 from runyard_trainer.contract.services import Judge
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, train_tokenizer
-from runyard_trainer.judge import Judging, Pair, build_prompts
-from runyard_trainer.judge.verdicts import parse_verdict, settle, wilson_interval
+from runyard_trainer.evaluation.judge.judging import Judging, Pair
+from runyard_trainer.evaluation.judge.prompts import build_prompts
+from runyard_trainer.evaluation.judge.verdicts import parse_verdict, settle, wilson_interval
 from runyard_trainer.services.chat_completions import check_judge
 from runyard_trainer.services.http import read_retry_after
 from scipy.stats import binomtest

@@ -10,10 +10,10 @@ import pytest
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, train_tokenizer
-from runyard_trainer.tasks import FrozenTask, FrozenTasks, Item, build_tasks, score_texts
-from runyard_trainer.tasks.build import draw_shots
-from runyard_trainer.tasks.kinds import Question, name_entities
-from runyard_trainer.tasks.scores import find_entities, find_label
+from runyard_trainer.evaluation.tasks.build import build_tasks, draw_shots
+from runyard_trainer.evaluation.tasks.items import FrozenTask, FrozenTasks, Item
+from runyard_trainer.evaluation.tasks.kinds import Question, name_entities
+from runyard_trainer.evaluation.tasks.scores import find_entities, find_label, score_texts
 
 CHOICE = {"prompt": "the cat", "choices": ["a", "b"], "answer": 0}
 WORDS = {"tokens": ["Acme", "fell"], "tags": ["B-ORG", "O"]}

@@ -15,8 +15,8 @@ from runyard_trainer.data.records.question_answering import parse_question
 from runyard_trainer.data.records.sft import KIND, parse_dialogue
 from runyard_trainer.data.records.text import parse_document, parse_text
 from runyard_trainer.data.sources.rows import BadRecord, Row
-from runyard_trainer.judge.prompts import parse_prompt
-from runyard_trainer.tasks.kinds import parse_choices, parse_labelled
+from runyard_trainer.evaluation.judge.prompts import parse_prompt
+from runyard_trainer.evaluation.tasks.kinds import parse_choices, parse_labelled
 
 from tests.unit.bad_records import explain, prepare_lines
 from tests.unit.test_dialogues import CHATML, encode, open_tokenizer

@@ -33,7 +33,8 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses, Result
 from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.manifest import StreamInfo, check_sha256
-from runyard_trainer.judge import INSTRUCTIONS, Judging
+from runyard_trainer.evaluation.judge.judging import Judging
+from runyard_trainer.evaluation.judge.verdicts import INSTRUCTIONS
 from runyard_trainer.lineage import build_lineage, read_source_lineage
 from runyard_trainer.models.adapter import load_whole, merge
 from runyard_trainer.models.folder import CARD_NAME, digest_of, files_of

@@ -11,21 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from transformers import PretrainedConfig
-
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.contract.reports import DataSummary, Estimate, PodReport, Report
-from runyard_trainer.data.dataset.dataset import Dataset, DatasetInfo, Resolved, open_dataset
+from runyard_trainer.contract.reports import DataSummary, Estimate, PodReport
+from runyard_trainer.data.dataset.dataset import DatasetInfo, Resolved, open_dataset
 from runyard_trainer.data.dataset.manifest import StreamInfo
 from runyard_trainer.data.filters.screening import tell_left_out
-from runyard_trainer.data.tokenizers.tokenizer import load_tokenizer
-from runyard_trainer.judge import build_prompts
-from runyard_trainer.models.config import check_model, check_vocabulary, count_positions
+from runyard_trainer.evaluation.questions import freeze_questions
+from runyard_trainer.models.config import check_model, check_vocabulary
 from runyard_trainer.preparation.dataset_writer import list_files, total_bytes, write_dataset
 from runyard_trainer.preparation.first_rows import read_samples
 from runyard_trainer.preparation.key import compute_key, dataset_location
@@ -33,10 +29,9 @@ from runyard_trainer.preparation.learnable import check_batch, check_enough_data
 from runyard_trainer.preparation.output import check_apart, claim_output
 from runyard_trainer.preparation.preview import Preview, show_rows
 from runyard_trainer.preparation.resolve import count_prepared_epoch, estimate_prepared, order_labels, resolve
-from runyard_trainer.storage.base import Location, NotFound
+from runyard_trainer.storage.base import NotFound
 from runyard_trainer.storage.open import open_store
 from runyard_trainer.storage.probe import probe
-from runyard_trainer.tasks import FrozenTasks, build_tasks
 
 log = logging.getLogger(__name__)
 
@@ -115,50 +110,6 @@ def prepare(recipe: Recipe, context: RunContext) -> PodReport:
 
 
 # ------------------------------------------------------------------------------------------------------------- outcome
-
-
-Digests = tuple[str | None, str | None]
-
-
-def freeze_questions(prepared: Dataset, recipe: Recipe, config: PretrainedConfig, scratch_dir: Path) -> Digests:
-    """Leave tasks, and prompts for a judge, beside the prepared data; the sha256 of each, None where there is none."""
-    if not recipe.evaluation.tasks and recipe.evaluation.judge is None:
-        return None, None
-    folder = scratch_dir / "tokenizer"
-    folder.mkdir()
-    location, pieces = prepared.location, tuple(map(tuple, prepared.info.new_tokens))
-    tokenizer = replace(load_tokenizer(location / "tokenizer", folder, "the prepared tokenizer"), pieces=pieces)
-    max_tokens = count_positions(config) or recipe.training.sequence_length
-    tasks = prompts = None
-    if recipe.evaluation.tasks:
-        built = build_tasks(recipe, tokenizer, max_tokens)
-        tell_tasks(built)
-        tasks = freeze(location, "tasks", built)
-    if recipe.evaluation.judge is not None:
-        chosen = build_prompts(recipe, tokenizer, max_tokens)
-        log.info(
-            "a judge will compare answers to %d of %d prompts; %d more do not fit the model",
-            *(len(chosen.prompts), chosen.records, chosen.too_long),
-        )
-        prompts = freeze(location, "prompts", chosen)
-    return tasks, prompts
-
-
-def freeze(location: Location, name: str, value: Report) -> str:
-    """Put it under the sha256 of what it is."""
-    data = value.to_json().encode()
-    digest = hashlib.sha256(data).hexdigest()
-    (location / f"{name}-{digest}.json").put(data)
-    return digest
-
-
-def tell_tasks(tasks: FrozenTasks) -> None:
-    """What will be asked, and what is left out."""
-    for task in tasks.tasks:
-        log.info(
-            "task %s: %d questions, %d more do not fit the model; %d shots dropped for room",
-            *(task.name, len(task.items), task.too_long, task.dropped_shots),
-        )
 
 
 def build_report(record: Resolved, info: DatasetInfo, estimate: Estimate) -> PodReport:

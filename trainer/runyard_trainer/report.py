@@ -20,10 +20,10 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Judgement, Losses
 from runyard_trainer.data.dataset.manifest import StreamInfo
 from runyard_trainer.data.filters.screening import tell_left_out
+from runyard_trainer.evaluation.judge.verdicts import Judged
+from runyard_trainer.evaluation.tasks.items import FrozenTasks
 from runyard_trainer.held_out import HeldOut
-from runyard_trainer.judge import Judged
 from runyard_trainer.samples import Sample
-from runyard_trainer.tasks import FrozenTasks
 from runyard_trainer.training.best_model import Candidate
 from runyard_trainer.words import JUDGE_DEFINITION, WORDS, words_of_metric
 

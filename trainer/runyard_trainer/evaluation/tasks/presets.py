@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from runyard_trainer.data.sources.rows import BadRecord, Row, name_of_type
-from runyard_trainer.tasks.kinds import Question, TaskKind, parse_entities, read_field, read_text
+from runyard_trainer.evaluation.tasks.kinds import Question, TaskKind, parse_entities, read_field, read_text
 
 SENTIMENTS = ("negative", "neutral", "positive")
 _NEUTRAL_SCORE = 0.1

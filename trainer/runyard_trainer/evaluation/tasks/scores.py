@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from runyard_trainer.tasks.items import FrozenTask, Item
+from runyard_trainer.evaluation.tasks.items import FrozenTask, Item
 
 MISSING = "missing"
 """What is told where no answer is found; no label is called so in the scores."""

@@ -12,15 +12,16 @@ from collections.abc import Sequence
 import torch
 from tokenizers import Tokenizer
 
-from runyard_trainer.answers import pad_left, until_stop
 from runyard_trainer.context import World
 from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.manifest import check_sha256
 from runyard_trainer.data.order import rank_starts
-from runyard_trainer.judge import FrozenPrompts
+from runyard_trainer.evaluation.answers import pad_left, until_stop
+from runyard_trainer.evaluation.judge.prompts import FrozenPrompts
+from runyard_trainer.evaluation.tasks.items import FrozenTask, FrozenTasks
+from runyard_trainer.evaluation.tasks.scores import score_choices, score_texts
 from runyard_trainer.objectives.base import ObjectiveModule
 from runyard_trainer.ranks.distributed import gather_in_order, run_on_rank_0
-from runyard_trainer.tasks import FrozenTask, FrozenTasks, score_choices, score_texts
 
 _ASKED_AT_ONCE = 8
 

@@ -18,9 +18,9 @@ from runyard_trainer.contract.tasks import Task
 from runyard_trainer.data.sources.listing import list_source
 from runyard_trainer.data.sources.reading import read_records
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer
-from runyard_trainer.tasks.items import FrozenTask, FrozenTasks, Item
-from runyard_trainer.tasks.kinds import KINDS, Question, TaskKind
-from runyard_trainer.tasks.presets import PRESETS
+from runyard_trainer.evaluation.tasks.items import FrozenTask, FrozenTasks, Item
+from runyard_trainer.evaluation.tasks.kinds import KINDS, Question, TaskKind
+from runyard_trainer.evaluation.tasks.presets import PRESETS
 
 _SPARE_TOKENS = 8
 """That a model may write besides as many as the longest answer has."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runyard_trainer.contract.services import Judge
-from runyard_trainer.judge.verdicts import Comparison, Judged, build_messages, parse_verdict, settle, sum_up
+from runyard_trainer.evaluation.judge.verdicts import Comparison, Judged, build_messages, parse_verdict, settle, sum_up
 
 if TYPE_CHECKING:
     from runyard_trainer.services.chat_completions import JudgeClient

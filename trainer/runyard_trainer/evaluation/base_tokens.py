@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from runyard_trainer.contract.reports import Losses
 from runyard_trainer.data.dataset.dataset import Dataset, DatasetInfo
-from runyard_trainer.judge import FrozenPrompts
-from runyard_trainer.tasks import FrozenTasks
+from runyard_trainer.evaluation.judge.prompts import FrozenPrompts
+from runyard_trainer.evaluation.tasks.items import FrozenTasks
 from runyard_trainer.training.sharded_model import ShardedModule
 
 _PER_TOKEN_METRICS = ("tokenAccuracy",)

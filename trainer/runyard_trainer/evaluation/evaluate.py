@@ -22,7 +22,6 @@ from dataclasses import dataclass
 
 import torch
 
-from runyard_trainer.answers import measure_answers
 from runyard_trainer.context import World
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses
@@ -30,6 +29,7 @@ from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.order import rank_starts, seed_of
 from runyard_trainer.data.records.base import Sample, Samples
 from runyard_trainer.data.records.kinds import kind_of
+from runyard_trainer.evaluation.answers import measure_answers
 from runyard_trainer.objectives.base import Fact, MicroBatch, Objective, ObjectiveModule
 from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.ranks.distributed import gather_in_order, sum_over_ranks

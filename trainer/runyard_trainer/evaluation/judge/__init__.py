@@ -6,11 +6,3 @@
 
 Without torch; the model is asked in `task_answers`.
 """
-
-from __future__ import annotations
-
-from runyard_trainer.judge.judging import Judging, Pair
-from runyard_trainer.judge.prompts import FrozenPrompts, build_prompts
-from runyard_trainer.judge.verdicts import INSTRUCTIONS, Comparison, Judged
-
-__all__ = ["INSTRUCTIONS", "Comparison", "FrozenPrompts", "Judged", "Judging", "Pair", "build_prompts"]
