@@ -19,7 +19,7 @@ from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import open_dataset, read_resolved
 from runyard_trainer.data.records.kinds import kind_of
-from runyard_trainer.export import gather_weights
+from runyard_trainer.export.export import gather_weights
 from runyard_trainer.models import quantized
 from runyard_trainer.models.quantized import PackedLinear
 from runyard_trainer.storage.open import open_store

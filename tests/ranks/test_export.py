@@ -18,10 +18,10 @@ from runyard_trainer.contract.reports import Losses, Result
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.dataset.dataset import Dataset, open_dataset, read_resolved
 from runyard_trainer.evaluation.evaluate import evaluate_model
-from runyard_trainer.export import export_run
+from runyard_trainer.export.export import export_run
+from runyard_trainer.export.report import TrainedRun
 from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.prepare import prepare
-from runyard_trainer.report import TrainedRun
 from runyard_trainer.storage.open import open_store
 from runyard_trainer.training.sharded_model import load_model
 from safetensors.torch import load_file

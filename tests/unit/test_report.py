@@ -10,11 +10,12 @@ from html.parser import HTMLParser
 
 import pytest
 import yaml
-from runyard_trainer.chart import Curve, draw_curve, read_curve, smooth
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Fertility, Losses
 from runyard_trainer.data.dataset.token_shards import StreamInfo
-from runyard_trainer.report import (
+from runyard_trainer.export.chart import Curve, draw_curve, read_curve, smooth
+from runyard_trainer.export.continuations import Sample, choose_prompts
+from runyard_trainer.export.report import (
     RunSummary,
     TrainedRun,
     compare,
@@ -25,7 +26,6 @@ from runyard_trainer.report import (
     render_report,
     verdict,
 )
-from runyard_trainer.samples import Sample, choose_prompts
 
 BEFORE = Losses(domain_loss=5.5, domain_bits_per_byte=2.6, general_loss=3.25, general_bits_per_byte=1.25)
 AFTER = Losses(domain_loss=3.25, domain_bits_per_byte=1.5, general_loss=3.5, general_bits_per_byte=1.375)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from runyard_trainer.contract.reports import Losses
-from runyard_trainer.tensorboard_events import build_events
+from runyard_trainer.tracking.scalars import build_events
 from runyard_trainer.training.best_model import Candidate
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -16,8 +16,8 @@ from runyard_trainer.contract.exits import Interrupted, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses
 from runyard_trainer.contract.services import Mlflow
-from runyard_trainer.tracking import News, Tracker, build_params
 from runyard_trainer.tracking.mlflow import build_authorization, check_mlflow, schedule_run
+from runyard_trainer.tracking.tracker import News, Tracker, build_params
 from runyard_trainer.training.best_model import Candidate
 from runyard_trainer.training.monitor import Monitor
 

@@ -16,7 +16,7 @@ from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.dataset.dataset import read_resolved, write_out
 from runyard_trainer.data.tokenizers.extension import extend_tokenizer, learn_merges, sample_texts
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, open_tokenizer
-from runyard_trainer.export import upload
+from runyard_trainer.export.export import upload
 from runyard_trainer.storage.open import open_store
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, GPT2Tokenizer, GPTNeoXTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer

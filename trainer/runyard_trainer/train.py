@@ -35,14 +35,14 @@ from runyard_trainer.evaluation.evaluate import evaluate_model
 from runyard_trainer.evaluation.judge.judging import Judging, Pair
 from runyard_trainer.evaluation.judge.prompts import FrozenPrompts
 from runyard_trainer.evaluation.task_answers import answer_prompts, measure_tasks, read_prompts, read_tasks
-from runyard_trainer.export import export_run
+from runyard_trainer.export.export import export_run
+from runyard_trainer.export.report import TrainedRun
 from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.ranks.distributed import joined_ranks, run_on_rank_0, select_device
-from runyard_trainer.report import TrainedRun
 from runyard_trainer.storage.base import Location
 from runyard_trainer.storage.open import open_store
 from runyard_trainer.storage.patient import be_patient
-from runyard_trainer.tracking import News, Tracker, build_params
+from runyard_trainer.tracking.tracker import News, Tracker, build_params
 from runyard_trainer.training.batches import Batches
 from runyard_trainer.training.best_model import (
     build_criterion,

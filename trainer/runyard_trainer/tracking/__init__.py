@@ -3,9 +3,3 @@
 mlflow    the few calls of MLflow's REST API, and what its server knows of the run already
 tracker   what is told and when, in a thread of its own
 """
-
-from __future__ import annotations
-
-from runyard_trainer.tracking.tracker import News, Tracker, build_params
-
-__all__ = ["News", "Tracker", "build_params"]

@@ -20,8 +20,8 @@ import aiohttp
 
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.services import Mlflow
-from runyard_trainer.scalars import Scalar
 from runyard_trainer.services.http import Service, ServiceError, open_service
+from runyard_trainer.tracking.scalars import Scalar
 
 Status = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED"]
 

@@ -22,7 +22,7 @@ from runyard_trainer.context import RunContext
 from runyard_trainer.contract.exits import Interrupted
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses
-from runyard_trainer.scalars import read_scalars
+from runyard_trainer.tracking.scalars import read_scalars
 from runyard_trainer.training.best_model import Candidate
 
 if TYPE_CHECKING:

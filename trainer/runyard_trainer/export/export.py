@@ -35,20 +35,20 @@ from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.manifest import StreamInfo, check_sha256
 from runyard_trainer.evaluation.judge.judging import Judging
 from runyard_trainer.evaluation.judge.verdicts import INSTRUCTIONS
-from runyard_trainer.lineage import build_lineage, read_source_lineage
+from runyard_trainer.export.continuations import choose_prompts, write_samples
+from runyard_trainer.export.lineage import build_lineage, read_source_lineage
+from runyard_trainer.export.report import RunSummary, TrainedRun, render_card, render_report
+from runyard_trainer.export.wording import JUDGE_DEFINITION, OWN_TOKENIZER_DEFINITION, WORDS
 from runyard_trainer.models.adapter import load_whole, merge
 from runyard_trainer.models.folder import CARD_NAME, digest_of, files_of
 from runyard_trainer.models.generation import Generation, add_ends, list_ends, write_generation
 from runyard_trainer.models.quantized import packed_layers
 from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.ranks.distributed import run_on_rank_0
-from runyard_trainer.report import RunSummary, TrainedRun, render_card, render_report
-from runyard_trainer.samples import choose_prompts, write_samples
 from runyard_trainer.storage.base import Location
 from runyard_trainer.storage.disk import told_when_full
-from runyard_trainer.tensorboard_events import build_events
+from runyard_trainer.tracking.scalars import build_events
 from runyard_trainer.training.sharded_model import build_empty_model
-from runyard_trainer.words import JUDGE_DEFINITION, OWN_TOKENIZER_DEFINITION, WORDS
 
 MAX_SHARD_SIZE = "5GB"
 EVENTS_FILE = "tensorboard/events.out.tfevents.runyard"

@@ -6,7 +6,11 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
+
+from tensorboardX import SummaryWriter
 
 from runyard_trainer.contract.reports import Losses
 from runyard_trainer.training.best_model import Candidate
@@ -57,3 +61,13 @@ def _read_losses(points: list[tuple[int, Losses]], times: dict[int, float], bega
         found = losses.model_dump(by_alias=True, exclude_none=True, exclude={"tasks"})
         values = {name: value for name, value in found.items() if name != "metrics"} | found.get("metrics", {})
         yield from (Scalar(f"held_out/{name}", value, step, times.get(step, began)) for name, value in values.items())
+
+
+def build_events(metrics_csv: str, before: Losses | None, measured: Iterable[Candidate]) -> bytes:
+    """The content of the event file, of what `read_scalars` finds."""
+    with TemporaryDirectory(prefix="runyard-events-") as folder:
+        with SummaryWriter(folder) as writer:
+            for scalar in read_scalars(metrics_csv, before, measured):
+                writer.add_scalar(scalar.tag, scalar.value, scalar.step, scalar.time_s)
+        (path,) = Path(folder).iterdir()
+        return path.read_bytes()

@@ -22,10 +22,10 @@ from runyard_trainer.data.dataset.manifest import StreamInfo
 from runyard_trainer.data.filters.screening import tell_left_out
 from runyard_trainer.evaluation.judge.verdicts import Judged
 from runyard_trainer.evaluation.tasks.items import FrozenTasks
-from runyard_trainer.held_out import HeldOut
-from runyard_trainer.samples import Sample
+from runyard_trainer.export.chart import HeldOut
+from runyard_trainer.export.continuations import Sample
+from runyard_trainer.export.wording import JUDGE_DEFINITION, WORDS, words_of_metric
 from runyard_trainer.training.best_model import Candidate
-from runyard_trainer.words import JUDGE_DEFINITION, WORDS, words_of_metric
 
 _MODES: dict[Mode, str] = {
     "PreTraining": "Pre-training",
@@ -240,7 +240,7 @@ def read_held_out(trained: TrainedRun) -> HeldOut:
 def render_report(summary: RunSummary) -> str:
     """The page, as HTML."""
     # deferred: matplotlib takes seconds to load, which no rank should wait for before it trains
-    from runyard_trainer.chart import draw_curve, read_curve
+    from runyard_trainer.export.chart import draw_curve, read_curve
 
     curve = read_curve(summary.trained.metrics_csv)
     return _render(
@@ -259,7 +259,7 @@ def render_card(summary: RunSummary, is_adapter: bool = False) -> str:
 
 def _render(template: str, summary: RunSummary, **values: object) -> str:
     environment = Environment(
-        loader=PackageLoader("runyard_trainer"),
+        loader=PackageLoader("runyard_trainer.export"),
         autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -15,7 +15,15 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from runyard_trainer.held_out import HeldOut
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Points of (step, loss); step 0 is the model as it came."""
+
+    domain: Sequence[tuple[int, float]] = ()
+    general: Sequence[tuple[int, float]] = ()
+    exported_step: int | None = None
+
 
 _CSS_COLOURS = {
     "#010101": "var(--ink)",
