@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.reports import PodReport, Result
-from runyard_trainer.launch import build_report, count_oom_kills, find_culprit, fit_report, wait_until_resolved
-from runyard_trainer.workers import Worker
+from runyard_trainer.launch.__main__ import build_report, count_oom_kills, find_culprit, fit_report, wait_until_resolved
+from runyard_trainer.launch.workers import Worker
 
 from tests.waiting import wait_until
 

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.reports import TERMINATION_LOG_PATH, PodReport
-from runyard_trainer.workers import Signals, Worker, Workers
+from runyard_trainer.launch.workers import Signals, Worker, Workers
 
 WORKER_COMMAND = (sys.executable, "-m", "runyard_trainer", "train")
 REPORT_LIMIT_BYTES = 4096

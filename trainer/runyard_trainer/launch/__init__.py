@@ -1,0 +1,1 @@
+"""TODO: draw the flow of launch."""
