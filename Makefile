@@ -32,14 +32,14 @@ lint: setup ## Style, format, types, who imports whom, generated files
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m runyard.crd --check
+	$(BIN)/python -m runyard.api.crd.generate --check
 
 format: setup ## Mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 generate: setup ## Write the CRD from the pydantic models
-	$(BIN)/python -m runyard.crd
+	$(BIN)/python -m runyard.api.crd.generate
 
 bench: setup ## Trained tokens/s: our loop, a bare one, Hugging Face's Trainer
 	$(BIN)/python benchmarks/training.py $(ARGS)

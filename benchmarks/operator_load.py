@@ -32,7 +32,7 @@ import aiohttp
 import psutil
 from instances import open_instance
 from matplotlib.figure import Figure
-from runyard.api import API_VERSION
+from runyard.api.trainingrun import API_VERSION
 from runyard.kube import MERGE_PATCH, Kube, connect
 from runyard_local.instance import Instance
 

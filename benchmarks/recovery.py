@@ -24,7 +24,7 @@ from typing import Any
 import aiohttp
 import psutil
 from instances import open_instance
-from runyard.api import API_VERSION, LABEL_RUN
+from runyard.api.trainingrun import API_VERSION, LABEL_RUN
 from runyard.kube import Kube, connect
 from runyard.progress import find_rank_0
 from runyard_local.instance import BUCKET

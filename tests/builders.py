@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from runyard.api import Condition, ConditionType, Phase, TrainingRunSpec, TrainingRunStatus
+from runyard.api.trainingrun import Condition, ConditionType, Phase, TrainingRunSpec, TrainingRunStatus
 from runyard.render import build_prepare_job, build_train_job
 from runyard.times import format_time
 from runyard.world import Manifest, Run, Settings

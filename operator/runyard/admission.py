@@ -15,7 +15,7 @@ from functools import cached_property
 
 from runyard import pods, rules
 from runyard.amounts import format_quantity, is_charged, name_for_people
-from runyard.api import ConditionType, Phase, QueuePlace, Role, TrainingRunStatus
+from runyard.api.trainingrun import ConditionType, Phase, QueuePlace, Role, TrainingRunStatus
 from runyard.quota import Gang, Quota, Shortage, Ticket, find_ahead, find_shortages, read_quota
 from runyard.situation import Situation, build_delete
 from runyard.status import Decision, find_condition, is_finished

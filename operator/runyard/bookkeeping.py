@@ -23,9 +23,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from runyard import budget
-from runyard.api import API_VERSION, PLURAL
+from runyard.api.gpubudget import BUDGET_KIND, BUDGET_PLURAL, GPUBudgetSpec, GPUBudgetStatus
+from runyard.api.trainingrun import API_VERSION, PLURAL
 from runyard.budget import Ledger, Spent
-from runyard.budget_api import BUDGET_KIND, BUDGET_PLURAL, GPUBudgetSpec, GPUBudgetStatus
 from runyard.cluster import Cluster, Key, collection_path, is_owned_by, merge_patch, parse_run
 from runyard.events import Subject, record_event
 from runyard.kube import MERGE_PATCH, METADATA_ONLY, ApiError

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from runyard.api import Condition
-from runyard.budget_api import GPUBudgetSpec, GPUBudgetStatus, LabelSelector, LabelSelectorRequirement, NamespaceUse
+from runyard.api.gpubudget import GPUBudgetSpec, GPUBudgetStatus, LabelSelector, LabelSelectorRequirement, NamespaceUse
+from runyard.api.trainingrun import Condition
 from runyard.times import format_time
 from runyard.world import Event
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from runyard.api import API_VERSION, KIND, LABEL_RUN_UID, PLURAL, TrainingRunSpec, TrainingRunStatus
+from runyard.api.trainingrun import API_VERSION, KIND, LABEL_RUN_UID, PLURAL, TrainingRunSpec, TrainingRunStatus
 from runyard.kube import MERGE_PATCH, ApiError, Kube
 from runyard.world import Action, Create, Delete, Manifest, Namespace, Observed, PatchStatus, Run
 

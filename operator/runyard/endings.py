@@ -19,7 +19,7 @@ from enum import Enum, auto
 
 from runyard_trainer.contract.exits import ExitCode
 
-from runyard.api import FATAL_EXIT_CODES, LastFailure
+from runyard.api.trainingrun import FATAL_EXIT_CODES, LastFailure
 from runyard.pods import Termination, find_job_failure, is_alive, is_deleting, is_lost, read_termination
 from runyard.remedies import find_remedy
 from runyard.times import format_time, parse_time

@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime
 
-from runyard.api import API_VERSION, KIND
+from runyard.api.trainingrun import API_VERSION, KIND
 from runyard.cluster import Cluster, collection_path
 from runyard.kube import ApiError
 from runyard.world import Event, Manifest, Run

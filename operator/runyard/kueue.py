@@ -15,7 +15,16 @@ from datetime import timedelta
 from types import MappingProxyType
 
 from runyard import kueue_words, pods, render, rules
-from runyard.api import LABEL_ATTEMPT, LABEL_ROLE, LABEL_RUN, LABEL_RUN_UID, Phase, QueuePlace, Role, TrainingRunSpec
+from runyard.api.trainingrun import (
+    LABEL_ATTEMPT,
+    LABEL_ROLE,
+    LABEL_RUN,
+    LABEL_RUN_UID,
+    Phase,
+    QueuePlace,
+    Role,
+    TrainingRunSpec,
+)
 from runyard.situation import Situation, build_delete
 from runyard.status import Decision, count, is_finished
 from runyard.world import Action, Create, Manifest, PatchStatus, Run, Settings

@@ -21,7 +21,7 @@ from datetime import datetime
 from runyard_trainer.contract.reports import Progress
 
 from runyard import pods
-from runyard.api import AttemptGpuSeconds, GpuSeconds, TrainingRunStatus
+from runyard.api.trainingrun import AttemptGpuSeconds, GpuSeconds, TrainingRunStatus
 from runyard.times import parse_time
 from runyard.world import Manifest
 

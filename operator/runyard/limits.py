@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from runyard.api import Limits, TrainingRunStatus
+from runyard.api.trainingrun import Limits, TrainingRunStatus
 from runyard.times import parse_time
 
 

@@ -40,9 +40,9 @@ from typing import Any
 import aiohttp
 from runyard_trainer.contract.exits import UserError
 
-from runyard.api import API_VERSION, PLURAL
+from runyard.api.gpubudget import BUDGET_PLURAL
+from runyard.api.trainingrun import API_VERSION, PLURAL
 from runyard.bookkeeping import Bookkeeper
-from runyard.budget_api import BUDGET_PLURAL
 from runyard.cluster import Cluster, Key, NotLeaderError
 from runyard.kube import ApiError, Kube, connect
 from runyard.lease import Lease, LeaseKey

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runyard.api import Compute, LastFailure, TrainingRunStatus
+from runyard.api.trainingrun import Compute, LastFailure, TrainingRunStatus
 from runyard.endings import Severity
 
 MAX_FAILURES_OF_A_NODE = 2

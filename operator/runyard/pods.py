@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from runyard_trainer.contract.exits import ExitCode
 from runyard_trainer.contract.reports import PodReport
 
-from runyard.api import CONTAINER_NAME, LABEL_ATTEMPT, LABEL_ROLE, LABEL_RUN_UID
+from runyard.api.trainingrun import CONTAINER_NAME, LABEL_ATTEMPT, LABEL_ROLE, LABEL_RUN_UID
 from runyard.times import parse_time
 from runyard.world import Manifest
 

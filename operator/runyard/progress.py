@@ -16,7 +16,7 @@ import aiohttp
 from pydantic import ValidationError
 from runyard_trainer.contract.reports import PROGRESS_PORT, Progress
 
-from runyard.api import LABEL_ATTEMPT, LABEL_ROLE, Role
+from runyard.api.trainingrun import LABEL_ATTEMPT, LABEL_ROLE, Role
 from runyard.cluster import Key
 from runyard.world import Manifest
 

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from runyard.api import Role
+from runyard.api.trainingrun import Role
 from runyard.cluster import collection_path
 from runyard.kube import ApiError, Kube
 from runyard.pods import find_condition, role_of

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from runyard.api import ConditionType, GpuSeconds, Phase, TrainingRunStatus
+from runyard.api.trainingrun import ConditionType, GpuSeconds, Phase, TrainingRunStatus
 from runyard.bookkeeping import Bookkeeper
 from runyard.cluster import Cluster, Key, diff_status
 from runyard.events import record_event, subject_of

@@ -14,7 +14,7 @@ from runyard_trainer.contract.recipe import RECIPE_PATH, Recipe
 from runyard_trainer.contract.reports import PROGRESS_PORT, TERMINATION_LOG_PATH
 from runyard_trainer.contract.services import MLFLOW_VARIABLES
 
-from runyard.api import (
+from runyard.api.trainingrun import (
     ANNOTATION_ASKED,
     API_VERSION,
     CONTAINER_NAME,

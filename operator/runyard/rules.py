@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from runyard_trainer.contract.exits import ExitCode
 
 from runyard import limits, pods, render, stalls
-from runyard.api import ANNOTATION_ASKED, KIND, ConditionType, LastFailure, Phase, Prepare, Role
+from runyard.api.trainingrun import ANNOTATION_ASKED, KIND, ConditionType, LastFailure, Phase, Prepare, Role
 from runyard.endings import Severity, describe_failure, judge, when_settled
 from runyard.remedies import find_remedy
 from runyard.situation import Situation, build_delete

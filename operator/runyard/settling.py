@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from runyard import pods, stalls
-from runyard.api import LastFailure, Phase
+from runyard.api.trainingrun import LastFailure, Phase
 from runyard.endings import Ending, Severity, describe_failure, find_ending
 from runyard.placement import blame_node, shrink
 from runyard.rules import fail

@@ -10,7 +10,7 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import PodReport
 
 from runyard import ledger, pods, render, status
-from runyard.api import Condition, ConditionType, Recovery, Role, TrainingRunSpec, TrainingRunStatus
+from runyard.api.trainingrun import Condition, ConditionType, Recovery, Role, TrainingRunSpec, TrainingRunStatus
 from runyard.world import Delete, Manifest, Observed, Run, Settings
 
 

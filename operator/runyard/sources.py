@@ -12,7 +12,7 @@ from runyard_trainer.contract.models import SourceRun
 from runyard_trainer.contract.reports import ModelFolder
 
 from runyard import status
-from runyard.api import ConditionType, Phase
+from runyard.api.trainingrun import ConditionType, Phase
 from runyard.situation import Situation
 from runyard.status import Decision
 from runyard.world import Run

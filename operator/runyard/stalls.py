@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from runyard.api import LastFailure, Recovery
+from runyard.api.trainingrun import LastFailure, Recovery
 from runyard.endings import Ending, Severity
 from runyard.pods import Wait, find_wait, has_started, started_at
 from runyard.remedies import find_remedy

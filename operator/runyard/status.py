@@ -14,7 +14,15 @@ from typing import Any
 
 from runyard_trainer.contract.reports import CommittedCheckpoint, PodReport, Progress
 
-from runyard.api import Condition, ConditionType, Phase, Restarts, RunProgress, TrainingRunSpec, TrainingRunStatus
+from runyard.api.trainingrun import (
+    Condition,
+    ConditionType,
+    Phase,
+    Restarts,
+    RunProgress,
+    TrainingRunSpec,
+    TrainingRunStatus,
+)
 from runyard.endings import describe_failure
 from runyard.times import format_duration, format_time
 from runyard.world import Action, Event

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import aiohttp
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from runyard.api import GpuSeconds, Phase
+from runyard.api.trainingrun import GpuSeconds, Phase
 from runyard.cluster import Key
 
 

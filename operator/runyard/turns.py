@@ -10,7 +10,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 
-from runyard.api import Phase
+from runyard.api.trainingrun import Phase
 from runyard.cluster import Key
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import kopf
 
-from runyard.api import GROUP, LABEL_RUN, LABEL_RUN_UID, PLURAL, VERSION
-from runyard.budget_api import BUDGET_PLURAL
+from runyard.api.gpubudget import BUDGET_PLURAL
+from runyard.api.trainingrun import GROUP, LABEL_RUN, LABEL_RUN_UID, PLURAL, VERSION
 from runyard.cluster import Key
 from runyard.kube import Kube
 from runyard.sightings import Sightings

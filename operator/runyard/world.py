@@ -13,7 +13,7 @@ from typing import Any
 
 from runyard_trainer.contract.reports import Progress
 
-from runyard.api import TrainingRunSpec, TrainingRunStatus
+from runyard.api.trainingrun import TrainingRunSpec, TrainingRunStatus
 
 Manifest = dict[str, Any]
 """A Kubernetes object as plain JSON."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from runyard.api import API_VERSION, LABEL_RUN, LABEL_RUN_UID
+from runyard.api.trainingrun import API_VERSION, LABEL_RUN, LABEL_RUN_UID
 from runyard.cluster import Cluster, Key, collection_path
 from runyard.kube import Kube, connect
 from runyard.world import Create, Manifest, Run

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from hypothesis import strategies as st
-from runyard.crd import build_crd
+from runyard.api.crd.generate import build_crd
 from runyard_trainer.contract.data import RECORD_FORMATS, REFERENCE_METHODS, TARGET_METHODS
 from runyard_trainer.contract.models import ADAPTER_FIELDS
 from runyard_trainer.contract.objectives import (

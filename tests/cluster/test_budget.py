@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from runyard.api import API_VERSION
+from runyard.api.trainingrun import API_VERSION
 
 from tests.cluster import runs
 from tests.cluster.conftest import Cluster

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from runyard.api import API_VERSION, Phase, TrainingRunStatus
+from runyard.api.trainingrun import API_VERSION, Phase, TrainingRunStatus
 from runyard.bookkeeping import Bookkeeper
 from runyard.cluster import Cluster, Key, collection_path
 from runyard.events import record_event, subject_of

@@ -7,7 +7,7 @@ from collections import Counter
 
 import aiohttp
 import pytest
-from runyard.api import API_VERSION
+from runyard.api.trainingrun import API_VERSION
 from runyard.progress import ProgressReader
 from runyard.queues import QueueReader
 from runyard.reconcile import Reconciler

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 import yaml
 from aiohttp import web
-from runyard.api import API_VERSION, LABEL_RUN_UID, Condition, LastFailure, Phase, TrainingRunStatus
+from runyard.api.trainingrun import API_VERSION, LABEL_RUN_UID, Condition, LastFailure, Phase, TrainingRunStatus
 from runyard.cluster import Cluster, Key, NotLeaderError
 from runyard.events import record_event, subject_of
 from runyard.kube import MERGE_PATCH, ApiError, Kube, connect

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import pytest
 import yaml
-from runyard.api import API_VERSION, LABEL_RUN, LABEL_RUN_UID
+from runyard.api.trainingrun import API_VERSION, LABEL_RUN, LABEL_RUN_UID
 from runyard.main import LEASE_NAME
 
 from tests.cluster.conftest import Cluster as ControlPlane

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from runyard.api import API_VERSION
+from runyard.api.trainingrun import API_VERSION
 from runyard.cluster import collection_path
 from runyard.kube import MERGE_PATCH, Kube, connect
 

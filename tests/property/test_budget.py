@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from runyard import budget
+from runyard.api.gpubudget import GPUBudgetSpec
 from runyard.budget import Ledger, Spent
-from runyard.budget_api import GPUBudgetSpec
 
 WINDOW_DAYS = 3
 SPEC = GPUBudgetSpec(gpu_hours=1, window_days=WINDOW_DAYS)

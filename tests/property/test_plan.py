@@ -15,7 +15,7 @@ from functools import partial
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runyard.api import FATAL_EXIT_CODES, GpuSeconds, Phase, TrainingRunStatus
+from runyard.api.trainingrun import FATAL_EXIT_CODES, GpuSeconds, Phase, TrainingRunStatus
 from runyard.plan import plan
 from runyard.pods import attempt_of, is_deleting, is_live, is_over, pods_of, role_of
 from runyard.status import is_finished

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from runyard.api import Condition, ConditionType, Phase
+from runyard.api.trainingrun import Condition, ConditionType, Phase
 from runyard.plan import plan
 from runyard.render import build_config_map, resolve_recipe
 from runyard.world import Create, Delete, Observed, Plan, Run

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from runyard.api import ConditionType, LastFailure, Phase, TrainingRunStatus
+from runyard.api.trainingrun import ConditionType, LastFailure, Phase, TrainingRunStatus
 from runyard.plan import plan
 from runyard.render import build_train_job
 from runyard.status import find_condition

@@ -7,9 +7,9 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from pydantic import ValidationError
 from runyard import budget
-from runyard.api import ConditionType, LastFailure
+from runyard.api.gpubudget import GPUBudgetSpec, GPUBudgetStatus, LabelSelector
+from runyard.api.trainingrun import ConditionType, LastFailure
 from runyard.budget import Ledger, Spent
-from runyard.budget_api import GPUBudgetSpec, GPUBudgetStatus, LabelSelector
 from runyard.world import Event
 
 from tests.builders import at, make_run, prepared_status, recovering_status

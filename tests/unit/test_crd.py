@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field, create_model
-from runyard import crd
-from runyard.api import Phase, TrainingRunSpec
-from runyard.crd import UnsupportedSchemaError, build_crd, to_structural
-from runyard.crd_rules import MUTABLE_FIELDS, build_rules
+from runyard.api.crd import generate
+from runyard.api.crd.generate import UnsupportedSchemaError, build_crd, to_structural
+from runyard.api.crd.rules import MUTABLE_FIELDS, build_rules
+from runyard.api.trainingrun import Phase, TrainingRunSpec
 
 
 class Inner(BaseModel):
@@ -79,12 +79,12 @@ def test_a_rule_on_changes_sees_each_field_come_and_go() -> None:
 def test_the_check_tells_a_stale_file_by_a_diff_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(crd, "__file__", str(tmp_path / "operator" / "runyard" / "crd.py"))
-    assert crd.main([]) == 0
-    assert crd.main(["--check"]) == 0
-    chart = tmp_path / crd.TRAINING_RUN.paths[1]
+    monkeypatch.setattr(generate, "__file__", str(tmp_path / "operator" / "runyard" / "api" / "crd" / "generate.py"))
+    assert generate.main([]) == 0
+    assert generate.main(["--check"]) == 0
+    chart = tmp_path / generate.TRAINING_RUN.paths[1]
     stale = chart.read_text().replace("shortNames", "longNames")
     chart.write_text(stale)
-    assert crd.main(["--check"]) == 1
+    assert generate.main(["--check"]) == 1
     assert "-    longNames:" in capsys.readouterr().out
     assert chart.read_text() == stale

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from runyard.api import ConditionType, LastFailure, Phase, Restarts
+from runyard.api.trainingrun import ConditionType, LastFailure, Phase, Restarts
 from runyard.times import format_time
 from runyard.world import Delete, Manifest
 from runyard_trainer.contract.exits import ExitCode

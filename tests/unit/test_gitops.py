@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from lupa.lua51 import LuaRuntime
-from runyard.api import ConditionType, Phase
+from runyard.api.trainingrun import ConditionType, Phase
 from runyard.plan import plan
 from runyard.status import Decision, build_events, build_status
 from runyard.world import Manifest, Namespace, Observed, Run

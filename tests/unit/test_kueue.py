@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from runyard.api import ConditionType, Phase, Restarts
+from runyard.api.trainingrun import ConditionType, Phase, Restarts
 from runyard.kueue import build_place
 from runyard.plan import plan
 from runyard.status import find_condition

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from runyard.api import AttemptGpuSeconds, GpuSeconds, Limits, Phase, TrainingRunStatus
+from runyard.api.trainingrun import AttemptGpuSeconds, GpuSeconds, Limits, Phase, TrainingRunStatus
 from runyard.ledger import account
 from runyard.limits import find_excess, find_next_limit
 from runyard.plan import plan

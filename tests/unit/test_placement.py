@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from runyard.api import Compute, Phase
+from runyard.api.trainingrun import Compute, Phase
 from runyard.placement import shrink
 from runyard.render import build_train_job
 from runyard.world import Create, Manifest, Plan, Run

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from runyard.api import GpuSeconds, Phase, QueuePlace, TrainingRunStatus
+from runyard.api.trainingrun import GpuSeconds, Phase, QueuePlace, TrainingRunStatus
 from runyard.cli.quota import Waiting, print_usage, read_budget, summarize
 from runyard.world import Run
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from runyard.api import MAX_NAME_LENGTH
+from runyard.api.trainingrun import MAX_NAME_LENGTH
 from runyard.kueue import build_place
 from runyard.render import (
     build_config_map,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from runyard.api import ConditionType, LastFailure, Phase, Restarts
+from runyard.api.trainingrun import ConditionType, LastFailure, Phase, Restarts
 from runyard.render import build_prepare_job, build_service, build_train_job
 from runyard.times import format_time
 from runyard.world import Create, Delete, Manifest, Run

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from runyard.api import ConditionType, Phase, TrainingRunStatus
+from runyard.api.trainingrun import ConditionType, Phase, TrainingRunStatus
 from runyard.plan import plan
 from runyard.render import resolve_recipe
 from runyard.world import Observed, Plan, Run

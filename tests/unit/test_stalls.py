@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from runyard.api import ConditionType, Phase, Restarts
+from runyard.api.trainingrun import ConditionType, Phase, Restarts
 from runyard.plan import plan
 from runyard.world import Observed, Run
 from runyard_trainer.contract.reports import PodReport

@@ -6,7 +6,15 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from runyard.api import Condition, ConditionType, LastFailure, Phase, Restarts, RunProgress, TrainingRunStatus
+from runyard.api.trainingrun import (
+    Condition,
+    ConditionType,
+    LastFailure,
+    Phase,
+    Restarts,
+    RunProgress,
+    TrainingRunStatus,
+)
 from runyard.status import Decision, build_events, build_status, learn_progress
 from runyard.times import format_duration, format_time, parse_time
 from runyard.world import Event

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runyard.api import Phase
+from runyard.api.trainingrun import Phase
 from runyard.cluster import Key
 from runyard.turns import Turns
 

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.recipe import Recipe
 
-from runyard.api import KIND, TrainingRunSpec
+from runyard.api.trainingrun import KIND, TrainingRunSpec
 
 _EXTRA_ROWS = ("documents", "tokens", "truncated", "dropped")
 _FERTILITY_ROWS = {

@@ -16,8 +16,8 @@ import typer
 from runyard_trainer.contract.exits import UserError
 
 from runyard.amounts import format_quantity, name_for_people
-from runyard.api import API_VERSION, PLURAL, GpuSeconds, Phase
-from runyard.budget_api import BUDGET_PLURAL, GPUBudgetSpec, GPUBudgetStatus
+from runyard.api.gpubudget import BUDGET_PLURAL, GPUBudgetSpec, GPUBudgetStatus
+from runyard.api.trainingrun import API_VERSION, PLURAL, GpuSeconds, Phase
 from runyard.quota import read_quota
 from runyard.world import Manifest, Run
 

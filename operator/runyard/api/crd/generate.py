@@ -5,8 +5,8 @@
 What a CRD cannot say the same way ($ref, anyOf null, const, numeric exclusiveMinimum, additionalProperties: false) is
 rewritten; a keyword that is not known here is refused, so that nothing is dropped in silence.
 
-    python -m runyard.crd            write the CRDs where they are committed
-    python -m runyard.crd --check    fail with a diff where one is stale
+    python -m runyard.api.crd.generate            write the CRDs where they are committed
+    python -m runyard.api.crd.generate --check    fail with a diff where one is stale
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pydantic import BaseModel
 from runyard_trainer.contract.base import URI_PATTERN
 from runyard_trainer.contract.models import MAX_CONFIG_DEPTH, MAX_CONFIG_ENTRIES, MAX_CONFIG_TEXT_LENGTH
 
-from runyard.api import GROUP, KIND, PLURAL, VERSION, TrainingRunSpec, TrainingRunStatus
-from runyard.budget_api import BUDGET_KIND, BUDGET_PLURAL, MAX_BUDGET_NAME_LENGTH, GPUBudgetSpec, GPUBudgetStatus
-from runyard.crd_rules import build_root_rules, build_rules
+from runyard.api.crd.rules import build_root_rules, build_rules
+from runyard.api.gpubudget import BUDGET_KIND, BUDGET_PLURAL, MAX_BUDGET_NAME_LENGTH, GPUBudgetSpec, GPUBudgetStatus
+from runyard.api.trainingrun import GROUP, KIND, PLURAL, VERSION, TrainingRunSpec, TrainingRunStatus
 
 Schema = dict[str, Any]
 
@@ -282,7 +282,7 @@ def render(resource: Resource) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write or check the committed files; returns the exit status."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[4]
     wanted = {root / path: render(resource) for resource in RESOURCES for path in resource.paths}
     for path, text in wanted.items():
         if "--check" not in arguments:

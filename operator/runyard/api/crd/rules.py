@@ -18,8 +18,8 @@ from runyard_trainer.contract.objectives import (
     NEXT_TOKEN_OBJECTIVES,
 )
 
-from runyard.api import MAX_NAME_LENGTH, Compute, TrainingRunSpec
-from runyard.crd_select_rules import build_select_rules
+from runyard.api.crd.select_rules import build_select_rules
+from runyard.api.trainingrun import MAX_NAME_LENGTH, Compute, TrainingRunSpec
 
 Rule = dict[str, str]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from runyard_trainer.contract.base import Model
 
-from runyard.api import Condition, Status
+from runyard.api.trainingrun import Condition, Status
 
 BUDGET_KIND = "GPUBudget"
 BUDGET_PLURAL = "gpubudgets"

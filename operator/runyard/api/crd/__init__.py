@@ -1,0 +1,6 @@
+"""Make the CRDs from the models: `make generate`.
+
+    models ─(generate)─> OpenAPI schema  +  rules ─> x-kubernetes-validations ─> crds/*.yaml, charts/runyard/crds/*.yaml
+
+Nothing that runs in a cluster imports this.
+"""
