@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from runyard.api.trainingrun import Condition, ConditionType, Phase, TrainingRunSpec, TrainingRunStatus
-from runyard.render import build_prepare_job, build_train_job
-from runyard.times import format_time
-from runyard.world import Manifest, Run, Settings
+from runyard.decide.manifests import build_prepare_job, build_train_job
+from runyard.decide.times import format_time
+from runyard.decide.values import Manifest, Run, Settings
 from runyard_trainer.contract.reports import PodReport, Progress
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)

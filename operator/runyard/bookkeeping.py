@@ -22,14 +22,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from runyard import budget
 from runyard.api.gpubudget import BUDGET_KIND, BUDGET_PLURAL, GPUBudgetSpec, GPUBudgetStatus
 from runyard.api.trainingrun import API_VERSION, PLURAL
-from runyard.budget import Ledger, Spent
-from runyard.cluster import Cluster, Key, collection_path, is_owned_by, merge_patch, parse_run
+from runyard.cluster import Cluster, collection_path, is_owned_by, merge_patch, parse_run
+from runyard.decide import budgets
+from runyard.decide.budgets import Ledger, Spent
+from runyard.decide.values import Key, Manifest
 from runyard.events import Subject, record_event
 from runyard.kube import MERGE_PATCH, METADATA_ONLY, ApiError
-from runyard.world import Manifest
 
 BOOK_AFTER_S = 20.0
 """How long what was spent waits to be booked."""
@@ -150,8 +150,8 @@ class Bookkeeper:
         selected = await self._select(spec)
         used = await self._book(manifest, spec, selected)
         await self._write_status(manifest, spec, used)
-        is_blocking = spec.action == "Block" and budget.is_used_up(spec, used)
-        blocked = {each: budget.describe_block(name, spec, used, each) for each in selected} if is_blocking else {}
+        is_blocking = spec.action == "Block" and budgets.is_used_up(spec, used)
+        blocked = {each: budgets.describe_block(name, spec, used, each) for each in selected} if is_blocking else {}
         self._replace(name, _Book(selected, blocked))
         return LOOK_AGAIN_S
 
@@ -160,7 +160,7 @@ class Bookkeeper:
         return frozenset(
             each["metadata"]["name"]
             for each in namespaces
-            if budget.matches(spec.namespace_selector, each["metadata"].get("labels") or {})
+            if budgets.matches(spec.namespace_selector, each["metadata"].get("labels") or {})
         )
 
     async def _book(self, manifest: Manifest, spec: GPUBudgetSpec, selected: frozenset[str]) -> dict[str, int]:
@@ -169,18 +169,18 @@ class Bookkeeper:
         path = f"{collection_path('v1', self._namespace, 'configmaps')}/{name_ledger(name)}"
         stored = await self._cluster.read(path)
         is_own = stored is not None and is_owned_by(stored, manifest["metadata"]["uid"])
-        old = budget.parse_ledger(stored["data"][_KEY]) if stored is not None and is_own else Ledger()
-        new = budget.select_namespaces(old, selected, await self._read_spent(selected - old.namespaces))
+        old = budgets.parse_ledger(stored["data"][_KEY]) if stored is not None and is_own else Ledger()
+        new = budgets.select_namespaces(old, selected, await self._read_spent(selected - old.namespaces))
         found_gone = await self._find_gone(old) if name not in self._books else set()
         gone, unbooked = self._gone[name] | found_gone, dict(self._unbooked[name])
-        new = budget.close(budget.book(new, unbooked, today), gone, spec, today)
+        new = budgets.close(budgets.book(new, unbooked, today), gone, spec, today)
         if not is_own or new != old:
             await self._write_ledger(manifest, stored, new)
         self._gone[name] -= gone
         for uid, spent in unbooked.items():
             if self._unbooked[name].get(uid) == spent:
                 del self._unbooked[name][uid]
-        return budget.sum_up(new, spec, today)
+        return budgets.sum_up(new, spec, today)
 
     async def _read_spent(self, namespaces: frozenset[str]) -> dict[str, Spent]:
         """What the runs of namespaces have cost until now, by UID."""
@@ -206,7 +206,7 @@ class Bookkeeper:
         owner = {"apiVersion": API_VERSION, "kind": BUDGET_KIND, "name": metadata["name"], "uid": metadata["uid"]}
         body: dict[str, Any] = {
             "metadata": {"name": name, "ownerReferences": [owner | {"controller": True}]},
-            "data": {_KEY: budget.format_ledger(ledger)},
+            "data": {_KEY: budgets.format_ledger(ledger)},
         }
         if stored is None:
             await self._cluster.write("POST", path, body | {"apiVersion": "v1", "kind": "ConfigMap"})
@@ -217,12 +217,12 @@ class Bookkeeper:
     async def _write_status(self, manifest: Manifest, spec: GPUBudgetSpec, used: Mapping[str, int]) -> None:
         metadata, stored = manifest["metadata"], manifest.get("status", {})
         old = GPUBudgetStatus.model_validate(stored)
-        status = budget.build_status(spec, used, old, metadata["generation"], self._now())
+        status = budgets.build_status(spec, used, old, metadata["generation"], self._now())
         patch = merge_patch(stored, status.model_dump(mode="json", by_alias=True, exclude_none=True))
         if patch:
             body: dict[str, Any] = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": patch}
             await self._cluster.write("PATCH", f"{_BUDGETS}/{metadata['name']}/status", body, MERGE_PATCH)
-        if told := budget.build_event(old, status):
+        if told := budgets.build_event(old, status):
             subject = Subject(BUDGET_KIND, metadata["name"], metadata["uid"], metadata["resourceVersion"])
             await record_event(self._cluster, subject, told[1], told[0], self._instance, self._now())
 

@@ -10,23 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
 from runyard.api.trainingrun import API_VERSION, KIND, LABEL_RUN_UID, PLURAL, TrainingRunSpec, TrainingRunStatus
+from runyard.decide.values import Action, Create, Delete, Key, Manifest, Namespace, Observed, PatchStatus, Run
 from runyard.kube import MERGE_PATCH, ApiError, Kube
-from runyard.world import Action, Create, Delete, Manifest, Namespace, Observed, PatchStatus, Run
-
-
-class Key(NamedTuple):
-    """Names a TrainingRun."""
-
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
 
 
 class NotLeaderError(Exception):

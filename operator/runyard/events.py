@@ -13,8 +13,8 @@ from datetime import datetime
 
 from runyard.api.trainingrun import API_VERSION, KIND
 from runyard.cluster import Cluster, collection_path
+from runyard.decide.values import Event, Manifest, Run
 from runyard.kube import ApiError
-from runyard.world import Event, Manifest, Run
 
 logger = logging.getLogger(__name__)
 

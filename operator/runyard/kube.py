@@ -25,7 +25,7 @@ from runyard_trainer.contract.exits import UserError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from runyard.bounded_json import bound_json, parse_json
-from runyard.world import Manifest
+from runyard.decide.values import Manifest
 
 REQUEST_TIMEOUT_S = 5.0
 """Of one request. With the lease's renew deadline it fits into the lease's duration: a leader that could not renew has

@@ -43,7 +43,8 @@ from runyard_trainer.contract.exits import UserError
 from runyard.api.gpubudget import BUDGET_PLURAL
 from runyard.api.trainingrun import API_VERSION, PLURAL
 from runyard.bookkeeping import Bookkeeper
-from runyard.cluster import Cluster, Key, NotLeaderError
+from runyard.cluster import Cluster, NotLeaderError
+from runyard.decide.values import Key, Settings
 from runyard.kube import ApiError, Kube, connect
 from runyard.lease import Lease, LeaseKey
 from runyard.logs import configure_logging
@@ -56,7 +57,6 @@ from runyard.sightings import Sightings
 from runyard.telemetry import Telemetry
 from runyard.turns import Turns
 from runyard.watch import Watch
-from runyard.world import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,7 @@ from pydantic import ValidationError
 from runyard_trainer.contract.reports import PROGRESS_PORT, Progress
 
 from runyard.api.trainingrun import LABEL_ATTEMPT, LABEL_ROLE, Role
-from runyard.cluster import Key
-from runyard.world import Manifest
+from runyard.decide.values import Key, Manifest
 
 logger = logging.getLogger(__name__)
 

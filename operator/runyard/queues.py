@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from runyard.api.trainingrun import Role
 from runyard.cluster import collection_path
+from runyard.decide.facts.pods import find_condition, role_of
+from runyard.decide.status import is_finished
+from runyard.decide.values import KueueView, Manifest, QueuePosition, Run
 from runyard.kube import ApiError, Kube
-from runyard.pods import find_condition, role_of
-from runyard.status import is_finished
-from runyard.world import KueueView, Manifest, QueuePosition, Run
 
 KUEUE_API_VERSION = "kueue.x-k8s.io/v1beta2"
 VISIBILITY_API_VERSION = "visibility.kueue.x-k8s.io/v1beta2"

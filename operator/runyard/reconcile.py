@@ -18,17 +18,17 @@ from datetime import UTC, datetime, timedelta
 
 from runyard.api.trainingrun import ConditionType, GpuSeconds, Phase, TrainingRunStatus
 from runyard.bookkeeping import Bookkeeper
-from runyard.cluster import Cluster, Key, diff_status
+from runyard.cluster import Cluster, diff_status
+from runyard.decide.plan import plan
+from runyard.decide.status import find_condition
+from runyard.decide.values import Key, Observed, Plan, Run, Settings
 from runyard.events import record_event, subject_of
 from runyard.kube import ApiError
-from runyard.plan import plan
 from runyard.progress import ProgressReader
 from runyard.queues import QueueReader
 from runyard.sightings import Sightings
-from runyard.status import find_condition
 from runyard.telemetry import Telemetry
 from runyard.turns import Turns
-from runyard.world import Observed, Plan, Run, Settings
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable
 
-from runyard.cluster import Key, is_owned_by, parse_run
-from runyard.pods import run_uid_of
-from runyard.world import Manifest, Observed, Run
+from runyard.cluster import is_owned_by, parse_run
+from runyard.decide.facts.pods import run_uid_of
+from runyard.decide.values import Key, Manifest, Observed, Run
 
 COUNTS_FOR_S = 240.0
 """Less than the queue's shortest resync, so that of a run on which nothing happens all is read then."""

@@ -12,7 +12,7 @@ import aiohttp
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from runyard.api.trainingrun import GpuSeconds, Phase
-from runyard.cluster import Key
+from runyard.decide.values import Key
 
 
 class Telemetry:

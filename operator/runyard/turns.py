@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from runyard.api.trainingrun import Phase
-from runyard.cluster import Key
+from runyard.decide.values import Key
 
 
 class Turns:

@@ -16,7 +16,7 @@ import kopf
 
 from runyard.api.gpubudget import BUDGET_PLURAL
 from runyard.api.trainingrun import GROUP, LABEL_RUN, LABEL_RUN_UID, PLURAL, VERSION
-from runyard.cluster import Key
+from runyard.decide.values import Key
 from runyard.kube import Kube
 from runyard.sightings import Sightings
 

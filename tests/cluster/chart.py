@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import yaml
-from runyard.world import Manifest
+from runyard.decide.values import Manifest
 
 from tests.cluster.conftest import Cluster as ControlPlane
 

@@ -12,9 +12,9 @@ from typing import Any
 from uuid import uuid4
 
 from runyard.api.trainingrun import API_VERSION, LABEL_RUN, LABEL_RUN_UID
-from runyard.cluster import Cluster, Key, collection_path
+from runyard.cluster import Cluster, collection_path
+from runyard.decide.values import Create, Key, Manifest, Run
 from runyard.kube import Kube, connect
-from runyard.world import Create, Manifest, Run
 
 SPEC = {
     "model": {"uri": "s3://models/base"},

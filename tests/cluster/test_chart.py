@@ -14,12 +14,12 @@ import pytest
 import yaml
 from runyard.api.trainingrun import API_VERSION, Phase, TrainingRunStatus
 from runyard.bookkeeping import Bookkeeper
-from runyard.cluster import Cluster, Key, collection_path
+from runyard.cluster import Cluster, collection_path
+from runyard.decide.values import Delete, Event, Key, Manifest, PatchStatus
 from runyard.events import record_event, subject_of
 from runyard.kube import ApiError, connect
 from runyard.lease import Lease, LeaseKey
 from runyard.main import LEASE_NAME, require_crd
-from runyard.world import Delete, Event, Manifest, PatchStatus
 
 from tests.cluster.chart import CHART, NAMESPACE, apply, helm, render
 from tests.cluster.conftest import Cluster as ControlPlane

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from runyard.world import Manifest
+from runyard.decide.values import Manifest
 
 from tests.cluster.chart import apply, render
 from tests.cluster.conftest import Cluster as ControlPlane

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-from runyard.kueue import build_place
-from runyard.render import build_config_map, build_prepare_job, build_service, build_train_job, resolve_recipe
-from runyard.world import Manifest
+from runyard.decide.manifests import build_config_map, build_prepare_job, build_service, build_train_job, resolve_recipe
+from runyard.decide.rules.kueue import build_place
+from runyard.decide.values import Manifest
 
 from tests.builders import SETTINGS, make_run, make_spec
 from tests.cluster.conftest import Cluster

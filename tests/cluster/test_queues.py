@@ -15,8 +15,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 from runyard.cluster import collection_path
+from runyard.decide.rules.kueue import build_place
+from runyard.decide.values import KueueView, Manifest, QueuePosition, Run
 from runyard.kube import ApiError, Kube, connect
-from runyard.kueue import build_place
 from runyard.queues import (
     KUEUE_API_VERSION,
     POSITIONS_INTERVAL_S,
@@ -24,7 +25,6 @@ from runyard.queues import (
     VISIBILITY_API_VERSION,
     QueueReader,
 )
-from runyard.world import KueueView, Manifest, QueuePosition, Run
 from runyard_local.servers.certs import make_certs
 
 from tests.builders import SETTINGS, make_run

@@ -7,9 +7,9 @@ from datetime import date, timedelta
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from runyard import budget
 from runyard.api.gpubudget import GPUBudgetSpec
-from runyard.budget import Ledger, Spent
+from runyard.decide import budgets
+from runyard.decide.budgets import Ledger, Spent
 
 WINDOW_DAYS = 3
 SPEC = GPUBudgetSpec(gpu_hours=1, window_days=WINDOW_DAYS)
@@ -25,7 +25,7 @@ class Books(RuleBasedStateMachine):
         """Half of the runs are in each namespace; the budget may come when some have spent already."""
         self.today = date(2026, 1, 1)
         self.spent = dict.fromkeys((f"run-{number}" for number in range(6)), 50 if late else 0)
-        self.stored = budget.select_namespaces(Ledger(), frozenset(NAMESPACES), self.view())
+        self.stored = budgets.select_namespaces(Ledger(), frozenset(NAMESPACES), self.view())
         self.booked = dict(self.spent)
         """What of each run should be in the ledger."""
         self.expected: dict[tuple[date, str], int] = {}
@@ -50,7 +50,7 @@ class Books(RuleBasedStateMachine):
     @rule(outcome=st.sampled_from(["written", "lost", "written, and the answer is lost"]))
     def book(self, outcome: str) -> None:
         """What the writer has no answer to leaves its memory as it was."""
-        new = budget.close(budget.book(self.stored, self.memory, self.today), self.gone, SPEC, self.today)
+        new = budgets.close(budgets.book(self.stored, self.memory, self.today), self.gone, SPEC, self.today)
         if outcome == "lost":
             return
         self.stored = new
@@ -67,7 +67,7 @@ class Books(RuleBasedStateMachine):
         views = [view for day, view in self.views if day >= self.today - timedelta(1)]
         view = data.draw(st.sampled_from(views or [{}]))
         booked = {uid: spent for uid, spent in view.items() if self.booked[uid] >= spent.gpu_seconds}
-        assert budget.book(self.stored, booked, self.today) == self.stored
+        assert budgets.book(self.stored, booked, self.today) == self.stored
 
     @rule(number=RUNS)
     def delete(self, number: int) -> None:
@@ -85,8 +85,8 @@ class Books(RuleBasedStateMachine):
 
     @invariant()
     def the_window_has_what_was_booked_in_it_and_nothing_twice(self) -> None:
-        first_day = budget.first_day(SPEC, self.today)
-        used = budget.sum_up(self.stored, SPEC, self.today)
+        first_day = budgets.first_day(SPEC, self.today)
+        used = budgets.sum_up(self.stored, SPEC, self.today)
         for namespace in NAMESPACES:
             want = sum(s for (day, name), s in self.expected.items() if name == namespace and day >= first_day)
             assert used.get(namespace, 0) == want

@@ -16,11 +16,11 @@ from functools import partial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runyard.api.trainingrun import FATAL_EXIT_CODES, GpuSeconds, Phase, TrainingRunStatus
-from runyard.plan import plan
-from runyard.pods import attempt_of, is_deleting, is_live, is_over, pods_of, role_of
-from runyard.status import is_finished
-from runyard.times import format_time
-from runyard.world import Create, Delete, Manifest, Observed, PatchStatus, Plan
+from runyard.decide.facts.pods import attempt_of, is_deleting, is_live, is_over, pods_of, role_of
+from runyard.decide.plan import plan
+from runyard.decide.status import is_finished
+from runyard.decide.times import format_time
+from runyard.decide.values import Create, Delete, Manifest, Observed, PatchStatus, Plan
 from runyard_trainer.contract.reports import CommittedCheckpoint, Progress
 
 from tests.builders import NOW, SETTINGS, SPEC, make_pod, make_progress, make_run, make_unscheduled_pod

@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from runyard.api.trainingrun import Condition, ConditionType, Phase
-from runyard.plan import plan
-from runyard.render import build_config_map, resolve_recipe
-from runyard.world import Create, Delete, Observed, Plan, Run
+from runyard.decide.manifests import build_config_map, resolve_recipe
+from runyard.decide.plan import plan
+from runyard.decide.values import Create, Delete, Observed, Plan, Run
 
 from tests.builders import NOW, SETTINGS, make_run, make_spec, prepared_status
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from runyard.api.trainingrun import ConditionType, LastFailure, Phase, TrainingRunStatus
-from runyard.plan import plan
-from runyard.render import build_train_job
-from runyard.status import find_condition
-from runyard.world import Create, Manifest, Namespace, Observed, Plan, Run
+from runyard.decide.manifests import build_train_job
+from runyard.decide.plan import plan
+from runyard.decide.status import find_condition
+from runyard.decide.values import Create, Manifest, Namespace, Observed, Plan, Run
 
 from tests.builders import (
     NOW,

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from runyard.amounts import count_pod, format_quantity, is_charged, parse_quantity
+from runyard.decide.quota.quantities import count_pod, format_quantity, is_charged, parse_quantity
 
 from tests.builders import NOW, being_deleted, make_pod_spec
 

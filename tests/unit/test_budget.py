@@ -6,11 +6,11 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from pydantic import ValidationError
-from runyard import budget
 from runyard.api.gpubudget import GPUBudgetSpec, GPUBudgetStatus, LabelSelector
 from runyard.api.trainingrun import ConditionType, LastFailure
-from runyard.budget import Ledger, Spent
-from runyard.world import Event
+from runyard.decide import budgets
+from runyard.decide.budgets import Ledger, Spent
+from runyard.decide.values import Event
 
 from tests.builders import at, make_run, prepared_status, recovering_status
 from tests.unit.decisions import condition, created, decide
@@ -25,45 +25,45 @@ def spec(**fields: object) -> GPUBudgetSpec:
 
 
 def test_a_budget_counts_from_when_it_is_there_and_then_all_of_a_new_run() -> None:
-    ledger = budget.select_namespaces(Ledger(), TEAM, {"old": Spent("team-a", 500), "idle": Spent("team-a", 0)})
-    ledger = budget.book(ledger, {"old": Spent("team-a", 560), "new": Spent("team-a", 40)}, TODAY)
-    assert budget.sum_up(ledger, spec(), TODAY) == {"team-a": 100}
+    ledger = budgets.select_namespaces(Ledger(), TEAM, {"old": Spent("team-a", 500), "idle": Spent("team-a", 0)})
+    ledger = budgets.book(ledger, {"old": Spent("team-a", 560), "new": Spent("team-a", 40)}, TODAY)
+    assert budgets.sum_up(ledger, spec(), TODAY) == {"team-a": 100}
 
 
 def test_what_is_booked_again_or_from_an_older_view_adds_nothing() -> None:
     seen = {"run": Spent("team-a", 100)}
-    once = budget.book(Ledger(TEAM), seen, TODAY)
-    assert budget.book(once, seen, TODAY) == once
-    assert budget.book(once, {"run": Spent("team-a", 60)}, TODAY + timedelta(1)) == once
+    once = budgets.book(Ledger(TEAM), seen, TODAY)
+    assert budgets.book(once, seen, TODAY) == once
+    assert budgets.book(once, {"run": Spent("team-a", 60)}, TODAY + timedelta(1)) == once
 
 
 def test_what_a_deleted_run_has_spent_stays_until_it_is_out_of_the_window() -> None:
-    ledger = budget.book(Ledger(TEAM), {"run": Spent("team-a", 100)}, TODAY)
+    ledger = budgets.book(Ledger(TEAM), {"run": Spent("team-a", 100)}, TODAY)
     last_day = TODAY + timedelta(29)
-    closed = budget.close(ledger, ["run"], spec(), TODAY)
-    assert budget.book(closed, {"run": Spent("team-a", 100)}, last_day) == closed
-    assert budget.close(closed, [], spec(), last_day) == closed
-    assert budget.sum_up(closed, spec(), last_day) == {"team-a": 100}
-    assert budget.sum_up(closed, spec(), last_day + timedelta(1)) == {}
-    assert budget.close(closed, [], spec(), last_day + timedelta(1)) == Ledger(TEAM)
+    closed = budgets.close(ledger, ["run"], spec(), TODAY)
+    assert budgets.book(closed, {"run": Spent("team-a", 100)}, last_day) == closed
+    assert budgets.close(closed, [], spec(), last_day) == closed
+    assert budgets.sum_up(closed, spec(), last_day) == {"team-a": 100}
+    assert budgets.sum_up(closed, spec(), last_day + timedelta(1)) == {}
+    assert budgets.close(closed, [], spec(), last_day + timedelta(1)) == Ledger(TEAM)
 
 
 def test_a_deleted_run_is_known_for_two_days_however_short_the_window() -> None:
-    ledger = budget.close(budget.book(Ledger(TEAM), {"run": Spent("team-a", 9)}, TODAY), ["run"], spec(), TODAY)
+    ledger = budgets.close(budgets.book(Ledger(TEAM), {"run": Spent("team-a", 9)}, TODAY), ["run"], spec(), TODAY)
     short = spec(windowDays=1)
-    assert budget.close(ledger, [], short, TODAY + timedelta(2)).runs == {"run": 9}
-    assert budget.close(ledger, [], short, TODAY + timedelta(3)).runs == {}
+    assert budgets.close(ledger, [], short, TODAY + timedelta(2)).runs == {"run": 9}
+    assert budgets.close(ledger, [], short, TODAY + timedelta(3)).runs == {}
 
 
 def test_runs_of_other_namespaces_are_not_counted_and_those_that_are_no_longer_selected_not_shown() -> None:
-    ledger = budget.book(Ledger(TEAM), {"ours": Spent("team-a", 100), "theirs": Spent("team-b", 7)}, TODAY)
-    assert budget.sum_up(ledger, spec(), TODAY) == {"team-a": 100}
-    assert budget.sum_up(budget.select_namespaces(ledger, frozenset({"team-b"}), {}), spec(), TODAY) == {}
+    ledger = budgets.book(Ledger(TEAM), {"ours": Spent("team-a", 100), "theirs": Spent("team-b", 7)}, TODAY)
+    assert budgets.sum_up(ledger, spec(), TODAY) == {"team-a": 100}
+    assert budgets.sum_up(budgets.select_namespaces(ledger, frozenset({"team-b"}), {}), spec(), TODAY) == {}
 
 
 def test_a_ledger_is_read_as_it_was_written() -> None:
-    ledger = budget.book(Ledger(TEAM), {"run": Spent("team-a", 100)}, TODAY)
-    assert budget.parse_ledger(budget.format_ledger(ledger)) == ledger
+    ledger = budgets.book(Ledger(TEAM), {"run": Spent("team-a", 100)}, TODAY)
+    assert budgets.parse_ledger(budgets.format_ledger(ledger)) == ledger
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_ledger_is_read_as_it_was_written() -> None:
     ],
 )
 def test_a_selector_selects_as_kubernetes_does(selector: dict[str, object], is_selected: bool) -> None:
-    assert budget.matches(LabelSelector.model_validate(selector), {"team": "a"}) is is_selected
+    assert budgets.matches(LabelSelector.model_validate(selector), {"team": "a"}) is is_selected
 
 
 @pytest.mark.parametrize(("operator", "values"), [("In", []), ("Exists", ["a"])])
@@ -92,23 +92,23 @@ def test_a_selector_that_makes_no_sense_is_refused(operator: str, values: list[s
 
 def test_the_status_has_hours_and_says_when_they_are_used_up() -> None:
     used = {"team-a": 7200, "team-b": 32400}
-    within = budget.build_status(spec(gpuHours=12), used, GPUBudgetStatus(), 1, NOW)
+    within = budgets.build_status(spec(gpuHours=12), used, GPUBudgetStatus(), 1, NOW)
     assert (within.used, within.remaining) == ("11.00", "1.00")
     assert [(each.name, each.used) for each in within.namespaces] == [("team-b", "9.00"), ("team-a", "2.00")]
     assert (within.conditions[0].type, within.conditions[0].status) == ("Exceeded", "False")
-    above = budget.build_status(spec(action="Block"), used, within, 2, NOW + timedelta(hours=1))
+    above = budgets.build_status(spec(action="Block"), used, within, 2, NOW + timedelta(hours=1))
     assert (above.remaining, above.conditions[0].status) == ("0.00", "True")
     words = "11.00 of 10 GPU-hours of the last 30 days are used; no further run starts"
     assert above.conditions[0].message == words
     assert above.conditions[0].last_transition_time == "2026-01-31T13:00:00Z"
     assert above.conditions[1].last_transition_time == "2026-01-31T12:00:00Z"
     assert {each.observed_generation for each in above.conditions} == {2}
-    assert budget.build_event(within, above) == (Event("Warning", "UsedUp", words), "2026-01-31T13:00:00Z")
-    assert budget.build_event(above, above) is budget.build_event(GPUBudgetStatus(), within) is None
-    told = budget.build_event(above, within)
+    assert budgets.build_event(within, above) == (Event("Warning", "UsedUp", words), "2026-01-31T13:00:00Z")
+    assert budgets.build_event(above, above) is budgets.build_event(GPUBudgetStatus(), within) is None
+    told = budgets.build_event(above, within)
     assert told is not None
     assert (told[0].type, told[0].reason) == ("Normal", "WithinBudget")
-    words = budget.describe_block("ml", spec(windowDays=1), used, "team-a")
+    words = budgets.describe_block("ml", spec(windowDays=1), used, "team-a")
     assert words.startswith("GPUBudget ml: 11.00 of 10 GPU-hours of today are used (2.00 by team-a); it starts when")
 
 

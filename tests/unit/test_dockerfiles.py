@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from runyard.render import USER_ID
+from runyard.decide.manifests import USER_ID
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ["operator", "trainer"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from runyard.api.trainingrun import ConditionType, LastFailure, Phase, Restarts
-from runyard.times import format_time
-from runyard.world import Delete, Manifest
+from runyard.decide.times import format_time
+from runyard.decide.values import Delete, Manifest
 from runyard_trainer.contract.exits import ExitCode
 from runyard_trainer.contract.reports import CommittedCheckpoint, PodReport
 

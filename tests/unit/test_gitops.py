@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from lupa.lua51 import LuaRuntime
 from runyard.api.trainingrun import ConditionType, Phase
-from runyard.plan import plan
-from runyard.status import Decision, build_events, build_status
-from runyard.world import Manifest, Namespace, Observed, Run
+from runyard.decide.plan import plan
+from runyard.decide.status import build_events, build_status
+from runyard.decide.values import Decision, Manifest, Namespace, Observed, Run
 
 from tests.builders import (
     NOW,

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from runyard.api.trainingrun import ConditionType, Phase, Restarts
-from runyard.kueue import build_place
-from runyard.plan import plan
-from runyard.status import find_condition
-from runyard.world import (
+from runyard.decide.plan import plan
+from runyard.decide.rules.kueue import build_place
+from runyard.decide.status import find_condition
+from runyard.decide.values import (
     Create,
     Delete,
     KueueView,

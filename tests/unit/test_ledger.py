@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from runyard.api.trainingrun import AttemptGpuSeconds, GpuSeconds, Limits, Phase, TrainingRunStatus
-from runyard.ledger import account
-from runyard.limits import find_excess, find_next_limit
-from runyard.plan import plan
-from runyard.times import format_time
-from runyard.world import Manifest, Observed
+from runyard.decide.facts.gpu_seconds import account
+from runyard.decide.facts.limits import find_excess, find_next_limit
+from runyard.decide.plan import plan
+from runyard.decide.times import format_time
+from runyard.decide.values import Manifest, Observed
 from runyard_trainer.contract.reports import Progress
 
 from tests.builders import (

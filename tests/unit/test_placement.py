@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from runyard.api.trainingrun import Compute, Phase
-from runyard.placement import shrink
-from runyard.render import build_train_job
-from runyard.world import Create, Manifest, Plan, Run
+from runyard.decide.facts.placement import shrink
+from runyard.decide.manifests import build_train_job
+from runyard.decide.values import Create, Manifest, Plan, Run
 from runyard_trainer.contract.reports import PodReport
 
 from tests.builders import (

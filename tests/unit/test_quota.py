@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runyard.quota import Gang, Quota, Ticket, find_ahead, find_shortages, is_hopeless, read_quota
-from runyard.world import Manifest
+from runyard.decide.quota.gangs import Gang, Quota, Ticket, find_ahead, find_shortages, is_hopeless, read_quota
+from runyard.decide.values import Manifest
 
 from tests.builders import make_pod_spec
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from runyard.api.trainingrun import GpuSeconds, Phase, QueuePlace, TrainingRunStatus
 from runyard.cli.quota import Waiting, print_usage, read_budget, summarize
-from runyard.world import Run
+from runyard.decide.values import Run
 
 from tests.builders import make_run
 

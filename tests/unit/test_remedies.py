@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from runyard.remedies import find_remedy
+from runyard.decide.facts.remedies import find_remedy
 
 PREEMPTION = "preemption: 0/9 nodes are available: 9 Preemption is not helpful for scheduling."
 LESS, LESS_TO_PREPARE = "compute.gpusPerNode", "prepare.resources"

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from runyard.api.trainingrun import MAX_NAME_LENGTH
-from runyard.kueue import build_place
-from runyard.render import (
+from runyard.decide.manifests import (
     build_config_map,
     build_prepare_job,
     build_service,
@@ -21,7 +20,8 @@ from runyard.render import (
     name_train_job,
     resolve_recipe,
 )
-from runyard.world import Manifest, Settings
+from runyard.decide.rules.kueue import build_place
+from runyard.decide.values import Manifest, Settings
 
 from tests.builders import SETTINGS, make_run, make_spec
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runyard.cluster import merge_patch, parse_run
+from runyard.decide.values import Event
 from runyard.events import build_event, subject_of
 from runyard.logs import JsonFormatter, OneLineFormatter
 from runyard.main import read_config
 from runyard.progress import find_rank_0
-from runyard.world import Event
 from runyard_trainer.contract.exits import UserError
 
 SPEC = {

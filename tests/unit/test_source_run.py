@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from runyard.api.trainingrun import ConditionType, Phase, TrainingRunStatus
-from runyard.plan import plan
-from runyard.render import resolve_recipe
-from runyard.world import Observed, Plan, Run
+from runyard.decide.manifests import resolve_recipe
+from runyard.decide.plan import plan
+from runyard.decide.values import Observed, Plan, Run
 from runyard_trainer.contract.reports import CommittedCheckpoint, ModelFolder, Result
 
 from tests.builders import NOW, SETTINGS, make_run, make_spec, make_status

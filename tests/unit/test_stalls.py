@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from runyard.api.trainingrun import ConditionType, Phase, Restarts
-from runyard.plan import plan
-from runyard.world import Observed, Run
+from runyard.decide.plan import plan
+from runyard.decide.values import Observed, Run
 from runyard_trainer.contract.reports import PodReport
 
 from tests.builders import (

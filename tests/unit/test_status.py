@@ -15,9 +15,9 @@ from runyard.api.trainingrun import (
     RunProgress,
     TrainingRunStatus,
 )
-from runyard.status import Decision, build_events, build_status, learn_progress
-from runyard.times import format_duration, format_time, parse_time
-from runyard.world import Event
+from runyard.decide.status import build_events, build_status, learn_progress
+from runyard.decide.times import format_duration, format_time, parse_time
+from runyard.decide.values import Decision, Event
 from runyard_trainer.contract.reports import CommittedCheckpoint
 
 from tests.builders import NOW, at, make_progress

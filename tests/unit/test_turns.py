@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runyard.api.trainingrun import Phase
-from runyard.cluster import Key
+from runyard.decide.values import Key
 from runyard.turns import Turns
 
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from runyard_trainer.contract.exits import UserError
 
-from runyard.amounts import format_quantity, name_for_people
 from runyard.api.gpubudget import BUDGET_PLURAL, GPUBudgetSpec, GPUBudgetStatus
 from runyard.api.trainingrun import API_VERSION, PLURAL, GpuSeconds, Phase
-from runyard.quota import read_quota
-from runyard.world import Manifest, Run
+from runyard.decide.quota.gangs import read_quota
+from runyard.decide.quota.quantities import format_quantity, name_for_people
+from runyard.decide.values import Manifest, Run
 
 if TYPE_CHECKING:
     from rich.console import Console

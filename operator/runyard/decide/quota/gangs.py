@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from runyard.amounts import Usage, add, beyond, count_pod, parse_quantity, read_amounts, times
-from runyard.world import Manifest
+from runyard.decide.quota.quantities import Usage, add, beyond, count_pod, parse_quantity, read_amounts, times
+from runyard.decide.values import Manifest
 
 # --------------------------------------------------------------------------------------------------------------- quotas
 

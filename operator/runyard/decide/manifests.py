@@ -29,7 +29,7 @@ from runyard.api.trainingrun import (
     Role,
     TrainingRunSpec,
 )
-from runyard.world import Manifest, Run, Settings
+from runyard.decide.values import Manifest, Run, Settings
 
 USER_ID = 10001
 """Of the trainer's image."""

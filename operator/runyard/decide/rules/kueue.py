@@ -14,7 +14,6 @@ from dataclasses import replace
 from datetime import timedelta
 from types import MappingProxyType
 
-from runyard import kueue_words, pods, render, rules
 from runyard.api.trainingrun import (
     LABEL_ATTEMPT,
     LABEL_ROLE,
@@ -25,9 +24,12 @@ from runyard.api.trainingrun import (
     Role,
     TrainingRunSpec,
 )
-from runyard.situation import Situation, build_delete
-from runyard.status import Decision, count, is_finished
-from runyard.world import Action, Create, Manifest, PatchStatus, Run, Settings
+from runyard.decide import manifests
+from runyard.decide.facts import pods
+from runyard.decide.rules import kueue_messages, lifecycle
+from runyard.decide.situation import Situation, build_delete
+from runyard.decide.status import count, is_finished
+from runyard.decide.values import Action, Create, Decision, Manifest, PatchStatus, Run, Settings
 
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 LABEL_PRIORITY = "kueue.x-k8s.io/priority-class"
@@ -58,7 +60,7 @@ def has_lost_place(situation: Situation) -> Decision | None:
         "next_attempt_time": None,
         "restarts": count(situation.known.restarts, preemptions=1),
     }
-    return replace(_wait(situation, *kueue_words.describe_eviction(situation), changes), requeue_at=situation.now)
+    return replace(_wait(situation, *kueue_messages.describe_eviction(situation), changes), requeue_at=situation.now)
 
 
 def waits_for_place(situation: Situation) -> Decision | None:
@@ -72,7 +74,7 @@ def waits_for_place(situation: Situation) -> Decision | None:
         message = (
             "queue.name needs Kubernetes 1.32 or newer: this one would run the pods of the Job that holds the place"
         )
-        return rules.fail(situation, "NotSupported", message)
+        return lifecycle.fail(situation, "NotSupported", message)
     if pods.is_deleting(place):
         return _wait(situation, "Queued", "gives its former place back, and then asks for another")
     if place["spec"]["parallelism"] != situation.spec.compute.nodes:
@@ -81,12 +83,12 @@ def waits_for_place(situation: Situation) -> Decision | None:
     if is_open(place):
         return None
     workload = situation.observed.kueue.workload
-    refusal = kueue_words.describe_refusal(workload) if workload else None
+    refusal = kueue_messages.describe_refusal(workload) if workload else None
     if refusal is not None:
         return replace(_wait(situation, "Refused", refusal), is_stalled=True)
     if any(pods.is_alive(pod, situation.now) for pod in situation.train_pods):
-        return _wait(situation, *kueue_words.describe_eviction(situation))
-    return _wait(situation, "Queued", kueue_words.describe_wait(situation))
+        return _wait(situation, *kueue_messages.describe_eviction(situation))
+    return _wait(situation, "Queued", kueue_messages.describe_wait(situation))
 
 
 def _ask_for_place(situation: Situation) -> Decision:
@@ -106,7 +108,7 @@ def should_start_in_place(situation: Situation) -> Decision | None:
     place = situation.place_job
     if situation.spec.queue.name is None or place is None:
         return None
-    decision = rules.should_start_attempt(situation)
+    decision = lifecycle.should_start_attempt(situation)
     actions = tuple(
         Create(_put_under(place, action.manifest))
         if isinstance(action, Create) and _is_job(action.manifest)
@@ -179,7 +181,7 @@ def build_place(
         settings: the administrator's.
         priority_kinds: which kinds of class queue.priorityClassName names; None where only its pods tell.
     """
-    job = render.build_train_job(run, spec, settings, attempt=0)
+    job = manifests.build_train_job(run, spec, settings, attempt=0)
     labels = {LABEL_RUN_UID: run.uid, LABEL_RUN: run.name}
     if priority_kinds is not None and "PriorityClass" not in priority_kinds:
         job["spec"]["template"]["spec"].pop("priorityClassName", None)

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from runyard import pods
-from runyard.times import parse_time
-from runyard.world import Manifest
+from runyard.decide.facts import pods
+from runyard.decide.times import parse_time
+from runyard.decide.values import Manifest
 
 Usage = dict[str, Decimal]
 """Amounts by the name that a quota has for them."""

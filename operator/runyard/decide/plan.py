@@ -30,39 +30,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from runyard import admission, kueue, ledger, pods, rules, settling, sources
-from runyard.endings import has_failing_pod
-from runyard.situation import Situation, build_delete
-from runyard.status import Decision, build_events, build_status
-from runyard.world import Action, Observed, Plan, Run, Settings
+from runyard.decide.facts import gpu_seconds, pods
+from runyard.decide.facts.endings import has_failing_pod
+from runyard.decide.rules import attempt_end, kueue, lifecycle, quota, source_run
+from runyard.decide.situation import Situation, build_delete
+from runyard.decide.status import build_events, build_status
+from runyard.decide.values import Action, Decision, Observed, Plan, Run, Settings
 
 Rule = Callable[[Situation], Decision | None]
 
 RULES: tuple[Rule, ...] = (
-    rules.is_finished,
-    rules.has_invalid_spec,
-    rules.has_succeeded,
+    lifecycle.is_finished,
+    lifecycle.has_invalid_spec,
+    lifecycle.has_succeeded,
     kueue.has_lost_place,
-    settling.has_ended_early,
-    rules.has_failed_to_prepare,
-    rules.is_told_to_stop,
-    rules.lacks_a_name,
-    rules.could_not_act,
-    rules.is_suspended,
-    rules.has_reached_a_limit,
-    rules.is_attempting,
-    rules.asks_otherwise,
-    admission.is_preparation_blocked,
-    rules.is_preparing,
-    sources.waits_for_run,
-    rules.should_prepare,
-    rules.is_backing_off,
-    admission.waits_for_budget,
+    attempt_end.has_ended_early,
+    lifecycle.has_failed_to_prepare,
+    lifecycle.is_told_to_stop,
+    lifecycle.lacks_a_name,
+    lifecycle.could_not_act,
+    lifecycle.is_suspended,
+    lifecycle.has_reached_a_limit,
+    lifecycle.is_attempting,
+    lifecycle.asks_otherwise,
+    quota.is_preparation_blocked,
+    lifecycle.is_preparing,
+    source_run.waits_for_run,
+    lifecycle.should_prepare,
+    lifecycle.is_backing_off,
+    quota.waits_for_budget,
     kueue.waits_for_place,
-    rules.is_stopping,
-    admission.waits_for_quota,
+    lifecycle.is_stopping,
+    quota.waits_for_quota,
     kueue.should_start_in_place,
-    rules.should_start_attempt,
+    lifecycle.should_start_attempt,
 )
 
 
@@ -73,7 +74,7 @@ def plan(run: Run, observed: Observed, settings: Settings, now: datetime) -> Pla
     status = build_status(
         situation.known, decision, is_prepared=situation.is_prepared, generation=run.generation, now=now
     )
-    status = ledger.hold_back(run.status, status, situation.num_held_gpus, settings.progress_interval_s)
+    status = gpu_seconds.hold_back(run.status, status, situation.num_held_gpus, settings.progress_interval_s)
     return Plan(
         status=status,
         actions=(*stop_settled_attempts(situation), *decision.actions, *kueue.keep_place(situation)),

@@ -20,10 +20,10 @@ from datetime import datetime
 
 from runyard_trainer.contract.reports import Progress
 
-from runyard import pods
 from runyard.api.trainingrun import AttemptGpuSeconds, GpuSeconds, TrainingRunStatus
-from runyard.times import parse_time
-from runyard.world import Manifest
+from runyard.decide.facts import pods
+from runyard.decide.times import parse_time
+from runyard.decide.values import Manifest
 
 
 def account(

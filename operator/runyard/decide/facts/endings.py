@@ -20,10 +20,10 @@ from enum import Enum, auto
 from runyard_trainer.contract.exits import ExitCode
 
 from runyard.api.trainingrun import FATAL_EXIT_CODES, LastFailure
-from runyard.pods import Termination, find_job_failure, is_alive, is_deleting, is_lost, read_termination
-from runyard.remedies import find_remedy
-from runyard.times import format_time, parse_time
-from runyard.world import Manifest
+from runyard.decide.facts.pods import Termination, find_job_failure, is_alive, is_deleting, is_lost, read_termination
+from runyard.decide.facts.remedies import find_remedy
+from runyard.decide.times import format_time, parse_time
+from runyard.decide.values import Manifest
 
 SETTLE_S = 15
 """How long a pod may take to end after its rank has failed: its launcher gives the other ranks time to notice."""

@@ -12,8 +12,8 @@ from runyard_trainer.contract.exits import ExitCode
 from runyard_trainer.contract.reports import PodReport
 
 from runyard.api.trainingrun import CONTAINER_NAME, LABEL_ATTEMPT, LABEL_ROLE, LABEL_RUN_UID
-from runyard.times import parse_time
-from runyard.world import Manifest
+from runyard.decide.times import parse_time
+from runyard.decide.values import Manifest
 
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runyard.api.trainingrun import Compute, LastFailure, TrainingRunStatus
-from runyard.endings import Severity
+from runyard.decide.facts.endings import Severity
 
 MAX_FAILURES_OF_A_NODE = 2
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 
-from runyard import pods, rules
-from runyard.amounts import format_quantity, is_charged, name_for_people
 from runyard.api.trainingrun import ConditionType, Phase, QueuePlace, Role, TrainingRunStatus
-from runyard.quota import Gang, Quota, Shortage, Ticket, find_ahead, find_shortages, read_quota
-from runyard.situation import Situation, build_delete
-from runyard.status import Decision, find_condition, is_finished
-from runyard.world import Action, Create, Manifest, Namespace, Observed, Run
+from runyard.decide.facts import pods
+from runyard.decide.quota.gangs import Gang, Quota, Shortage, Ticket, find_ahead, find_shortages, read_quota
+from runyard.decide.quota.quantities import format_quantity, is_charged, name_for_people
+from runyard.decide.rules import lifecycle
+from runyard.decide.situation import Situation, build_delete
+from runyard.decide.status import find_condition, is_finished
+from runyard.decide.values import Action, Create, Decision, Manifest, Namespace, Observed, Run
 
 RECHECK = timedelta(seconds=30)
 """Quotas and runs are watched; this is for what changes without them."""
@@ -155,7 +156,7 @@ class _View:
         run = situation.run
         job = next(
             action.manifest
-            for action in rules.should_start_attempt(situation).actions
+            for action in lifecycle.should_start_attempt(situation).actions
             if isinstance(action, Create) and action.manifest["kind"] == "Job"
         )
         own_pods = [pod for pod in self.namespace.pods if pods.run_uid_of(pod) == run.uid]

@@ -11,11 +11,10 @@ from datetime import timedelta
 from runyard_trainer.contract.models import SourceRun
 from runyard_trainer.contract.reports import ModelFolder
 
-from runyard import status
 from runyard.api.trainingrun import ConditionType, Phase
-from runyard.situation import Situation
-from runyard.status import Decision
-from runyard.world import Run
+from runyard.decide import status
+from runyard.decide.situation import Situation
+from runyard.decide.values import Decision, Run
 
 POLL = timedelta(seconds=5)
 """How soon the other run is looked at again: its events are not this run's."""

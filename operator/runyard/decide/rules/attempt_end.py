@@ -10,14 +10,15 @@ import hashlib
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from runyard import pods, stalls
 from runyard.api.trainingrun import LastFailure, Phase
-from runyard.endings import Ending, Severity, describe_failure, find_ending
-from runyard.placement import blame_node, shrink
-from runyard.rules import fail
-from runyard.situation import Situation
-from runyard.status import Decision, count, describe_start
-from runyard.times import format_time, parse_time
+from runyard.decide.facts import pods, stalls
+from runyard.decide.facts.endings import Ending, Severity, describe_failure, find_ending
+from runyard.decide.facts.placement import blame_node, shrink
+from runyard.decide.rules.lifecycle import fail
+from runyard.decide.situation import Situation
+from runyard.decide.status import count, describe_start
+from runyard.decide.times import format_time, parse_time
+from runyard.decide.values import Decision
 
 
 class Backoff(NamedTuple):

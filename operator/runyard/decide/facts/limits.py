@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from runyard.api.trainingrun import Limits, TrainingRunStatus
-from runyard.times import parse_time
+from runyard.decide.times import parse_time
 
 
 class Excess(NamedTuple):

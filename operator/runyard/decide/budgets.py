@@ -20,8 +20,8 @@ from typing import Any
 
 from runyard.api.gpubudget import GPUBudgetSpec, GPUBudgetStatus, LabelSelector, LabelSelectorRequirement, NamespaceUse
 from runyard.api.trainingrun import Condition
-from runyard.times import format_time
-from runyard.world import Event
+from runyard.decide.times import format_time
+from runyard.decide.values import Event
 
 EXCEEDED = "Exceeded"
 """The condition: it is used up."""

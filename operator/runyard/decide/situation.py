@@ -9,9 +9,10 @@ from functools import cached_property
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import PodReport
 
-from runyard import ledger, pods, render, status
 from runyard.api.trainingrun import Condition, ConditionType, Recovery, Role, TrainingRunSpec, TrainingRunStatus
-from runyard.world import Delete, Manifest, Observed, Run, Settings
+from runyard.decide import manifests, status
+from runyard.decide.facts import gpu_seconds, pods
+from runyard.decide.values import Delete, Manifest, Observed, Run, Settings
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Situation:
     @cached_property
     def recipe(self) -> Recipe:
         """What the pods read."""
-        return render.resolve_recipe(self.run, self.spec, self.settings)
+        return manifests.resolve_recipe(self.run, self.spec, self.settings)
 
     @cached_property
     def known(self) -> TrainingRunStatus:
@@ -64,7 +65,7 @@ class Situation:
         known = status.learn_progress(known, last_words.progress if last_words else None)
         known = status.learn_progress(known, self.observed.progress)
         gpus_per_pod = self.run.spec.compute.gpus_per_node if self.run.spec is not None else 0
-        cost = ledger.account(
+        cost = gpu_seconds.account(
             self.run.status, self.attempt, self.attempt_pods, self.attempt_job, gpus_per_pod, said, self.now
         )
         return known.model_copy(update=cost)

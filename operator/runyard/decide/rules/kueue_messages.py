@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from runyard import pods
-from runyard.situation import Situation
-from runyard.status import describe_start
-from runyard.world import Manifest, QueuePosition
+from runyard.decide.facts import pods
+from runyard.decide.situation import Situation
+from runyard.decide.status import describe_start
+from runyard.decide.values import Manifest, QueuePosition
 
 
 def describe_eviction(situation: Situation) -> tuple[str, str]:

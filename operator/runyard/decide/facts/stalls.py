@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from runyard.api.trainingrun import LastFailure, Recovery
-from runyard.endings import Ending, Severity
-from runyard.pods import Wait, find_wait, has_started, started_at
-from runyard.remedies import find_remedy
-from runyard.times import format_time
-from runyard.world import Manifest
+from runyard.decide.facts.endings import Ending, Severity
+from runyard.decide.facts.pods import Wait, find_wait, has_started, started_at
+from runyard.decide.facts.remedies import find_remedy
+from runyard.decide.times import format_time
+from runyard.decide.values import Manifest
 
 SILENCE_MARGIN_S = 60
 """Beyond stallTimeoutSeconds: the ranks' own watchdogs come first."""

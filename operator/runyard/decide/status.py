@@ -8,9 +8,7 @@ operator's memory, as Jobs may be gone. `phase` is for people: no code reads it,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from runyard_trainer.contract.reports import CommittedCheckpoint, PodReport, Progress
 
@@ -23,9 +21,9 @@ from runyard.api.trainingrun import (
     TrainingRunSpec,
     TrainingRunStatus,
 )
-from runyard.endings import describe_failure
-from runyard.times import format_duration, format_time
-from runyard.world import Action, Event
+from runyard.decide.facts.endings import describe_failure
+from runyard.decide.times import format_duration, format_time
+from runyard.decide.values import Decision, Event
 
 FINISHED = (Phase.SUCCEEDED, Phase.FAILED)
 STALLED = "Stalled"
@@ -33,23 +31,6 @@ STALLED = "Stalled"
 
 _SETTLED = (*FINISHED, Phase.SUSPENDED)
 _ADMITTED = (Phase.STARTING, Phase.RUNNING, Phase.RECOVERING)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a rule says; reason and message become conditions as they are."""
-
-    phase: Phase
-    reason: str
-    message: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    """Fields of status that change besides."""
-    actions: tuple[Action, ...] = ()
-    requeue_at: datetime | None = None
-    is_stalled: bool = False
-    """Nothing will go on until somebody acts."""
-    needs_namespace: bool = False
-    """See `Plan`."""
 
 
 def find_condition(status: TrainingRunStatus, kind: ConditionType) -> Condition | None:

@@ -7,13 +7,13 @@ Kubernetes objects stay plain JSON: typed models drop the fields they do not kno
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from runyard_trainer.contract.reports import Progress
 
-from runyard.api.trainingrun import TrainingRunSpec, TrainingRunStatus
+from runyard.api.trainingrun import Phase, TrainingRunSpec, TrainingRunStatus
 
 Manifest = dict[str, Any]
 """A Kubernetes object as plain JSON."""
@@ -177,3 +177,30 @@ class Plan:
     """When to look again even if nothing happens."""
     needs_namespace: bool = False
     """Nothing can be decided without `Observed.namespace`: look, and plan again."""
+
+
+class Key(NamedTuple):
+    """Names a TrainingRun."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a rule says; reason and message become conditions as they are."""
+
+    phase: Phase
+    reason: str
+    message: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Fields of status that change besides."""
+    actions: tuple[Action, ...] = ()
+    requeue_at: datetime | None = None
+    is_stalled: bool = False
+    """Nothing will go on until somebody acts."""
+    needs_namespace: bool = False
+    """See `Plan`."""

@@ -10,14 +10,15 @@ from datetime import datetime, timedelta
 
 from runyard_trainer.contract.exits import ExitCode
 
-from runyard import limits, pods, render, stalls
 from runyard.api.trainingrun import ANNOTATION_ASKED, KIND, ConditionType, LastFailure, Phase, Prepare, Role
-from runyard.endings import Severity, describe_failure, judge, when_settled
-from runyard.remedies import find_remedy
-from runyard.situation import Situation, build_delete
-from runyard.status import STALLED, Decision, find_condition
-from runyard.times import format_time, parse_time
-from runyard.world import Action, Create, Delete, Manifest
+from runyard.decide import manifests
+from runyard.decide.facts import limits, pods, stalls
+from runyard.decide.facts.endings import Severity, describe_failure, judge, when_settled
+from runyard.decide.facts.remedies import find_remedy
+from runyard.decide.situation import Situation, build_delete
+from runyard.decide.status import STALLED, find_condition
+from runyard.decide.times import format_time, parse_time
+from runyard.decide.values import Action, Create, Decision, Delete, Manifest
 
 _STAGES = {
     "writing": ("WritingReplay", "the model writes the text to replay"),
@@ -247,8 +248,8 @@ def asks_otherwise(situation: Situation) -> Decision | None:
     job = situation.prepare_job
     if situation.is_prepared or job is None or not pods.is_live(job):
         return None
-    made_for = job["metadata"].get("annotations", {}).get(ANNOTATION_ASKED, render.note_asked(Prepare()))
-    if made_for == render.note_asked(situation.spec.prepare):
+    made_for = job["metadata"].get("annotations", {}).get(ANNOTATION_ASKED, manifests.note_asked(Prepare()))
+    if made_for == manifests.note_asked(situation.spec.prepare):
         return None
     message = "spec.prepare has changed: preparation starts again"
     return Decision(Phase.PREPARING, "Preparing", message, actions=(build_delete(job),))
@@ -278,12 +279,12 @@ def should_prepare(situation: Situation) -> Decision | None:
     """Nothing is prepared and nobody is at it."""
     if situation.is_prepared:
         return None
-    job = Create(render.build_prepare_job(situation.run, situation.spec, situation.settings))
+    job = Create(manifests.build_prepare_job(situation.run, situation.spec, situation.settings))
     return Decision(
         Phase.PREPARING,
         "Preparing",
         "checking the output and making tokens of the text",
-        actions=(Create(render.build_config_map(situation.run, situation.recipe)), job),
+        actions=(Create(manifests.build_config_map(situation.run, situation.recipe)), job),
     )
 
 
@@ -314,12 +315,12 @@ def should_start_attempt(situation: Situation) -> Decision:
     """Nothing is in the way."""
     attempt = situation.attempt + 1
     job = Create(
-        render.build_train_job(
+        manifests.build_train_job(
             situation.run, situation.attempt_spec, situation.settings, attempt, situation.known.avoided_nodes
         )
     )
-    config_map = Create(render.build_config_map(situation.run, situation.recipe))
-    actions = (config_map, Create(render.build_service(situation.run)), job)
+    config_map = Create(manifests.build_config_map(situation.run, situation.recipe))
+    actions = (config_map, Create(manifests.build_service(situation.run)), job)
     changes = {
         "attempt": attempt,
         "next_attempt_time": None,
