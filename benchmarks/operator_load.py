@@ -33,7 +33,7 @@ import psutil
 from instances import open_instance
 from matplotlib.figure import Figure
 from runyard.api.trainingrun import API_VERSION
-from runyard.kube import MERGE_PATCH, Kube, connect
+from runyard.cluster.client import MERGE_PATCH, Kube, connect
 from runyard_local.instance import Instance
 
 ROOT = Path(__file__).parents[1]

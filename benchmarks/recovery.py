@@ -25,8 +25,8 @@ import aiohttp
 import psutil
 from instances import open_instance
 from runyard.api.trainingrun import API_VERSION, LABEL_RUN
-from runyard.kube import Kube, connect
-from runyard.progress import find_rank_0
+from runyard.cluster.client import Kube, connect
+from runyard.cluster.progress import find_rank_0
 from runyard_local.instance import BUCKET
 from runyard_local.servers.s3server import open_client
 from runyard_trainer.contract.reports import PROGRESS_PORT

@@ -24,7 +24,7 @@ from typing import Any
 from aiohttp import web
 from instances import open_instance
 from operator_load import ROOT, RUNS, OperatorProcess, build_run, wait_for_seen
-from runyard.kube import MERGE_PATCH, Kube, connect
+from runyard.cluster.client import MERGE_PATCH, Kube, connect
 from runyard_local.instance import Instance
 from runyard_trainer.contract.reports import PROGRESS_PORT
 

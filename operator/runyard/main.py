@@ -42,21 +42,21 @@ from runyard_trainer.contract.exits import UserError
 
 from runyard.api.gpubudget import BUDGET_PLURAL
 from runyard.api.trainingrun import API_VERSION, PLURAL
-from runyard.bookkeeping import Bookkeeper
-from runyard.cluster import Cluster, NotLeaderError
+from runyard.cluster.client import ApiError, Kube, connect
+from runyard.cluster.kueue import QueueReader
+from runyard.cluster.lease import Lease, LeaseKey
+from runyard.cluster.progress import ProgressReader
+from runyard.cluster.runs import Cluster, NotLeaderError
+from runyard.cluster.watch import Watch
+from runyard.cluster.watch_cache import Sightings
+from runyard.control.budgets import Bookkeeper
+from runyard.control.reconcile import ApplyError, Reconciler
+from runyard.control.wakeups import Turns
+from runyard.control.work_queue import Runtime
 from runyard.decide.values import Key, Settings
-from runyard.kube import ApiError, Kube, connect
-from runyard.lease import Lease, LeaseKey
-from runyard.logs import configure_logging
-from runyard.probes import serve_metrics, serve_probes
-from runyard.progress import ProgressReader
-from runyard.queues import QueueReader
-from runyard.reconcile import ApplyError, Reconciler
-from runyard.runtime import Runtime
-from runyard.sightings import Sightings
-from runyard.telemetry import Telemetry
-from runyard.turns import Turns
-from runyard.watch import Watch
+from runyard.serving.logs import configure_logging
+from runyard.serving.metrics import Telemetry
+from runyard.serving.probes import serve_metrics, serve_probes
 
 logger = logging.getLogger(__name__)
 

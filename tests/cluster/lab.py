@@ -12,9 +12,10 @@ from typing import Any
 from uuid import uuid4
 
 from runyard.api.trainingrun import API_VERSION, LABEL_RUN, LABEL_RUN_UID
-from runyard.cluster import Cluster, collection_path
+from runyard.cluster.client import Kube, connect
+from runyard.cluster.objects import collection_path
+from runyard.cluster.runs import Cluster
 from runyard.decide.values import Create, Key, Manifest, Run
-from runyard.kube import Kube, connect
 
 SPEC = {
     "model": {"uri": "s3://models/base"},

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import yaml
 from runyard.api.trainingrun import API_VERSION, Phase, TrainingRunStatus
-from runyard.bookkeeping import Bookkeeper
-from runyard.cluster import Cluster, collection_path
+from runyard.cluster.client import ApiError, connect
+from runyard.cluster.events import record_event, subject_of
+from runyard.cluster.lease import Lease, LeaseKey
+from runyard.cluster.objects import collection_path
+from runyard.cluster.runs import Cluster
+from runyard.control.budgets import Bookkeeper
 from runyard.decide.values import Delete, Event, Key, Manifest, PatchStatus
-from runyard.events import record_event, subject_of
-from runyard.kube import ApiError, connect
-from runyard.lease import Lease, LeaseKey
 from runyard.main import LEASE_NAME, require_crd
 
 from tests.cluster.chart import CHART, NAMESPACE, apply, helm, render

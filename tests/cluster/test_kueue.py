@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from runyard.kube import MERGE_PATCH, connect
+from runyard.cluster.client import MERGE_PATCH, connect
 
 from tests.cluster import runs
 from tests.cluster.conftest import Cluster, bring_up

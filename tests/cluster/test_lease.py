@@ -12,8 +12,8 @@ from uuid import uuid4
 import aiohttp
 import pytest
 from kubernetes.aio.client import Configuration
-from runyard.kube import MERGE_PATCH, ApiError, Kube, connect
-from runyard.lease import DURATION_S, RENEW_DEADLINE_S, Lease, LeaseKey
+from runyard.cluster.client import MERGE_PATCH, ApiError, Kube, connect
+from runyard.cluster.lease import DURATION_S, RENEW_DEADLINE_S, Lease, LeaseKey
 
 from tests.cluster.conftest import Cluster
 

@@ -8,13 +8,13 @@ from collections import Counter
 import aiohttp
 import pytest
 from runyard.api.trainingrun import API_VERSION
+from runyard.cluster.kueue import QueueReader
+from runyard.cluster.progress import ProgressReader
+from runyard.cluster.watch_cache import COUNTS_FOR_S, Sightings
+from runyard.control.reconcile import Reconciler
+from runyard.control.wakeups import Turns
 from runyard.decide.values import Manifest
-from runyard.progress import ProgressReader
-from runyard.queues import QueueReader
-from runyard.reconcile import Reconciler
-from runyard.sightings import COUNTS_FOR_S, Sightings
-from runyard.telemetry import Telemetry
-from runyard.turns import Turns
+from runyard.serving.metrics import Telemetry
 
 from tests.builders import SETTINGS
 from tests.cluster.conftest import Cluster as ControlPlane

@@ -15,11 +15,11 @@ import pytest
 import yaml
 from aiohttp import web
 from runyard.api.trainingrun import API_VERSION, LABEL_RUN_UID, Condition, LastFailure, Phase, TrainingRunStatus
-from runyard.cluster import Cluster, NotLeaderError
+from runyard.cluster.client import MERGE_PATCH, ApiError, Kube, connect
+from runyard.cluster.events import record_event, subject_of
+from runyard.cluster.progress import ProgressReader
+from runyard.cluster.runs import Cluster, NotLeaderError
 from runyard.decide.values import Create, Delete, Event, Key, Manifest
-from runyard.events import record_event, subject_of
-from runyard.kube import MERGE_PATCH, ApiError, Kube, connect
-from runyard.progress import ProgressReader
 from runyard_trainer.contract.reports import PROGRESS_PORT
 
 from tests.cluster.conftest import Cluster as ControlPlane

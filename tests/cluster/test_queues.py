@@ -14,17 +14,17 @@ from uuid import UUID, uuid4, uuid5
 import aiohttp
 import pytest
 from aiohttp import web
-from runyard.cluster import collection_path
-from runyard.decide.rules.kueue import build_place
-from runyard.decide.values import KueueView, Manifest, QueuePosition, Run
-from runyard.kube import ApiError, Kube, connect
-from runyard.queues import (
+from runyard.cluster.client import ApiError, Kube, connect
+from runyard.cluster.kueue import (
     KUEUE_API_VERSION,
     POSITIONS_INTERVAL_S,
     UNSERVED_INTERVAL_S,
     VISIBILITY_API_VERSION,
     QueueReader,
 )
+from runyard.cluster.objects import collection_path
+from runyard.decide.rules.kueue import build_place
+from runyard.decide.values import KueueView, Manifest, QueuePosition, Run
 from runyard_local.servers.certs import make_certs
 
 from tests.builders import SETTINGS, make_run

@@ -11,8 +11,8 @@ from uuid import uuid4
 
 import pytest
 from runyard.api.trainingrun import API_VERSION
-from runyard.cluster import collection_path
-from runyard.kube import MERGE_PATCH, Kube, connect
+from runyard.cluster.client import MERGE_PATCH, Kube, connect
+from runyard.cluster.objects import collection_path
 
 from tests.cluster.conftest import Cluster as ControlPlane
 from tests.cluster.lab import SPEC

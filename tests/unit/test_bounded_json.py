@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runyard.bounded_json import MAX_DEPTH, bound_json, parse_json
+from runyard.cluster.bounded_json import MAX_DEPTH, bound_json, parse_json
 
 NESTS = {"lists": ("[", "]"), "objects": ('{"a": ', "}"), "both": ('[{"a": ', "}]")}
 TEXTS = st.text(st.sampled_from('ab"\\[]{}\n,:'))

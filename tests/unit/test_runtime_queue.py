@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
 import pytest
-from runyard.runtime import LAST_BACKOFF_S, RESYNC_S, SHORTEST_RESYNC, Backoff, Queue, Runtime
+from runyard.control.work_queue import LAST_BACKOFF_S, RESYNC_S, SHORTEST_RESYNC, Backoff, Queue, Runtime
 
 from tests.virtual_time import run_in_virtual_time
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runyard.cluster import merge_patch, parse_run
+from runyard.cluster.events import build_event, subject_of
+from runyard.cluster.objects import merge_patch, parse_run
+from runyard.cluster.progress import find_rank_0
 from runyard.decide.values import Event
-from runyard.events import build_event, subject_of
-from runyard.logs import JsonFormatter, OneLineFormatter
 from runyard.main import read_config
-from runyard.progress import find_rank_0
+from runyard.serving.logs import JsonFormatter, OneLineFormatter
 from runyard_trainer.contract.exits import UserError
 
 SPEC = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from runyard.cluster import parse_run
+from runyard.cluster.objects import parse_run
+from runyard.cluster.watch_cache import COUNTS_FOR_S, Sightings
+from runyard.control.work_queue import RESYNC_S, SHORTEST_RESYNC
 from runyard.decide.values import Key, Observed
-from runyard.runtime import RESYNC_S, SHORTEST_RESYNC
-from runyard.sightings import COUNTS_FOR_S, Sightings
 
 from tests.builders import make_pod, make_prepare_job, make_run
 from tests.cluster.lab import SPEC

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from runyard.api.trainingrun import Phase
+from runyard.control.wakeups import Turns
 from runyard.decide.values import Key
-from runyard.turns import Turns
 
 
 def test_those_that_wait_in_a_namespace_are_woken_by_its_quotas_and_by_what_becomes_of_the_others() -> None:

@@ -24,7 +24,7 @@ from runyard.decide.values import Manifest, Run
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from runyard.kube import Kube
+    from runyard.cluster.client import Kube
 
 _PIPE_WIDTH = 200
 """Columns where no terminal says how wide it is."""
@@ -100,8 +100,8 @@ async def read_all(namespace: str | None) -> tuple[list[Run], list[Manifest], li
     Raises:
         UserError: they may not be read, or there is no cluster.
     """
-    from runyard.cluster import parse_run
-    from runyard.kube import ApiError, connect  # what the other commands need not install
+    from runyard.cluster.client import ApiError, connect  # what the other commands need not install
+    from runyard.cluster.objects import parse_run
 
     scope = f"namespaces/{namespace}/" if namespace else ""
     try:
@@ -117,7 +117,7 @@ async def read_all(namespace: str | None) -> tuple[list[Run], list[Manifest], li
 
 async def _list_budgets(kube: Kube) -> list[Manifest]:
     """They belong to the cluster: who has a namespace only may see none."""
-    from runyard.kube import ApiError
+    from runyard.cluster.client import ApiError
 
     try:
         found: list[Manifest] = (await kube.get(f"/apis/{API_VERSION}/{BUDGET_PLURAL}"))["items"]

@@ -17,18 +17,19 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from runyard.api.trainingrun import ConditionType, GpuSeconds, Phase, TrainingRunStatus
-from runyard.bookkeeping import Bookkeeper
-from runyard.cluster import Cluster, diff_status
+from runyard.cluster.client import ApiError
+from runyard.cluster.events import record_event, subject_of
+from runyard.cluster.kueue import QueueReader
+from runyard.cluster.objects import diff_status
+from runyard.cluster.progress import ProgressReader
+from runyard.cluster.runs import Cluster
+from runyard.cluster.watch_cache import Sightings
+from runyard.control.budgets import Bookkeeper
+from runyard.control.wakeups import Turns
 from runyard.decide.plan import plan
 from runyard.decide.status import find_condition
 from runyard.decide.values import Key, Observed, Plan, Run, Settings
-from runyard.events import record_event, subject_of
-from runyard.kube import ApiError
-from runyard.progress import ProgressReader
-from runyard.queues import QueueReader
-from runyard.sightings import Sightings
-from runyard.telemetry import Telemetry
-from runyard.turns import Turns
+from runyard.serving.metrics import Telemetry
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable
 
-from runyard.cluster import is_owned_by, parse_run
+from runyard.cluster.objects import is_owned_by, parse_run
 from runyard.decide.facts.pods import run_uid_of
 from runyard.decide.values import Key, Manifest, Observed, Run
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from runyard.api.trainingrun import Role
-from runyard.cluster import collection_path
+from runyard.cluster.client import ApiError, Kube
+from runyard.cluster.objects import collection_path
 from runyard.decide.facts.pods import find_condition, role_of
 from runyard.decide.status import is_finished
 from runyard.decide.values import KueueView, Manifest, QueuePosition, Run
-from runyard.kube import ApiError, Kube
 
 KUEUE_API_VERSION = "kueue.x-k8s.io/v1beta2"
 VISIBILITY_API_VERSION = "visibility.kueue.x-k8s.io/v1beta2"

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from runyard.cluster.client import ApiError, Kube
 from runyard.decide.values import Manifest
-from runyard.kube import ApiError, Kube
 
 logger = logging.getLogger(__name__)
 

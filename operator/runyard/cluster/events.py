@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from runyard.api.trainingrun import API_VERSION, KIND
-from runyard.cluster import Cluster, collection_path
+from runyard.cluster.client import ApiError
+from runyard.cluster.objects import collection_path
+from runyard.cluster.runs import Cluster
 from runyard.decide.values import Event, Manifest, Run
-from runyard.kube import ApiError
 
 logger = logging.getLogger(__name__)
 

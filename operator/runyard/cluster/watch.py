@@ -16,9 +16,9 @@ import kopf
 
 from runyard.api.gpubudget import BUDGET_PLURAL
 from runyard.api.trainingrun import GROUP, LABEL_RUN, LABEL_RUN_UID, PLURAL, VERSION
+from runyard.cluster.client import Kube
+from runyard.cluster.watch_cache import Sightings
 from runyard.decide.values import Key
-from runyard.kube import Kube
-from runyard.sightings import Sightings
 
 CHUNK_SIZE = 200
 """Objects that are listed at once: a start with thousands would hold them all in memory."""

@@ -24,12 +24,13 @@ from pydantic import ValidationError
 
 from runyard.api.gpubudget import BUDGET_KIND, BUDGET_PLURAL, GPUBudgetSpec, GPUBudgetStatus
 from runyard.api.trainingrun import API_VERSION, PLURAL
-from runyard.cluster import Cluster, collection_path, is_owned_by, merge_patch, parse_run
+from runyard.cluster.client import MERGE_PATCH, METADATA_ONLY, ApiError
+from runyard.cluster.events import Subject, record_event
+from runyard.cluster.objects import collection_path, is_owned_by, merge_patch, parse_run
+from runyard.cluster.runs import Cluster
 from runyard.decide import budgets
 from runyard.decide.budgets import Ledger, Spent
 from runyard.decide.values import Key, Manifest
-from runyard.events import Subject, record_event
-from runyard.kube import MERGE_PATCH, METADATA_ONLY, ApiError
 
 BOOK_AFTER_S = 20.0
 """How long what was spent waits to be booked."""

@@ -18,7 +18,7 @@ LogFormat = Literal["text", "json"]
 
 
 class OneLineFormatter(logging.Formatter):
-    """`2026-01-31T12:00:00Z INFO runyard.lease message`, UTC."""
+    """`2026-01-31T12:00:00Z INFO runyard.cluster.lease message`, UTC."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)sZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")

@@ -24,7 +24,7 @@ from kubernetes.aio.client import Configuration
 from runyard_trainer.contract.exits import UserError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from runyard.bounded_json import bound_json, parse_json
+from runyard.cluster.bounded_json import bound_json, parse_json
 from runyard.decide.values import Manifest
 
 REQUEST_TIMEOUT_S = 5.0
