@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.bad_records import explain, prepare_lines
+from tests.unit.trainer.bad_records import explain, prepare_lines
 
 GOOD = {"text": "a good dog", "label": "good"}
 

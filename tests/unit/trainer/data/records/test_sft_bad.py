@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.bad_records import explain, prepare_lines
+from tests.unit.trainer.bad_records import explain, prepare_lines
 
 PAIR = {"prompt": "the old dog", "completion": " likes the cat"}
 ALPACA = {"instruction": "find the cat", "input": "the red house", "output": "not there"}

@@ -28,7 +28,7 @@ from tests.builders import (
     recovering_status,
 )
 
-HEALTH_LUA = Path(__file__).parents[2] / "docs" / "argocd" / "health.lua"
+HEALTH_LUA = Path(__file__).parents[4] / "docs" / "argocd" / "health.lua"
 TRAIN_JOB, PREPARE_JOB = make_train_job(), make_prepare_job()
 
 

@@ -26,7 +26,7 @@ from tests.builders import (
     recovering_status,
     with_condition,
 )
-from tests.unit.decisions import attempt_run, condition, created, decide, deleted, holding, message_of
+from tests.unit.operator.decisions import attempt_run, condition, created, decide, deleted, holding, message_of
 
 
 def test_a_failed_attempt_is_settled_first_and_the_next_one_starts_only_from_the_stored_status() -> None:

@@ -19,7 +19,7 @@ from runyard_trainer.data.sources.listing import list_sources
 from runyard_trainer.data.sources.reading import read_records
 from tokenizers import Tokenizer, models
 
-from tests.unit.encoders import document_tokenizer
+from tests.unit.trainer.encoders import document_tokenizer
 
 
 def classes_of(path: Path) -> list[str]:

@@ -13,7 +13,7 @@ from runyard.decide.budgets import Ledger, Spent
 from runyard.decide.values import Event
 
 from tests.builders import at, make_run, prepared_status, recovering_status
-from tests.unit.decisions import condition, created, decide
+from tests.unit.operator.decisions import condition, created, decide
 
 TODAY = date(2026, 1, 31)
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)

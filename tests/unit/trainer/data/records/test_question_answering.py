@@ -10,7 +10,7 @@ from runyard_trainer.data.records.question_answering import QuestionEncoder, cut
 from runyard_trainer.data.sources.rows import Row
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tests.unit.encoders import document_tokenizer
+from tests.unit.trainer.encoders import document_tokenizer
 
 CONTEXT = "zero one two three four five six seven eight nine"
 

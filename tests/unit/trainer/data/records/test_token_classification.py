@@ -14,7 +14,7 @@ from runyard_trainer.data.records.token_classification import (
 from runyard_trainer.data.sources.rows import Row
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from tests.unit.encoders import document_tokenizer
+from tests.unit.trainer.encoders import document_tokenizer
 
 
 def build_wordpiece() -> Tokenizer:

@@ -25,7 +25,7 @@ from tests.builders import (
     prepared_status,
     recovering_status,
 )
-from tests.unit.decisions import attempt_run, created, decide, message_of
+from tests.unit.operator.decisions import attempt_run, created, decide, message_of
 
 
 def job_of(planned: Plan) -> Manifest:

@@ -31,7 +31,16 @@ from tests.builders import (
     with_condition,
     with_spec_error,
 )
-from tests.unit.decisions import CONFIG_MAP, attempt_run, condition, created, decide, deleted, holding, message_of
+from tests.unit.operator.decisions import (
+    CONFIG_MAP,
+    attempt_run,
+    condition,
+    created,
+    decide,
+    deleted,
+    holding,
+    message_of,
+)
 
 # -------------------------------------------------------------------------------------------------------------- prepare
 

@@ -25,7 +25,7 @@ from tests.builders import (
     make_waiting_pod,
     prepared_status,
 )
-from tests.unit.decisions import attempt_run, condition, created, decide, deleted, message_of
+from tests.unit.operator.decisions import attempt_run, condition, created, decide, deleted, message_of
 
 
 def running_run(**spec: Any) -> Run:

@@ -20,8 +20,8 @@ from runyard_trainer.storage.open import open_store
 
 from tests.places import Place
 from tests.s3server import S3Server
-from tests.unit.test_choosing import corpus, documents
-from tests.unit.test_prepare import decode_all
+from tests.unit.trainer.data.filters.test_selection import corpus, documents
+from tests.unit.trainer.test_prepare import decode_all
 
 
 @pytest.fixture
