@@ -224,7 +224,7 @@ import os, sys
 from pathlib import Path
 import runyard_trainer.train as train
 from runyard_trainer.context import World
-from runyard_trainer.contract import Recipe
+from runyard_trainer.contract.recipe import Recipe
 from tests.chaos.training import train_rank
 
 scratch, export_run = Path(sys.argv[2]), train.export_run

@@ -28,7 +28,9 @@ def test_a_uid_without_a_name_prepares_and_trains_on_two_ranks(tmp_path: Path, u
         "TMPDIR": str(tmp_path),
     }
     trainer = [sys.executable, "-m", "runyard_trainer"]
-    launcher = "import os, sys; from runyard_trainer.launch import main; sys.exit(main(os.environ, sys.argv[1:]))"
+    launcher = (
+        "import os, sys; from runyard_trainer.launch.__main__ import main; sys.exit(main(os.environ, sys.argv[1:]))"
+    )
     for command in ([*trainer, "prepare"], [sys.executable, "-c", launcher, *trainer, "train"]):
         argv = [*NAMELESS[uid].prefix(tmp_path), *command, str(recipe)]
         done = subprocess.run(argv, env={**os.environ, **env}, capture_output=True, text=True, check=False)

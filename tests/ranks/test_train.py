@@ -118,7 +118,7 @@ def hanging_rank(world: World, folder: Path, recipe: Recipe, restarts: bool) -> 
     return "finished"
 
 
-LAUNCHER = "import os, sys; from runyard_trainer.launch import main; sys.exit(main(os.environ, sys.argv[1:]))"
+LAUNCHER = "import os, sys; from runyard_trainer.launch.__main__ import main; sys.exit(main(os.environ, sys.argv[1:]))"
 
 
 def listens(port: int) -> bool:

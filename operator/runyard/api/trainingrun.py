@@ -1,6 +1,6 @@
 """The TrainingRun resource: its spec and status as pydantic models, and every name that the operator gives to things.
 
-The recipe half of the spec is `runyard_trainer.contract.Recipe`; this adds how to run it. `crd.py` makes the CRD from
+The recipe half of the spec is `runyard_trainer.contract.recipe`; this adds how to run it. `api.crd` makes the CRD from
 these models; nothing here has behaviour.
 """
 

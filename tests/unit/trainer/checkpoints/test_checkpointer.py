@@ -287,7 +287,7 @@ import sys, torch
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from tests.unit.trainer.checkpoints.test_checkpointer import open_checkpointer, open_store, Storage
-from runyard_trainer.contract.reports import UserError
+from runyard_trainer.contract.exits import UserError
 torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
 tmp_path = Path({tmp_path!r})
 checkpointer = open_checkpointer(open_store(f"file://{{tmp_path}}/output", Storage()), tmp_path)

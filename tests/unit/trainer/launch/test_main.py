@@ -20,7 +20,8 @@ from runyard_trainer.launch.workers import Worker
 from tests.waiting import wait_until
 
 LAUNCHER = (
-    "import os, sys; from runyard_trainer.launch import main; sys.exit(main(os.environ, sys.argv[1:], peers_grace_s=2))"
+    "import os, sys; from runyard_trainer.launch.__main__ import main; "
+    "sys.exit(main(os.environ, sys.argv[1:], peers_grace_s=2))"
 )
 REAPER = "import ctypes; ctypes.CDLL(None).prctl(36, 1); "  # PR_SET_CHILD_SUBREAPER: orphans come to it, as to PID 1
 
@@ -324,5 +325,5 @@ def test_what_the_launcher_killed_is_nobodys_failure() -> None:
 
 
 def test_the_launcher_starts_without_torch() -> None:
-    script = "import sys, runyard_trainer.launch; sys.exit('torch' in sys.modules)"
+    script = "import sys, runyard_trainer.launch.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -16,7 +16,7 @@ from runyard_trainer.ranks.gpus import Sight, explain_missing_gpus, require_gpus
 
 from tests.ports import free_port
 
-LAUNCHER = "import os, sys; from runyard_trainer.launch import main; sys.exit(main(os.environ, sys.argv[1:]))"
+LAUNCHER = "import os, sys; from runyard_trainer.launch.__main__ import main; sys.exit(main(os.environ, sys.argv[1:]))"
 RECIPE = Recipe.model_validate(
     {
         "model": {"uri": "s3://bucket/model"},
