@@ -27,19 +27,22 @@ test-full: test ## The long tests too, and those on a GPU if there is one
 test-resume: setup ## The tests that go on from a checkpoint, for another Python: make test-resume PYTHON=python3.14
 	$(BIN)/pytest -n 2 -m "resume and not full and not gpu" $(ARGS)
 
-lint: setup ## Style, format, types, who imports whom, generated files
+lint: setup ## Style, format, types, who imports whom, where files lie, generated files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_layout.py
+	$(BIN)/python scripts/draw_tree.py --check
 	$(BIN)/python -m runyard.api.crd.generate --check
 
 format: setup ## Mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-generate: setup ## Write the CRD from the pydantic models
+generate: setup ## Write the CRD from the pydantic models, and the tree of docs/architecture.md from the folders
 	$(BIN)/python -m runyard.api.crd.generate
+	$(BIN)/python scripts/draw_tree.py
 
 bench: setup ## Trained tokens/s: our loop, a bare one, Hugging Face's Trainer
 	$(BIN)/python benchmarks/training.py $(ARGS)
