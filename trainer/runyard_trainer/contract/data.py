@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -63,7 +64,30 @@ class Columns(Model):
     """The worse of two answers."""
 
 
-_FILE_FORMATS = ("auto", "text", "jsonl", "json", "csv", "tsv", "parquet")
+FileFormat = Literal["text", "jsonl", "json", "csv", "tsv", "parquet"]
+
+
+@dataclass(frozen=True)
+class FormatTraits:
+    """All that is known of a file format without its code."""
+
+    reader: str
+    """The module of `data/sources` that has `read_<format>`."""
+    endings: tuple[str, ...] = ()
+    """The endings of files that are read so without being asked; a file with no such ending is text."""
+    is_seekable: bool = False
+    """It is read from its end, and compressed within, so that a .gz or .zst of it is refused."""
+
+
+FILE_FORMATS: Mapping[FileFormat, FormatTraits] = {
+    "text": FormatTraits("lines"),
+    "jsonl": FormatTraits("lines", (".jsonl", ".ndjson")),
+    "json": FormatTraits("json_arrays", (".json",)),
+    "csv": FormatTraits("tables", (".csv",)),
+    "tsv": FormatTraits("tables", (".tsv",)),
+    "parquet": FormatTraits("tables", (".parquet",), is_seekable=True),
+}
+"""To add a format: its name and its row here, its words in `DataSource.format`, and its reader."""
 
 RECORD_FORMATS: dict[str, tuple[str, ...]] = {"sft": ("prompt-completion", "messages", "alpaca", "conversations")}
 """By objective: the formats of its records that a source can be said to have."""
@@ -74,19 +98,7 @@ class DataSource(Model):
 
     uri: Uri
     """An object, or a prefix ending in `/`."""
-    format: Literal[
-        "auto",
-        "text",
-        "jsonl",
-        "json",
-        "csv",
-        "tsv",
-        "parquet",
-        "prompt-completion",
-        "messages",
-        "alpaca",
-        "conversations",
-    ] = "auto"
+    format: Literal["auto", FileFormat, "prompt-completion", "messages", "alpaca", "conversations"] = "auto"
     """`text`: one document a file. `jsonl`: one JSON object a line. `json`: an array of objects, or one a line. `csv`:
     a header, then a record a row, values with separators or line ends quoted by `"`; where the file ends in .tsv, with
     tabs for separators. `tsv`: a header, then a record a line with tabs between its values, where quotation marks are
@@ -286,5 +298,5 @@ class Data(Model):
 def check_formats(field: str, sources: Sequence[DataSource], reason: str, allowed: tuple[str, ...]) -> None:
     """Raises ValueError, with the reason, for a format of records that is not among the allowed ones."""
     for i, source in enumerate(sources):
-        if source.format not in (*_FILE_FORMATS, *allowed):
+        if source.format not in ("auto", *FILE_FORMATS, *allowed):
             raise ValueError(f"{field}[{i}].format is {source.format}, but {reason}: write how its files are, or auto")

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-from runyard_trainer.contract.data import RECORD_FORMATS, Columns, DataSource
+from runyard_trainer.contract.data import FILE_FORMATS, RECORD_FORMATS, Columns, DataSource, FileFormat
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.storage.base import Location, NotFound
 from runyard_trainer.storage.open import open_store
 
-Format = Literal["text", "jsonl", "json", "csv", "tsv", "parquet"]
-
-_ENDINGS: dict[str, Format] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-}
+_ENDINGS = {ending: name for name, traits in FILE_FORMATS.items() for ending in traits.endings}
 
 _RECORD_FORMATS = {name for names in RECORD_FORMATS.values() for name in names}
 
@@ -33,7 +23,7 @@ class SourceFile:
     location: Location
     etag: str
     size_bytes: int
-    format: Format
+    format: FileFormat
     columns: Columns
     source: int = 0
     """Which of the listed sources it is of."""
@@ -67,7 +57,7 @@ def list_source(source: DataSource, number: int, storage: Storage, field: str) -
             f"{field}: nothing lies at {source.uri}: it is neither an object nor a prefix with objects below it",
             ExitCode.DATA_ERROR,
         )
-    format_ = next((known for known in get_args(Format) if known == source.format), None)
+    format_ = next((known for known in FILE_FORMATS if known == source.format), None)
     return [
         SourceFile(
             location=Location(location.store, info.key),
@@ -82,6 +72,6 @@ def list_source(source: DataSource, number: int, storage: Storage, field: str) -
     ]
 
 
-def _format_of(key: str) -> Format:
+def _format_of(key: str) -> FileFormat:
     name = key.lower().removesuffix(".gz").removesuffix(".zst")
     return next((format_ for ending, format_ in _ENDINGS.items() if name.endswith(ending)), "text")

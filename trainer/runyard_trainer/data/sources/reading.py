@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from io import BufferedReader
-from typing import TypeVar
+from importlib import import_module
+from typing import Any, TypeVar
 
-from runyard_trainer.contract.data import Columns
+from runyard_trainer.contract.data import FILE_FORMATS, Columns, FileFormat
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.data.sources.compression import ENDINGS, DamagedErrors, decompress
-from runyard_trainer.data.sources.json_arrays import read_json
-from runyard_trainer.data.sources.lines import read_jsonl, read_text
 from runyard_trainer.data.sources.listing import SourceFile
 from runyard_trainer.data.sources.rows import BadRecord, Problem, Row
-from runyard_trainer.data.sources.tables import read_csv, read_parquet, read_tsv
 from runyard_trainer.storage.base import NotFound
 
 MAX_DROPPED_SHARE = 0.05
@@ -22,15 +19,9 @@ MAX_DROPPED_SHARE = 0.05
 
 _SHOWN_PROBLEMS = 10
 
-_STREAM_READERS: dict[str, Callable[[BufferedReader, str, Columns], Iterator[Row | Problem]]] = {
-    "text": read_text,
-    "jsonl": read_jsonl,
-    "json": read_json,
-    "csv": read_csv,
-    "tsv": read_tsv,
-}
-
 T = TypeVar("T")
+Reader = Callable[[Any, str, Columns], Iterator[Row | Problem]]
+"""Reads a stream, the file's URI and its columns; each asks of the stream what its format needs."""
 
 
 def read_records(
@@ -77,26 +68,34 @@ def read_rows(file: SourceFile, on_read: Callable[[int], object] = lambda _: Non
 def _read_rows(file: SourceFile, on_read: Callable[[int], object]) -> Iterator[Row | Problem]:
     uri = file.location.uri
     try:
-        if file.format == "parquet":
-            yield from _read_parquet(file, on_read)
+        if FILE_FORMATS[file.format].is_seekable:
+            yield from _read_seekable(file, on_read)
             return
         with file.location.open(on_read) as raw, decompress(raw, uri) as stream:
-            yield from _STREAM_READERS[file.format](stream, uri, file.columns)
+            yield from _find_reader(file.format)(stream, uri, file.columns)
     except NotFound:
         yield Problem(f"{uri}: it was deleted while it was read", is_row=False)
     except DamagedErrors as error:
         yield Problem(f"{uri}: its compression is damaged: {error}", is_row=False)
 
 
-def _read_parquet(file: SourceFile, on_read: Callable[[int], object]) -> Iterator[Row | Problem]:
+def _read_seekable(file: SourceFile, on_read: Callable[[int], object]) -> Iterator[Row | Problem]:
     uri = file.location.uri
     if uri.endswith(ENDINGS):
+        name = file.format.capitalize()
         yield Problem(
-            f"{uri}: a Parquet file is compressed within and is read from its end: decompress it", is_row=False
+            f"{uri}: a {name} file is compressed within and is read from its end: decompress it", is_row=False
         )
         return
     with file.location.open(on_read) as stream:
-        yield from read_parquet(stream.raw, uri, file.columns)  # pyarrow asks for just what it needs
+        yield from _find_reader(file.format)(stream.raw, uri, file.columns)  # pyarrow asks for just what it needs
+
+
+def _find_reader(name: FileFormat) -> Reader:
+    """Return `read_<format>` of the module that the format's traits name."""
+    module = import_module(f"{__package__}.{FILE_FORMATS[name].reader}")
+    reader: Reader = getattr(module, f"read_{name}")
+    return reader
 
 
 def _parse_file(file: SourceFile, parse: Callable[[Row], T], on_read: Callable[[int], object]) -> Iterator[T | Problem]:
