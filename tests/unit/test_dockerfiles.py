@@ -1,4 +1,4 @@
-"""The images' Dockerfiles, as far as they can be read without an engine that builds them."""
+"""The images' Dockerfiles, read as text: nothing here can build them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ def test_the_user_is_a_number_that_has_a_name(image: str) -> None:
     assert (uid, gid) == (str(USER_ID), str(USER_ID))
     assert f"ENV USER={name}\n" in text
     assert text.index("/etc/passwd") < text.index("\nUSER "), "only root may write it"
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_local_control_plane_is_in_no_image(image: str) -> None:
+    assert "local" in (ROOT / ".dockerignore").read_text().splitlines()
+    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", read(image), re.MULTILINE)
+    assert copied
+    assert not [names for names in copied if {".", "local"} & set(names.split())]
 
 
 @pytest.mark.parametrize("image", IMAGES)

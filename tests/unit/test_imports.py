@@ -1,4 +1,4 @@
-"""What every rank of every attempt waits for before it can join the others."""
+"""What the trainer imports when it starts: every rank of every attempt waits for that."""
 
 from __future__ import annotations
 
