@@ -1,11 +1,13 @@
-"""The pages name files that are there: links between pages, and paths in backticks."""
+"""The pages name what is there: links between pages, paths in backticks, and the fields in the README."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md", *(ROOT / "docs").rglob("*.md")]
@@ -27,3 +29,18 @@ def is_in(folder: Path, path: str) -> bool:
     """Tell whether the path is there; a bare name may be anywhere in a package or in the tests."""
     is_bare = "/" not in path and folder in WITH_BARE_NAMES
     return any(folder.rglob(path)) if is_bare else (folder / path).exists()
+
+
+def test_the_fields_in_the_readme_are_those_of_the_crd() -> None:
+    crd = yaml.safe_load((ROOT / "crds" / "runyard.dev_trainingruns.yaml").read_text())
+    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    table = (ROOT / "README.md").read_text().split("| field | what it does |")[1].split("\n\n")[0]
+    fields = re.findall(r"`(\w+(?:\.\w+(?:\[\])?)+)`", re.sub(r"`status\.\w+`", "", table))
+    assert len(fields) > 10
+    assert [field for field in fields if not has_field(spec, field.split("."))] == []
+
+
+def has_field(schema: dict[str, Any], path: list[str]) -> bool:
+    for name in path:
+        schema = schema.get("items", schema).get("properties", {}).get(name.removesuffix("[]"), {})
+    return bool(schema)
