@@ -1,4 +1,4 @@
-"""What training does to small models: gained, forgot; with several seeds, and whether each claim holds for all of them.
+"""Measure what small models gain and forget by training, with several seeds, and whether each claim holds for all.
 
     python benchmarks/effects.py [--seeds 3] [--jobs 2]
 
@@ -62,21 +62,21 @@ Losses = dict[str, Any]
 
 @dataclass(frozen=True)
 class Place:
-    """A folder with all text, where a seed's runs leave what they make."""
+    """A folder with all text, and the outputs of one seed's runs."""
 
     folder: Path
     seed: int
 
     def source(self, name: str) -> list[dict[str, str]]:
-        """A corpus, as a recipe has it."""
+        """Return a corpus as a source of a recipe."""
         return [{"uri": f"{self.folder.as_uri()}/corpora/{name}"}]
 
     def model(self, run: str) -> dict[str, str]:
-        """What another run has left."""
+        """Return the model that another run has left, as a recipe has it."""
         return {"uri": f"{self.folder.as_uri()}/{run}-{self.seed}/model"}
 
     def train(self, run: str, steps: int, learning_rate: float, **sections: Any) -> dict[str, Losses]:
-        """Train as a person would without a cluster; gives `before` and `after` of eval.json."""
+        """Train as a person would without a cluster; return `before` and `after` of eval.json."""
         name = f"{run}-{self.seed}"
         recipe = sections | {
             "training": BATCH | {"steps": steps, "learningRate": learning_rate, "seed": self.seed},
@@ -97,7 +97,7 @@ class Place:
 
 
 def run_language(place: Place) -> dict[str, dict[str, Losses]]:
-    """All runs of the llama, by name."""
+    """Run everything with the llama; return the evaluations by name."""
     general = {"general": place.source("general-held-out/")}
     english, code = place.source("general/"), place.source("code/")
     scratch = {"scratch": {"config": LLAMA, "tokenizer": {"train": {"vocabSize": 1024}}}}
@@ -124,7 +124,7 @@ def run_language(place: Place) -> dict[str, dict[str, Losses]]:
 
 
 def run_classes(place: Place) -> dict[str, dict[str, Losses]]:
-    """All runs of the BERT that end with a classifier, by name."""
+    """Run everything with the BERT that ends with a classifier; return the evaluations by name."""
     scratch = {"scratch": {"config": BERT, "tokenizer": {"train": {"type": "wordpiece", "vocabSize": 2048}}}}
     masked = partial(place.train, objective="masked-lm", learning_rate=2e-3)
     masked("code-encoder", 400, model=scratch, data={"train": place.source("code/")})
@@ -142,7 +142,7 @@ def run_classes(place: Place) -> dict[str, dict[str, Losses]]:
 
 
 def build_files() -> dict[str, bytes]:
-    """All text, by its name below `corpora/`."""
+    """Build all text, by its name below `corpora/`."""
     ((_, records),) = classification_records.build_files().items()
     lines = records.splitlines(keepends=True)
     learned = lines[NUM_HELD_OUT:]
@@ -162,17 +162,17 @@ Seed = dict[str, dict[str, Losses]]
 
 
 def forgot(run: dict[str, Losses]) -> float:
-    """Nats per token of general text more than before."""
+    """Return by how many nats per token the loss on general text has grown."""
     return float(run["after"]["generalLoss"]) - float(run["before"]["generalLoss"])
 
 
 def domain_loss(run: dict[str, Losses]) -> float:
-    """Nats per token of held-out domain text."""
+    """Return the nats per token of held-out domain text."""
     return float(run["after"]["domainLoss"])
 
 
 def macro_f1(run: dict[str, Losses]) -> float:
-    """Of held-out records."""
+    """Return the macro F1 on held-out records."""
     return float(run["after"]["metrics"]["macroF1"])
 
 
@@ -196,7 +196,7 @@ CLAIMS: dict[str, Callable[[Seed], bool]] = {
 
 
 def print_runs(seeds: list[Seed]) -> None:
-    """What each run gained and forgot: the mean, and each seed."""
+    """Print what each run gained and forgot: the mean, and each seed."""
     print("| run | held-out domain, nats per token | general, change in nats | macro F1 |\n|---|---|---|---|")
     for name in seeds[0]:
         runs = [seed[name] for seed in seeds]
@@ -213,7 +213,7 @@ def _format(values: Any, sign: str = "") -> str:
 
 
 def main() -> int:
-    """Run all seeds and print; exit status 1 where a claim does not hold for every seed."""
+    """Run all seeds and print; return 1 if a claim does not hold for every seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds at once (default: one a CPU)")

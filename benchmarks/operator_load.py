@@ -1,4 +1,4 @@
-"""What the operator costs: on a real control plane without nodes, whose Job controller sleeps, so that no pod is made.
+"""Measure what the operator costs, on a real control plane without nodes or Job controller, so no pod is created.
 
     python benchmarks/operator_load.py [--runs 1000] [--restart 100 1000 5000] [--one-by-one 50]
 
@@ -46,7 +46,7 @@ DEADLINE_S = 600.0
 
 
 def build_run(name: str) -> dict[str, Any]:
-    """A smallest run."""
+    """Return a run with the fewest fields."""
     return {
         "apiVersion": API_VERSION,
         "kind": "TrainingRun",
@@ -82,14 +82,14 @@ class OperatorProcess:
             self._process = subprocess.Popen(argv, env=os.environ | settings, stdout=log, stderr=log)
 
     def stop(self) -> None:
-        """As Kubernetes does; it gives its Lease back."""
+        """Stop it as Kubernetes does, so that it gives its Lease back."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
 
     @property
     def usage(self) -> tuple[float, float]:
-        """CPU seconds so far, and resident MiB."""
+        """Return its CPU seconds so far, and its resident MiB."""
         assert self._process is not None
         process = psutil.Process(self._process.pid)
         times = process.cpu_times()
@@ -97,7 +97,7 @@ class OperatorProcess:
 
 
 async def read_metrics() -> dict[str, float]:
-    """By name and labels; nothing while it starts."""
+    """Return its metrics by name and labels; none while it starts."""
     try:
         async with (
             aiohttp.ClientSession() as session,
@@ -110,19 +110,19 @@ async def read_metrics() -> dict[str, float]:
 
 
 def count_writes(metrics: dict[str, float]) -> int:
-    """Requests that were no reads."""
+    """Count the requests that were no reads."""
     pattern = re.compile(r'runyard_api_requests_total\{method="(POST|PATCH|PUT|DELETE)"')
     return round(sum(value for name, value in metrics.items() if pattern.match(name)))
 
 
 async def count_looks() -> int:
-    """How often the operator has looked at a run since its start."""
+    """Return how often the operator has looked at a run since its start."""
     metrics = await read_metrics()
     return round(sum(value for name, value in metrics.items() if name.startswith("runyard_reconciles_total")))
 
 
 async def wait_for_seen(count: int) -> None:
-    """Until the operator has looked at so many runs and has nothing to do."""
+    """Wait until the operator has looked at so many runs and has nothing to do."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         metrics = await read_metrics()
@@ -134,7 +134,7 @@ async def wait_for_seen(count: int) -> None:
 
 
 class JobWatch:
-    """When each Job was seen first."""
+    """The time at which each Job was seen first."""
 
     def __init__(self) -> None:
         self.seen: dict[str, float] = {}
@@ -151,7 +151,7 @@ class JobWatch:
                 self._changed.set()
 
     async def wait_for(self, names: Iterable[str]) -> None:
-        """Until all of them were seen."""
+        """Wait until all of them were seen."""
         missing = set(names)
         async with asyncio.timeout(DEADLINE_S):
             while missing := missing - self.seen.keys():
@@ -161,7 +161,7 @@ class JobWatch:
 
 @dataclass
 class Bench:
-    """A control plane, an operator on it, and what was measured."""
+    """A control plane, an operator on it, and the measurements."""
 
     kube: Kube
     operator: OperatorProcess
@@ -172,13 +172,13 @@ class Bench:
     """CPU of the operator for one look, by how many runs there are."""
 
     async def create(self, name: str) -> float:
-        """Create a run; when."""
+        """Create a run; return when."""
         began = time.monotonic()
         await self.kube.request("POST", RUNS, body=build_run(name))
         return began
 
     async def create_all(self, names: list[str]) -> None:
-        """As fast as one client can."""
+        """Create runs as fast as one client can."""
         turn = asyncio.Semaphore(AT_ONCE)
 
         async def create(name: str) -> None:
@@ -188,12 +188,12 @@ class Bench:
         await asyncio.gather(*map(create, names))
 
     def cpu_s(self) -> tuple[float, float]:
-        """Of operator and API server, so far."""
+        """Return the CPU seconds of operator and API server so far."""
         times = self.apiserver.cpu_times()
         return self.operator.usage[0], times.user + times.system
 
     async def run_one_by_one(self, count: int) -> None:
-        """Measure what one run waits."""
+        """Measure how long one run waits."""
         waits = []
         for number in range(count):
             name = f"single-{number}"
@@ -255,7 +255,7 @@ class Bench:
 
 @asynccontextmanager
 async def open_bench(instance: Instance) -> AsyncIterator[Bench]:
-    """A control plane with the CRD, its Job controller stopped, and an operator that leads."""
+    """Bring up a control plane with the CRD, its Job controller stopped, and an operator that leads."""
     os.environ["KUBECONFIG"] = str(instance.kubeconfig)
     crds = str(ROOT / "crds")
     subprocess.run([instance.kubectl, "apply", "--server-side", "-f", crds], check=True, stdout=subprocess.DEVNULL)
@@ -281,7 +281,7 @@ async def open_bench(instance: Instance) -> AsyncIterator[Bench]:
 
 
 async def measure_creation(instance: Instance, arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    """What a run waits for its first Job, alone and in a burst."""
+    """Measure how long a run waits for its first Job, alone and in a burst."""
     async with open_bench(instance) as bench:
         await bench.run_one_by_one(arguments.one_by_one)
         await bench.run_all_at_once(arguments.runs)
@@ -289,7 +289,7 @@ async def measure_creation(instance: Instance, arguments: argparse.Namespace) ->
 
 
 async def measure_restarts(instance: Instance, arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    """What it costs that there are many runs."""
+    """Measure what a restart and a look cost beside many runs."""
     async with open_bench(instance) as bench:
         for count in sorted(arguments.restart):
             await bench.restart(count)
@@ -299,7 +299,7 @@ async def measure_restarts(instance: Instance, arguments: argparse.Namespace) ->
 
 
 def draw(look_ms: dict[int, float], path: Path) -> None:
-    """What one look costs beside how many runs."""
+    """Draw what one look costs beside how many runs."""
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.add_subplot(xlabel="runs there are", ylabel="ms of CPU", xscale="log")
     axes.set_title("What one look at a run costs the operator")

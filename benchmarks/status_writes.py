@@ -1,4 +1,4 @@
-"""How often the status of a run is written while it trains and nothing else happens, by how many GPUs it has.
+"""Measure how often the status of a run is written while it only trains, by how many GPUs it has.
 
     python benchmarks/status_writes.py [--gpus 1 16 64 1024] [--seconds 60]
 
@@ -34,17 +34,17 @@ DEADLINE_S = 300.0
 
 
 def name_of(gpus: int) -> str:
-    """Of the run with so many GPUs."""
+    """Return the name of the run with so many GPUs."""
     return f"gpus-{gpus}"
 
 
 def now() -> str:
-    """As Kubernetes writes it."""
+    """Return the time as Kubernetes writes it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 async def create(kube: Kube, gpus: int) -> None:
-    """A run that trains on so many GPUs."""
+    """Create a run that trains on so many GPUs."""
     run = build_run(name_of(gpus))
     nodes = max(1, gpus // GPUS_PER_NODE)
     run["spec"]["compute"] = {"nodes": nodes, "gpusPerNode": gpus // nodes}
@@ -52,7 +52,7 @@ async def create(kube: Kube, gpus: int) -> None:
 
 
 async def patch_pod(kube: Kube, pod: dict[str, Any], phase: str, state: dict[str, Any], **status: Any) -> None:
-    """Say of a pod what its kubelet would."""
+    """Write the status of a pod that its kubelet would write."""
     container = {"name": "trainer", "image": "trainer", "imageID": "", "restartCount": 0, "ready": True, "state": state}
     body = {"status": {"phase": phase, "startTime": now(), "containerStatuses": [container], **status}}
     path = f"{PODS}/{pod['metadata']['name']}/status"
@@ -60,7 +60,7 @@ async def patch_pod(kube: Kube, pod: dict[str, Any], phase: str, state: dict[str
 
 
 async def play_kubelet(kube: Kube, addresses: dict[str, str]) -> None:
-    """Pods that prepare end well, pods that train run."""
+    """Let pods that prepare succeed, and pods that train run."""
     while True:
         for pod in (await kube.get(PODS, fieldSelector="status.phase=Pending"))["items"]:
             labels = pod["metadata"]["labels"]
@@ -76,7 +76,7 @@ async def play_kubelet(kube: Kube, addresses: dict[str, str]) -> None:
 
 @asynccontextmanager
 async def play_rank_0(address: str) -> AsyncIterator[None]:
-    """Tells of one step a second."""
+    """Report one step a second."""
     began = time.monotonic()
 
     async def answer(_: web.Request) -> web.Response:
@@ -96,7 +96,7 @@ async def play_rank_0(address: str) -> AsyncIterator[None]:
 
 
 async def wait_until_all_train(kube: Kube, names: list[str]) -> None:
-    """All of these are Running and have told of a step."""
+    """Wait until all of these are Running and have reported a step."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         runs = (await kube.get(RUNS))["items"]
@@ -108,7 +108,7 @@ async def wait_until_all_train(kube: Kube, names: list[str]) -> None:
 
 
 async def count_writes(instance: Instance, seconds: float) -> Counter[str]:
-    """Changes of each run that a watch tells of."""
+    """Count the changes of each run that a watch reports."""
     argv = ["get", "trainingruns", "--watch-only", "-o", "json", "--output-watch-events"]
     watch = await asyncio.create_subprocess_exec(
         instance.kubectl, f"--kubeconfig={instance.kubeconfig}", *argv, stdout=asyncio.subprocess.PIPE, limit=2**22
@@ -136,7 +136,7 @@ async def count_writes(instance: Instance, seconds: float) -> Counter[str]:
 
 
 async def measure(instance: Instance, gpus: list[int], seconds: float) -> dict[int, int]:
-    """Writes by GPUs, all runs at once."""
+    """Measure the writes by number of GPUs, all runs at once."""
     os.environ["KUBECONFIG"] = str(instance.kubeconfig)
     crds = [instance.kubectl, "apply", "--server-side", "-f", str(ROOT / "crds")]
     subprocess.run(crds, check=True, stdout=subprocess.DEVNULL)

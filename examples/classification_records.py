@@ -21,7 +21,7 @@ MIN_CHARACTERS = 40
 
 
 def build_files() -> dict[str, bytes]:
-    """Everything that is uploaded, by its name below the destination."""
+    """Build everything that is uploaded, by its name below the destination."""
     labelled = ((keep_prose(each.text), each.module.partition(".")[0]) for each in read_docstrings())
     rows = [
         {"text": text, "label": package}

@@ -1,4 +1,4 @@
-"""Two corpora out of the running Python itself: text is at hand without a network.
+"""Build two corpora from the running Python itself, so that text is at hand without a network.
 
     python examples/corpora.py FOLDER | s3://bucket/prefix
 
@@ -58,23 +58,23 @@ class Document:
 
     @property
     def size_bytes(self) -> int:
-        """Of its UTF-8."""
+        """Return the size of its UTF-8."""
         return len(self.text.encode())
 
 
 def build_general(is_held_out: bool, max_bytes: int) -> list[Document]:
-    """Docstrings and topics of one side of the split, up to a size."""
+    """Build the docstrings and topics of one side of the split, up to a size."""
     documents = (document for document in _all_general() if _is_held_out(document.origin) == is_held_out)
     return list(_take(sorted(documents, key=_shuffled), max_bytes))
 
 
 def build_code(max_bytes: int) -> list[Document]:
-    """Modules without docstrings, up to a size."""
+    """Build the modules without their docstrings, up to a size."""
     return list(_take(sorted(_all_code(), key=_shuffled), max_bytes))
 
 
 def strip_docstrings(source: str) -> str:
-    """The source with each docstring's lines taken out, or made `...` where a body has nothing else."""
+    """Take each docstring's lines out of the source, or put `...` where a body has nothing else."""
     lines = source.splitlines(keepends=True)
     for node in documented_nodes(source):
         docstring = node.body[0]
@@ -98,13 +98,13 @@ def documented_nodes(source: str) -> Iterator[Documented]:
 
 
 def _body_line(node: Documented) -> int:
-    """The line that a one-line definition shares with its docstring; 0 for a module."""
+    """Return the line that a one-line definition shares with its docstring; 0 for a module."""
     return 0 if isinstance(node, ast.Module) else node.lineno
 
 
 @cache
 def sources() -> list[tuple[str, str]]:
-    """Name and source of every module of the standard library, in order of name."""
+    """Yield name and source of every module of the standard library, in order of name."""
     root = Path(sysconfig.get_path("stdlib"))
     paths = (path for path in root.rglob("*.py") if not LEFT_OUT.intersection(path.relative_to(root).parts))
     found = ((".".join(path.relative_to(root).with_suffix("").parts), path) for path in paths)
@@ -132,7 +132,7 @@ def _docstrings() -> Iterator[Document]:
 
 
 def keep_prose(text: str) -> str:
-    """The paragraphs that read as English: examples, tables and signatures are left out."""
+    """Return the paragraphs that read as English, without examples, tables and signatures."""
     paragraphs = (inspect.cleandoc(paragraph) for paragraph in re.split(r"\n\s*\n", text))
     return "\n\n".join(paragraph for paragraph in paragraphs if _is_prose(paragraph))
 
@@ -160,7 +160,7 @@ def _digest(text: str) -> int:
 
 
 def _shuffled(document: Document) -> int:
-    """An order that mixes modules and topics, and is always the same."""
+    """Return an order that mixes modules and topics, and is always the same."""
     return _digest(document.text)
 
 
@@ -174,7 +174,7 @@ def _is_held_out(origin: str) -> bool:
 def build_files(
     general_bytes: int = 1_500_000, held_out_bytes: int = 60_000, code_bytes: int = 1_500_000
 ) -> dict[str, bytes]:
-    """Everything that is uploaded, by its name below the destination."""
+    """Build everything that is uploaded, by its name below the destination."""
     files = {
         "general/docstrings.jsonl": _to_jsonl(build_general(is_held_out=False, max_bytes=general_bytes)),
         "general-held-out/docstrings.jsonl": _to_jsonl(build_general(is_held_out=True, max_bytes=held_out_bytes)),

@@ -49,12 +49,12 @@ console = Console(highlight=False)
 
 @dataclass(frozen=True)
 class Local:
-    """The instance that the demo runs on."""
+    """An instance of `runyard local`, which the demo runs on."""
 
     instance: Instance
 
     def kubectl(self, *arguments: str, text: str | None = None) -> str:
-        """What it prints.
+        """Run kubectl; return what it prints.
 
         Raises:
             UserError: with what it says is wrong.
@@ -66,7 +66,7 @@ class Local:
 
     @contextmanager
     def watch_status(self, name: str) -> Iterator[Iterator[dict[str, Any]]]:
-        """The run's status, as it is and each time it changes, until the watch ends by itself."""
+        """Yield the run's status, as it is and each time it changes, until the watch ends by itself."""
         argv = self._argv("get", "trainingrun", name, "--watch", "--output", 'jsonpath={.status}{"\\n"}')
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
             try:
@@ -75,7 +75,7 @@ class Local:
                 process.terminate()
 
     def path_of(self, uri: str) -> Path:
-        """Where the S3 server keeps an object or prefix: it stores plain files."""
+        """Return the path at which the S3 server keeps an object or prefix: it stores plain files."""
         return self.instance.state / "s3" / uri.removeprefix("s3://")
 
     def _argv(self, *arguments: str) -> list[str]:
@@ -108,7 +108,7 @@ def _read_statuses(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
 
 
 def build_manifest(name: str, output: str) -> dict[str, Any]:
-    """The run in `<name>.yaml`, reading and writing models below `output`."""
+    """Read the run in `<name>.yaml`, and have it read and write models below `output`."""
     manifest: dict[str, Any] = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
     spec = manifest["spec"]
     spec["output"]["uri"] = f"{output}/{name}"
@@ -118,7 +118,7 @@ def build_manifest(name: str, output: str) -> dict[str, Any]:
 
 
 def follow(local: Local, name: str) -> dict[str, Any]:
-    """Show the run until it ends; returns its result.
+    """Show the run until it ends; return its result.
 
     Raises:
         UserError: it failed; with the reason and the last lines of its log.
@@ -147,7 +147,7 @@ def _explain(status: dict[str, Any]) -> str:
 
 @contextmanager
 def show_progress(name: str) -> Iterator[Any]:
-    """A moving line on a terminal; elsewhere a line when the phase changes, and now and then."""
+    """Show a moving line on a terminal; elsewhere a line when the phase changes, and now and then."""
     if not console.is_terminal:
         yield PlainProgress(name)
         return
@@ -181,7 +181,7 @@ class PlainProgress:
 
 
 def describe(status: dict[str, Any]) -> str:
-    """Step, loss and ETA, as far as they are known."""
+    """Describe step, loss and ETA, as far as they are known."""
     steps = status.get("progress", {})
     parts = []
     if steps.get("totalSteps"):
@@ -199,7 +199,7 @@ def describe(status: dict[str, Any]) -> str:
 
 
 def build_table(result: dict[str, Any]) -> Table:
-    """Domain and general, nats and bits per byte: before, after, change."""
+    """Build the table of domain and general text, nats and bits per byte: before, after, change."""
     table = Table("held-out text", "measure", title="Adapting it to source code", title_justify="left")
     for heading in ("before", "after", "change"):
         table.add_column(heading, justify="right")
@@ -215,7 +215,7 @@ def build_table(result: dict[str, Any]) -> Table:
 
 
 def write_sample(model_folder: Path) -> str:
-    """What the adapted model makes of `PROMPT`: its likeliest tokens, as one line."""
+    """Continue `PROMPT` with the adapted model's likeliest tokens; return one line."""
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when transformers is imported
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -228,7 +228,7 @@ def write_sample(model_folder: Path) -> str:
 
 
 def run_demo(local: Local) -> None:
-    """Everything, in order.
+    """Run everything, in order.
 
     Raises:
         UserError: what went wrong.
@@ -261,7 +261,7 @@ def run_demo(local: Local) -> None:
 
 
 def load_instance(state: Path) -> Instance:
-    """The instance in a directory.
+    """Load the instance in a directory.
 
     Raises:
         UserError: there is none.
@@ -273,7 +273,7 @@ def load_instance(state: Path) -> Instance:
 
 
 def main() -> int:
-    """Exit 0 when both runs have succeeded."""
+    """Run the demo; return 0 if both runs have succeeded."""
     parser = argparse.ArgumentParser(description="Pre-train and adapt two small models on a local control plane.")
     parser.add_argument("--dir", type=Path, default=default_state_dir(), help="the instance (default: %(default)s)")
     state = parser.parse_args().dir.expanduser().absolute()

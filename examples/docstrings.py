@@ -1,4 +1,4 @@
-"""What the examples with records are made of: each docstring of the standard library, whose it is, and their upload."""
+"""The docstrings of the standard library with what they belong to, and the upload: for the examples with records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runyard_trainer.contract.services import Storage
 
 @dataclass(frozen=True)
 class Docstring:
-    """Of a class or a function."""
+    """The docstring of a class or a function."""
 
     module: str
     name: str
@@ -28,7 +28,7 @@ class Docstring:
 
 @cache
 def read_docstrings() -> list[Docstring]:
-    """Each text once, in an order that mixes modules and is always the same."""
+    """Read each text once, in an order that mixes modules and is always the same."""
     found = {
         text: Docstring(module, node.name, text)
         for module, source in sources()
@@ -39,7 +39,7 @@ def read_docstrings() -> list[Docstring]:
 
 
 def to_jsonl(rows: Iterable[dict[str, Any]]) -> bytes:
-    """A row a line."""
+    """Write a row a line."""
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 

@@ -21,7 +21,7 @@ HELD_OUT_BYTES = 60_000
 
 
 def build_files(train_bytes: int = TRAIN_BYTES, held_out_bytes: int = HELD_OUT_BYTES) -> dict[str, bytes]:
-    """Everything that is uploaded, by its name below the destination."""
+    """Build everything that is uploaded, by its name below the destination."""
     return {
         "sentences/docstrings.jsonl": _build(is_held_out=False, max_bytes=train_bytes),
         "sentences-held-out/docstrings.jsonl": _build(is_held_out=True, max_bytes=held_out_bytes),

@@ -19,7 +19,7 @@ ANSWER_CHARACTERS = 160
 
 
 def build_files(max_bytes: int = 400_000) -> dict[str, bytes]:
-    """Everything that is uploaded, by its name below the destination."""
+    """Build everything that is uploaded, by its name below the destination."""
     texts = [" ".join(document.text.split()) for document in build_general(is_held_out=False, max_bytes=max_bytes)]
     halves = [_cut(text) for text in texts if len(text) >= PROMPT_CHARACTERS + ANSWER_CHARACTERS]
     rows = [
@@ -31,14 +31,14 @@ def build_files(max_bytes: int = 400_000) -> dict[str, bytes]:
 
 
 def _cut(text: str) -> tuple[str, str]:
-    """A beginning and what follows it, both ending where a word does."""
+    """Cut a text into a beginning and what follows it, both ending where a word does."""
     middle = text.rfind(" ", 0, PROMPT_CHARACTERS)
     end = text.rfind(" ", middle + 1, middle + ANSWER_CHARACTERS)
     return text[:middle], text[middle:end]
 
 
 def _disorder(text: str) -> str:
-    """Its words, in order of the alphabet."""
+    """Put its words into the order of the alphabet."""
     return " " + " ".join(sorted(text.split()))
 
 

@@ -25,7 +25,7 @@ _ANSWER = re.compile(r"\bReturns? (.{1,80}?)[.:;](?=\s|$)", re.DOTALL)
 
 
 def build_files() -> dict[str, bytes]:
-    """Everything that is uploaded, by its name below the destination."""
+    """Build everything that is uploaded, by its name below the destination."""
     rows = [row for docstring in read_docstrings() if (row := _to_row(docstring))]
     return {"question-answering/docstrings.jsonl": to_jsonl(rows)}
 

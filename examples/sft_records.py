@@ -27,7 +27,7 @@ MAX_SUMMARY_CHARACTERS = 120
 
 
 def build_files() -> dict[str, bytes]:
-    """Everything that is uploaded, by its name below the destination."""
+    """Build everything that is uploaded, by its name below the destination."""
     found = {
         row["output"]: row
         for _, source in sources()

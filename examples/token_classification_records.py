@@ -31,7 +31,7 @@ _EXCEPTION = re.compile(r"[A-Z]\w*(Error|Exception|Warning)")
 
 
 def build_files() -> dict[str, bytes]:
-    """Everything that is uploaded, by its name below the destination."""
+    """Build everything that is uploaded, by its name below the destination."""
     paragraphs = (paragraph for each in read_docstrings() for paragraph in keep_prose(each.text).split("\n\n"))
     tagged = ((words, list(tag_words(words))) for paragraph in paragraphs if (words := _WORD.findall(paragraph)))
     rows = [{"tokens": words, "tags": tags} for words, tags in tagged if len(words) <= MAX_WORDS and set(tags) != {"O"}]
@@ -39,7 +39,7 @@ def build_files() -> dict[str, bytes]:
 
 
 def tag_words(words: Sequence[str]) -> Iterator[str]:
-    """The tag of each word."""
+    """Return the tag of each word."""
     place = 0
     while place < len(words):
         kind, length = _find_entity(words[place:])
@@ -48,7 +48,7 @@ def tag_words(words: Sequence[str]) -> Iterator[str]:
 
 
 def _find_entity(words: Sequence[str]) -> tuple[str | None, int]:
-    """What the first of these words begins, and how many words long it is."""
+    """Find the entity that the first of these words begins; return its type and its length in words."""
     if words[0] in CONSTANTS:
         return "CONSTANT", 1
     if _EXCEPTION.fullmatch(words[0]):

@@ -26,7 +26,7 @@ def test_what_a_page_names_is_there(page: Path) -> None:
 
 
 def is_in(folder: Path, path: str) -> bool:
-    """Tell whether the path is there; a bare name may be anywhere in a package or in the tests."""
+    """Return whether the path is there; a bare name may be anywhere in a package or in the tests."""
     is_bare = "/" not in path and folder in WITH_BARE_NAMES
     return any(folder.rglob(path)) if is_bare else (folder / path).exists()
 
