@@ -11,7 +11,7 @@ from runyard_local.process import Command
 from runyard_local.programs.binaries import find_or_build
 from runyard_local.servers import controlplane
 
-from tests.cluster.conftest import Cluster, bring_up, install_crds
+from tests.cluster.local_cluster import Cluster, bring_up, install_crds
 from tests.waiting import wait_until
 
 AUDIT_POLICY = {

@@ -17,7 +17,7 @@ import pytest
 from tests.chaos.history import World, after_write, in_world, kept_running
 from tests.chaos.script import draw_script
 from tests.chaos.weather import Storm
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 
 SHORT_SEEDS = range(12)
 NUM_SEEDS = 220

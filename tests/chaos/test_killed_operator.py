@@ -16,7 +16,7 @@ from tests.chaos.operators import Operator
 from tests.chaos.proxy import Call, Fault, Nonsense, Stream, Write
 from tests.chaos.record import status_of
 from tests.chaos.script import Act, Script
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.ports import free_port
 
 LIFE = Script(acts=(Act("crash", rank=0, checkpoint=5), Act("be suspended"), Act("finish")), max_failures=1)

@@ -21,7 +21,7 @@ from tests.chaos.operators import Operator
 from tests.chaos.proxy import Call, Fault, Late, Write
 from tests.chaos.record import status_of
 from tests.chaos.script import Act, Script
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 
 TAKEOVER_S = 20
 RECOVERS = Script(acts=(Act("crash"), Act("finish")))

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from runyard.decide.values import Manifest
 
-from tests.cluster.conftest import Cluster as ControlPlane
+from tests.cluster.local_cluster import Cluster as ControlPlane
 
 CHART = Path(__file__).parents[2] / "charts" / "runyard"
 NAMESPACE = "chart-test"

@@ -17,7 +17,7 @@ from runyard_local.programs.binaries import Module, find_or_build_module
 from runyard_local.programs.gobuild import prepare_go
 from runyard_local.servers.certs import make_certs
 
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.ports import free_port
 from tests.waiting import wait_until
 

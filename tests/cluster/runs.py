@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import yaml
 
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.waiting import wait_until
 
 BUCKET = "runyard"

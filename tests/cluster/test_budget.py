@@ -9,7 +9,7 @@ import pytest
 from runyard.api.trainingrun import API_VERSION
 
 from tests.cluster import runs
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.waiting import wait_until
 
 

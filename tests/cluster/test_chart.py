@@ -23,8 +23,8 @@ from runyard.decide.values import Delete, Event, Key, Manifest, PatchStatus
 from runyard.main import LEASE_NAME, require_crd
 
 from tests.cluster.chart import CHART, NAMESPACE, apply, helm, render
-from tests.cluster.conftest import Cluster as ControlPlane
 from tests.cluster.lab import NOW, SPEC, Lab
+from tests.cluster.local_cluster import Cluster as ControlPlane
 
 ANTI_AFFINITY = "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0]"
 

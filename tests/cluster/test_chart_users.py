@@ -8,7 +8,7 @@ import pytest
 from runyard.decide.values import Manifest
 
 from tests.cluster.chart import apply, render
-from tests.cluster.conftest import Cluster as ControlPlane
+from tests.cluster.local_cluster import Cluster as ControlPlane
 from tests.waiting import wait_until
 
 SERVED, OTHER = "users-served", "users-other"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import runs
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.example_runs import BASE, NAMES, build_files, check_models, read_example
 
 RUNS_AT_ONCE = 2

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.cluster.conftest import Cluster, bring_up, run_local
+from tests.cluster.local_cluster import Cluster, bring_up, run_local
 from tests.waiting import wait_until
 
 BUCKET = "runyard"

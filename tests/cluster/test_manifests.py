@@ -11,7 +11,7 @@ from runyard.decide.rules.kueue import build_place
 from runyard.decide.values import Manifest
 
 from tests.builders import SETTINGS, make_run, make_spec
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 
 RUN, SPEC = make_run(), make_spec()
 MANIFESTS: dict[str, Manifest] = {

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.waiting import wait_until
 
 DEADLINE_S = 30

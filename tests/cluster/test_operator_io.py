@@ -22,15 +22,11 @@ from runyard.cluster.runs import Cluster, NotLeaderError
 from runyard.decide.values import Create, Delete, Event, Key, Manifest
 from runyard_trainer.contract.reports import PROGRESS_PORT
 
-from tests.cluster.conftest import Cluster as ControlPlane
 from tests.cluster.lab import BODIES, NOW, Lab, in_lab
+from tests.cluster.local_cluster import Cluster as ControlPlane
 from tests.waiting import wait_until
 
-
-@pytest.fixture(autouse=True)
-def _as_administrator(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+pytestmark = pytest.mark.usefixtures("as_administrator")
 
 
 async def try_to(action: Awaitable[object]) -> ApiError:

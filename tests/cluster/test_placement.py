@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster import runs
 from tests.cluster.chart import apply, render
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 
 TAINT = "nvidia.com/gpu=present:NoSchedule"
 

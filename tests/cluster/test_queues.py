@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID, uuid4, uuid5
 
 import aiohttp
-import pytest
 from aiohttp import web
 from runyard.cluster.client import ApiError, Kube, connect
 from runyard.cluster.kueue import (
@@ -28,9 +27,10 @@ from runyard.decide.values import KueueView, Manifest, QueuePosition, Run
 from runyard_local.servers.certs import make_certs
 
 from tests.builders import SETTINGS, make_run
-from tests.cluster.conftest import Cluster as ControlPlane
 from tests.cluster.kueue import build_visibility_service
 from tests.ports import free_port
+
+pytestmark = pytest.mark.usefixtures("as_administrator")
 
 GROUP, VERSION = KUEUE_API_VERSION.split("/")
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -41,12 +41,6 @@ SERVICES = {
     "APIService": "/apis/apiregistration.k8s.io/v1/apiservices",
 }
 HELD = {"type": "QuotaReserved", "status": "False", "message": "2 more needed"}
-
-
-@pytest.fixture(autouse=True)
-def _kubeconfig(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
 
 class Asked(list[str]):

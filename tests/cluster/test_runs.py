@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import runs
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.waiting import wait_until
 
 SLOW_ENOUGH_TO_DISTURB = {"steps": 150, "sequenceLength": 64, "batchSequences": 8, "learningRate": 0.003}
