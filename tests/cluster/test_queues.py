@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4, uuid5
 
 import aiohttp
+import pytest
 from aiohttp import web
 from runyard.cluster.client import ApiError, Kube, connect
 from runyard.cluster.kueue import (
