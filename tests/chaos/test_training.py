@@ -225,7 +225,7 @@ from pathlib import Path
 import runyard_trainer.train as train
 from runyard_trainer.context import World
 from runyard_trainer.contract.recipe import Recipe
-from tests.chaos.training import train_rank
+from tests.chaos.training import killable_rank
 
 scratch, export_run = Path(sys.argv[2]), train.export_run
 
@@ -240,12 +240,12 @@ def export_on_a_full_disk(*arguments):
 
 if sys.argv[4] == "export":
     train.export_run = export_on_a_full_disk
-print(train_rank(World(), Recipe.model_validate_json(sys.argv[1]), scratch, int(sys.argv[3]), {}))
+print(killable_rank(World(), Recipe.model_validate_json(sys.argv[1]), scratch, int(sys.argv[3]), {}))
 """
 
 
 def run_on_a_small_disk(lab: Lab, output: str, attempt: int, size: str, fault: str = "") -> str:
-    """How an attempt ends whose scratch is a file system of that size."""
+    """Return how an attempt ends whose scratch is a file system of that size."""
     scratch = lab.pid_file.parent
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
@@ -261,7 +261,7 @@ def run_on_a_small_disk(lab: Lab, output: str, attempt: int, size: str, fault: s
 def test_a_full_disk_is_told_in_words_wherever_it_is_met_and_costs_no_commit_and_no_bit(
     lab: Lab, want: str, interrupted: str
 ) -> None:
-    """As a checkpoint is read, and as the model is written; `test_checkpoint_alone` has the staging."""
+    """As a checkpoint is read, and as the model is written; `test_checkpointer` has the staging."""
     lab.copy(interrupted, "full")
     assert "disk is too full to read a checkpoint" in run_on_a_small_disk(lab, "full", 2, "300k")
     assert lab.committed_step("full") == 3 * EVERY_STEPS

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from tests.ranks.fine_tuning import CONFIGS, NO_DROPOUT, WORDS
+from tests.ranks.tiny_models import CONFIGS, NO_DROPOUT, WORDS
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"

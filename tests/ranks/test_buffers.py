@@ -21,9 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
+from tests.ranks.attempts import train_rank
 from tests.ranks.chat_models import build_chat_tokenizer
-from tests.ranks.fine_tuning import WORDS, build_recipe, build_tokenizer, prepare_run, train_rank, write_rows
+from tests.ranks.fine_tuning import build_recipe, prepare_run, write_rows
 from tests.ranks.run_ranks import end_ranks, run_ranks
+from tests.ranks.tiny_models import WORDS, build_tokenizer
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
 _EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 16}

@@ -14,8 +14,10 @@ from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.training.sharded_model import read_model
 from transformers import AutoModelForSequenceClassification
 
-from tests.ranks.fine_tuning import build_recipe, prepare_run, read_steps, save_model, train_rank, write_rows
+from tests.ranks.attempts import train_rank
+from tests.ranks.fine_tuning import build_recipe, prepare_run, read_steps, write_rows
 from tests.ranks.run_ranks import run_ranks
+from tests.ranks.tiny_models import save_model
 
 ROWS = [{"text": f"the {word} dog {number}", "label": word} for number in range(20) for word in ("good", "bad")]
 

@@ -9,28 +9,19 @@ from typing import Any
 import pytest
 import torch
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.data.dataset.dataset import Dataset, open_dataset, read_resolved
+from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.token_shards import IGNORED
 from runyard_trainer.data.order import Order, seed_of
 from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.objectives.build import build_objective
-from runyard_trainer.storage.open import open_store
 from sklearn.metrics import accuracy_score
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 
-from tests.ranks.fine_tuning import (
-    CONFIGS,
-    NO_DROPOUT,
-    WORDS,
-    build_recipe,
-    prepare_run,
-    read_output,
-    save_model,
-    train_rank,
-    write_rows,
-)
-from tests.ranks.prepared import read_losses
+from tests.ranks.attempts import train_and_compare, train_rank
+from tests.ranks.fine_tuning import build_recipe, prepare_run, write_rows
+from tests.ranks.outputs import open_prepared, read_output
 from tests.ranks.run_ranks import run_ranks
+from tests.ranks.tiny_models import CONFIGS, NO_DROPOUT, WORDS, save_model
 from tests.ranks.transformers_reference import train_reference
 
 CLASSES = {"masked-lm": AutoModelForMaskedLM, "masked-lm-nsp": AutoModelForPreTraining}
@@ -43,12 +34,6 @@ def build_rows(seed: int) -> list[dict[str, Any]]:
         {"text": " ".join(" ".join(chance.choices(WORDS, k=5)).capitalize() + "." for _ in range(num_sentences))}
         for num_sentences in chance.choices([1, 2, 5, 30], k=120)
     ]
-
-
-def open_prepared(recipe: Recipe) -> Dataset:
-    resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
-    folder = Path(recipe.output.uri.removeprefix("file://"))
-    return open_dataset(open_store(resolved.dataset, recipe.storage), folder / "cache")
 
 
 @pytest.mark.parametrize(
@@ -70,11 +55,7 @@ def test_20_steps_lose_what_transformers_loses_to_1e_5(
     recipe = build_recipe(tmp_path, objective, data={"replay": replay}, masking={"wholeWord": whole_word})
     prepare_run(recipe)
     dataset = open_prepared(recipe)
-    want = train_reference(recipe, dataset.info, read_batches(recipe, dataset))
-    assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
-    losses = read_losses(recipe)
-    assert losses == pytest.approx(want, rel=1e-5)
-    assert len(set(losses)) == 20
+    train_and_compare(recipe, train_reference(recipe, dataset.info, read_batches(recipe, dataset)))
 
 
 def read_batches(recipe: Recipe, dataset: Dataset) -> list[dict[str, torch.Tensor]]:

@@ -17,8 +17,10 @@ from runyard_trainer.objectives.base import Traits
 from runyard_trainer.objectives.causal_lm import CausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.ranks.attempts import train_rank
 from tests.ranks.chat_models import OPPOSITES, build_prompt_rows, save_chat_model
-from tests.ranks.fine_tuning import build_recipe, prepare_run, read_output, train_rank, write_rows
+from tests.ranks.fine_tuning import build_recipe, prepare_run, write_rows
+from tests.ranks.outputs import read_output
 from tests.ranks.run_ranks import run_ranks
 
 TASKS = {

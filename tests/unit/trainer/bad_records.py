@@ -13,7 +13,7 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.prepare import prepare
 from transformers import BertConfig
 
-from tests.ranks.fine_tuning import build_tokenizer
+from tests.ranks.tiny_models import build_tokenizer
 
 
 def prepare_lines(
