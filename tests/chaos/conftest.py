@@ -31,7 +31,7 @@ AUDIT_POLICY = {
 
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[Cluster]:
-    """An API server that knows TrainingRuns, without nodes and operator, and with an audit log of what we write."""
+    """Start an API server that knows TrainingRuns, without nodes and operator, with an audit log of what we write."""
     with bring_up("--nodes", "0", "--no-operator") as cluster:
         start_audit(cluster)
         install_crds(cluster)

@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 
 @dataclass
 class Outage:
-    """Kills the server at one moment of a run, and starts it again when it has been missed."""
+    """A server that is killed at one moment of a run, and started again when it has been missed."""
 
     server: S3Server
     folder: Path
@@ -47,7 +47,7 @@ MISSED = 8
 
 @pytest.fixture(scope="module")
 def s3_outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outage]:
-    """A server of this module's own, that can be killed."""
+    """Start a server of this module's own, that can be killed."""
     folder = tmp_path_factory.mktemp("s3")
     server = choose_server()
     outage = Outage(server, folder, start_s3(server, folder))
@@ -68,14 +68,14 @@ def lab(s3_outage: Outage, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def want(lab: Lab) -> str:
-    """The digest of the undisturbed run's weights."""
+    """Return the digest of the undisturbed run's weights."""
     lab.place_data("undisturbed")
     assert [end.value for end in run_attempt(lab, lab.recipe("undisturbed"), 1)] == ["finished"]
     return lab.digest_of_weights("undisturbed")
 
 
 def weather_a_storm(lab: Lab, seed: int) -> str:
-    """The digest of the weights after a storm in which, besides, the rank is killed once."""
+    """Train through a storm in which the rank is killed once; return the digest of the weights."""
     output = f"storm-{seed}"
     lab.place_data(output)
     number = random.Random(f"kill/{seed}").randint(2, MOST_WRITES)
@@ -172,7 +172,7 @@ def test_a_store_that_is_killed_and_comes_back_at_each_stage_costs_no_attempt_an
 
 @pytest.fixture(scope="module")
 def interrupted(lab: Lab) -> str:
-    """An output with two checkpoints whose attempt was killed."""
+    """Leave an output with two checkpoints whose attempt was killed."""
     lab.place_data("interrupted")
     num_swaps = [0]
 
@@ -190,7 +190,7 @@ def interrupted(lab: Lab) -> str:
 
 
 def resume_after_damage(lab: Lab, interrupted: str, seed: int) -> str:
-    """Flip a bit of a random byte of the newest checkpoint, and go on; the digest of the weights."""
+    """Flip a bit of a random byte of the newest checkpoint, go on, and return the digest of the weights."""
     output, chance = f"damaged-{seed}", random.Random(seed)
     lab.copy(interrupted, output)
     folder = f"{output}/checkpoints/step-{3 * EVERY_STEPS:08d}-e1/"

@@ -14,14 +14,14 @@ from tests.cluster.operator_process import Namespace
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Two nodes of two simulated GPUs each, with the operator of the chart. Tests leave nothing behind in it."""
+    """Bring up two nodes of two simulated GPUs each, with the chart's operator. Tests leave nothing behind in it."""
     with bring_up("--nodes", "2", "--gpus-per-node", "2") as shared:
         yield shared
 
 
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[Cluster]:
-    """An API server that knows TrainingRuns, without nodes and operator: tests of the operator's I/O play its part."""
+    """Bring up an API server that knows TrainingRuns, without nodes and operator: the tests play their part."""
     with bring_up("--nodes", "0", "--no-operator") as shared:
         install_crds(shared)
         yield shared
@@ -36,7 +36,7 @@ def as_administrator(control_plane: Cluster, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def namespace(control_plane: Cluster, tmp_path: Path) -> Namespace:
-    """A new namespace, for operators of its own."""
+    """Make a new namespace, for operators of its own."""
     name = f"test-{uuid4().hex[:8]}"
     control_plane.kubectl("create", "namespace", name)
     return Namespace(control_plane, name, tmp_path)

@@ -21,7 +21,7 @@ DONE = {"phase": "Succeeded", "containerStatuses": [ENDED | {"state": {"terminat
 
 @dataclass(frozen=True)
 class GangWatcher:
-    """Looks at a namespace, ends its pods well, and sees to it that no gang is ever refused a part of its pods."""
+    """A namespace whose runs a test submits, whose pods it ends with 0, and whose gangs it counts."""
 
     kube: Kube
     namespace: str
@@ -50,7 +50,7 @@ class GangWatcher:
         return dict((await self.kube.get(self.path(f"trainingruns/{name}", API_VERSION))).get("status", {}))
 
     async def end(self, role: str, run: str | None = None) -> None:
-        """The pods of a role, and of one run, end with 0."""
+        """End the pods of a role, and of one run if it is named, with 0."""
         for pod in await self.list_all("pods"):
             labels = pod["metadata"]["labels"]
             is_meant = labels["runyard.dev/role"] == role and run in (None, labels["runyard.dev/run"])
@@ -59,7 +59,7 @@ class GangWatcher:
                 await self.kube.request("PATCH", path, body={"status": DONE}, content_type=MERGE_PATCH)
 
     async def live_gangs(self) -> dict[str, int]:
-        """Training pods that have not ended, by run."""
+        """Count the training pods that have not ended, by run."""
         found: dict[str, int] = {}
         for pod in await self.list_all("pods"):
             labels = pod["metadata"]["labels"]

@@ -40,7 +40,7 @@ class Cluster:
         return self.instance.kubeconfig
 
     def local(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """`runyard local <arguments>` on this instance."""
+        """Run `runyard local <arguments>` on this instance."""
         return run_local(*arguments, "--dir", str(self.state), check=check)
 
     def kubectl(
@@ -49,7 +49,7 @@ class Cluster:
         input: str | None = None,  # noqa: A002 - as subprocess.run calls it
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        """Kubectl as the administrator; with `check` a failure fails the test with its stderr."""
+        """Run kubectl as the administrator; with `check` a failure fails the test with its stderr."""
         argv = [str(self.instance.kubectl), f"--kubeconfig={self.kubeconfig}", *arguments]
         done = subprocess.run(argv, input=input, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
@@ -66,7 +66,7 @@ class Cluster:
         return open_client(self.instance)
 
     def operator_processes(self) -> list[psutil.Process]:
-        """The processes of this instance's operator pod."""
+        """Find the processes of this instance's operator pod."""
         return [process for process in psutil.process_iter() if self._is_operator(process)]
 
     def kill_operator(self) -> None:
@@ -95,7 +95,7 @@ def run_local(*arguments: str, check: bool = True) -> subprocess.CompletedProces
 
 @contextmanager
 def bring_up(*flags: str) -> Iterator[Cluster]:
-    """An instance of its own, in a new directory that is gone afterwards."""
+    """Bring up an instance in a new directory that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="runyard-test-") as parent:
         cluster = Cluster(Path(parent, "local"))
         try:
@@ -106,7 +106,7 @@ def bring_up(*flags: str) -> Iterator[Cluster]:
 
 
 def install_crds(cluster: Cluster) -> None:
-    """And wait until they are served; `kubectl wait` fails where a CRD has no conditions yet."""
+    """Install the CRDs, and wait until they are served; `kubectl wait` fails where a CRD has no conditions yet."""
     crds = Path(__file__).parents[2] / "charts" / "runyard" / "crds"
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(crds))
     wait_until(lambda: cluster.kubectl("get", "trainingruns,gpubudgets", check=False).returncode == 0, 30)

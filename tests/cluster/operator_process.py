@@ -40,7 +40,7 @@ class Operator:
             return False
 
     def metric(self, pattern: str) -> float:
-        """Sum of the metrics whose name and labels match."""
+        """Return the sum of the metrics whose name and labels match."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(pattern, line))
@@ -74,7 +74,7 @@ class Namespace:
 
     @contextmanager
     def operator(self, pod_name: str, prefix: Sequence[str] = (), **changes: str) -> Iterator[Operator]:
-        """The process; `prefix` goes before its command."""
+        """Run the process until the block ends; `prefix` goes before its command."""
         probe_port, metrics_port = free_port(), free_port()
         ports = {"RUNYARD_PROBE_PORT": str(probe_port), "RUNYARD_METRICS_PORT": str(metrics_port)}
         log = self.folder / f"{pod_name}.log"
@@ -102,7 +102,7 @@ class Namespace:
         return self.read("trainingrun", run, "{.status.phase}")
 
     def read(self, kind: str, name: str, path: str) -> str:
-        """A part of an object, which whole may be more than can be parsed here."""
+        """Read a part of an object, which whole may be more than can be parsed here."""
         return self.control_plane.kubectl("get", kind, name, "--namespace", self.name, "-o", f"jsonpath={path}").stdout
 
     def holder(self) -> str:

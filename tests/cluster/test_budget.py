@@ -20,7 +20,7 @@ def corpus(cluster: Cluster) -> str:
 
 @pytest.fixture
 def budget(cluster: Cluster) -> Iterator[str]:
-    """Less than a run takes."""
+    """Set a budget of less than a run takes."""
     name = "some-seconds"
     selector = {"matchLabels": {"kubernetes.io/metadata.name": "default"}}
     spec = {"namespaceSelector": selector, "gpuHours": 0.001, "action": "Block"}

@@ -23,7 +23,7 @@ NUM_STEPS = 1500
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, Kueue]]:
-    """Room for two runs of two GPUs each, and quota for one."""
+    """Bring up room for two runs of two GPUs each, and quota for one."""
     folder = tmp_path_factory.mktemp("kueue")
     with bring_up("--nodes", "2", "--gpus-per-node", "2") as cluster, run_kueue(cluster, folder) as kueue:
         make_queues(cluster, gpus=2)
@@ -172,7 +172,7 @@ FAILED = {"phase": "Failed", "containerStatuses": [ENDED | {"state": {"terminate
 
 @dataclass(frozen=True)
 class Player(GangWatcher):
-    """Does to the place of run `cpt` what Kueue does."""
+    """Kueue's part: it admits and evicts the place of run `cpt`."""
 
     @property
     def place_path(self) -> str:
@@ -182,7 +182,7 @@ class Player(GangWatcher):
         await self.kube.request("PATCH", self.place_path, body={"spec": spec}, content_type=MERGE_PATCH)
 
     async def counts(self) -> tuple[int, int]:
-        """Active and ready pods, as the place tells."""
+        """Return how many active and ready pods the place's status has."""
         seen = (await self.kube.get(self.place_path)).get("status", {})
         return seen.get("active", 0), seen.get("ready", 0)
 

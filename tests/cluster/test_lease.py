@@ -22,7 +22,7 @@ LEASES = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
 
 @dataclass
 class Clock:
-    """Seconds, as the test says."""
+    """A clock that the test turns, in seconds."""
 
     now_s: float = 1000.0
 

@@ -50,7 +50,7 @@ class Looks:
         )
 
     async def look(self) -> Counter[str]:
-        """What a look asks for."""
+        """Look once, and return what it asks for."""
         self.requests.clear()
         await self._reconcile(self.lab.key)
         return Counter(self.requests)

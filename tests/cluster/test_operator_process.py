@@ -65,7 +65,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
 
 
 def accepts(namespace: Namespace, path: str, text: str) -> bool:
-    """Whether the API server has taken the object: `kubectl create` without --raw drops managedFields."""
+    """Create the object as it is (without --raw kubectl drops managedFields); return whether it was taken."""
     file = namespace.folder / "object.json"
     file.write_text(text)
     argv = ("create", "--raw", path.format(namespace.name), "-f", str(file))
@@ -73,7 +73,7 @@ def accepts(namespace: Namespace, path: str, text: str) -> bool:
 
 
 def create_deep(namespace: Namespace, path: str, manifest: dict[str, Any], name: str) -> None:
-    """With managedFields that are nested deep: the API server stores those of any kind."""
+    """Create an object with managedFields that are nested deep: the API server stores those of any kind."""
     fields = {"manager": "somebody", "operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": "DEEP"}
     managed = fields | {"apiVersion": manifest["apiVersion"], "time": "2026-01-31T12:00:00Z"}
     labels = {LABEL_RUN: "cpt", LABEL_RUN_UID: "somebody-elses"}
@@ -97,7 +97,7 @@ def test_objects_that_are_nested_too_deep_stop_nobody(namespace: Namespace) -> N
 
 @pytest.fixture
 def _unbounded_config(control_plane: Cluster) -> Iterator[None]:
-    """A CRD as it was before configurations had bounds."""
+    """Install the CRD as it was before configurations had bounds."""
     spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec"
     path = f"{spec}/properties/model/properties/scratch/properties/config"
     schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}

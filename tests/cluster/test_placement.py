@@ -17,7 +17,7 @@ TAINT = "nvidia.com/gpu=present:NoSchedule"
 
 @pytest.fixture
 def gpu_node(cluster: Cluster) -> Iterator[str]:
-    """One of the two nodes, tainted as GPU nodes are."""
+    """Taint one of the two nodes as GPU nodes are."""
     name: str = cluster.get_json("nodes")["items"][0]["metadata"]["name"]
     cluster.kubectl("taint", "node", name, TAINT)
     yield name

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("as_administrator")
 
 
 async def run_all(namespace: Namespace, num_runs: int, num_gpus: int) -> None:
-    """So many runs over so many GPUs finish in the order of their age, at most as many at once as fit, none in part."""
+    """Run so many over so many GPUs: they finish in the order of their age, as many at once as fit, none in part."""
     names = [f"r{number:02}" for number in range(num_runs)]
     fit = num_gpus // (PODS_OF_A_RUN * GPUS_OF_A_POD)
     async with connect() as kube:

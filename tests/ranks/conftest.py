@@ -1,4 +1,4 @@
-"""What tests of several subjects start from."""
+"""A prepared run for tests of exports."""
 
 from __future__ import annotations
 

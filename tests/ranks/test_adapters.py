@@ -38,7 +38,7 @@ RANK = 4
 
 
 def prepare_language(folder: Path, model_type: str = "llama", output: str = "output", **method: Any) -> Recipe:
-    """A causal language model with an adapter, without dropout unless it is asked for."""
+    """Prepare a causal language model with an adapter, without dropout unless it is asked for."""
     if not (folder / "model").exists():
         chance = random.Random(5)
         save_model(folder / "model", model_type, AutoModelForCausalLM)
@@ -81,7 +81,7 @@ def test_20_steps_lose_what_peft_loses_to_1e_5_and_the_merged_model_is_base_and_
 
 
 def check_merged(folder: Path, recipe: Recipe) -> None:
-    """The exported model against the base with the exported adapter, both opened without our package."""
+    """Compare the exported model with the base and the exported adapter, both opened without our package."""
     merged = AutoModelForCausalLM.from_pretrained(folder / "output/model")
     base = AutoModelForCausalLM.from_pretrained(folder / "model")
     ids = torch.arange(5, 25)[None]
@@ -96,7 +96,7 @@ def check_merged(folder: Path, recipe: Recipe) -> None:
 
 
 def stack_steps(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
-    """Every step's sequences, in the order of the run."""
+    """Return every step's sequences, in the order of the run."""
     steps, _ = read_steps(recipe)
     return [{name: torch.stack([torch.from_numpy(each[name]) for each in step]) for name in step[0]} for step in steps]
 
@@ -104,7 +104,7 @@ def stack_steps(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
 def train_with_peft(
     recipe: Recipe, model: Any, batches: list[dict[str, Any]], task_type: str, **config: Any
 ) -> list[float]:
-    """The loss of each step, each batch in one piece, by peft's and transformers' own parts."""
+    """Return the loss of each step, each batch in one piece, by peft's and transformers' own parts."""
     torch.set_num_threads(1)
     training = recipe.training
     torch.manual_seed(training.seed)
@@ -186,7 +186,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
 
 
 def rank_whose_first_is_best(world: World, recipe: Recipe) -> str:
-    """Whatever is measured later."""
+    """Train, and take the first model that is measured for the best."""
     train_module.choose_best = lambda candidates, _: candidates[0]
     train_module.find_best_step = lambda candidates, _: candidates[0].step if candidates else None
     return train_rank(world, recipe)
@@ -208,7 +208,7 @@ def test_the_best_adapter_is_exported_where_it_is_not_the_last(tmp_path: Path) -
 
 
 def loss_on_held_out(recipe: Recipe, model: Any) -> float:
-    """As eval.json defines it; each document by itself is longer than a window here, so windows are cut by hand."""
+    """Return the loss as eval.json defines it; a document is longer than a window here, so windows are cut by hand."""
     samples = kind_of(recipe, "validation").open_samples(open_prepared(recipe), "validation", recipe)
     total, count = 0.0, 0
     for number in range(len(samples)):
@@ -332,7 +332,7 @@ def test_a_packed_layer_computes_as_the_layer_does_but_for_what_4_bits_leave_out
 
 
 def layer_inputs(kind: Any) -> int:
-    """A Conv1D names its outputs first."""
+    """Return how many inputs the layer has: a Conv1D names its outputs first."""
     return 512 if kind is Conv1D else 256
 
 

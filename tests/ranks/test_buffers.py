@@ -46,7 +46,7 @@ LORA = {"type": "lora", "rank": 2, "dropout": 0.0, "targets": ["o_proj"]}
 
 
 def save_with_buffers(folder: Path, model_type: str) -> dict[str, Tensor]:
-    """A model in bf16 whose buffers are what no class begins with; returns those."""
+    """Save a model in bf16 whose buffers are what no class begins with; return those."""
     is_decoder = model_type != "ibert"
     tokenizer = build_chat_tokenizer() if is_decoder else build_tokenizer(has_types=False)
     tokens = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None} if is_decoder else {"pad_token_id": 0}
@@ -72,7 +72,7 @@ def _renew(buffer: Tensor) -> Tensor:
 
 
 def prepare_kind(folder: Path, model_type: str, objective: str | None = None, **parts: Any) -> Recipe:
-    """A run of two steps on a saved model."""
+    """Prepare a run of two steps on a saved model."""
     chance = random.Random(5)
     kind = objective or ("masked-lm" if model_type == "ibert" else "causal-lm")
     texts = [" ".join(chance.choices(WORDS, k=20)) for _ in range(60)]
@@ -90,7 +90,7 @@ def prepare_kind(folder: Path, model_type: str, objective: str | None = None, **
 
 
 def read_buffers(recipe: Recipe, buffers: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of the exported model, those of such names."""
+    """Read the exported model's buffers of such names."""
     weights = load_file(Path(recipe.output.uri.removeprefix("file://"), "model", "model.safetensors"))
     return {name: weights[name] for name in buffers}
 
@@ -103,13 +103,13 @@ def check_same(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
 
 
 def forget_result(recipe: Recipe) -> None:
-    """As if the run had been interrupted before its export was finished."""
+    """Leave the run as if it had been interrupted before its export was finished."""
     head = Path(recipe.output.uri.removeprefix("file://"), "head.json")
     head.write_text(json.dumps(json.loads(head.read_text()) | {"result": None}))
 
 
 def count_kept(world: World, recipe: Recipe, folder: Path) -> list[int]:
-    """How many buffers, all as in the folder, one rank is about to train with, and to compare with."""
+    """Count the buffers, all as in the folder, that one rank is about to train with, and to compare with."""
     context = dataclasses.replace(RunContext.from_environment({}, recipe), world=world)
     resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
     shards = context.scratch_dir / f"shards-{world.rank}"

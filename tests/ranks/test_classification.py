@@ -21,7 +21,7 @@ from tests.ranks.transformers_reference import pad_classes, train_reference
 
 
 def build_rows(multi_label: bool = False) -> list[dict[str, Any]]:
-    """Texts whose class is whether they say good or bad, or pairs of texts whose classes are which of both."""
+    """Build texts whose class is whether they say good or bad, or pairs of texts whose classes are which of both."""
     chance = random.Random(5)
     rows = []
     for _ in range(120):

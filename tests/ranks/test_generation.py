@@ -34,7 +34,7 @@ LORA = {"type": "lora", "rank": 2}
 def prepare_generative(
     folder: Path, objective: str, given: dict[str, Any] | None = GIVEN, output: str = "output", **parts: Any
 ) -> Recipe:
-    """A run of one step; its model ends a document with token 0, and a chat's answers with token 2."""
+    """Prepare a run of one step; its model ends a document with token 0, and a chat's answers with token 2."""
     if not (folder / "model").exists():
         save_chat_model(folder / "model", parts.pop("model_type", "llama"), CHATML)
         (folder / "model" / NAME).unlink()

@@ -23,7 +23,7 @@ ROWS = [{"text": f"the {word} dog {number}", "label": word} for number in range(
 
 
 def prepare_classifier(folder: Path, model_type: str, classes: list[str], **training: Any) -> Recipe:
-    """A run on good and bad texts with a classifier for these classes."""
+    """Prepare a run on good and bad texts with a classifier for these classes."""
     save_model(folder / "model", model_type, AutoModelForSequenceClassification, id2label=dict(enumerate(classes)))
     write_rows(folder / "train.jsonl", ROWS)
     recipe = build_recipe(folder, "classification", training=training)
@@ -32,7 +32,7 @@ def prepare_classifier(folder: Path, model_type: str, classes: list[str], **trai
 
 
 def read_heads(recipe: Recipe, last: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The head's last weights as the run begins with them, and those of the model's folder."""
+    """Return the head's last weights as the run begins with them, and those of the model's folder."""
     _, info = read_steps(recipe)
     objective, config = build_objective(recipe, info), check_model(recipe)
     objective.configure(config)

@@ -28,7 +28,7 @@ CLASSES = {"masked-lm": AutoModelForMaskedLM, "masked-lm-nsp": AutoModelForPreTr
 
 
 def build_rows(seed: int) -> list[dict[str, Any]]:
-    """Documents of sentences, of very different lengths."""
+    """Build documents of sentences, of very different lengths."""
     chance = random.Random(seed)
     return [
         {"text": " ".join(" ".join(chance.choices(WORDS, k=5)).capitalize() + "." for _ in range(num_sentences))}
@@ -59,7 +59,7 @@ def test_20_steps_lose_what_transformers_loses_to_1e_5(
 
 
 def read_batches(recipe: Recipe, dataset: Dataset) -> list[dict[str, torch.Tensor]]:
-    """Every step's texts as they are masked, in one piece."""
+    """Return every step's texts as they are masked, in one piece."""
     streams = {name: kind_of(recipe, name).open_samples(dataset, name, recipe) for name in ("train", "replay")}
     fraction = recipe.data.replay.fraction if recipe.data.replay else 0.0
     seed = recipe.training.seed
@@ -121,7 +121,7 @@ def test_a_model_from_scratch_opens_without_our_package_and_has_the_metrics_of_e
 
 @torch.no_grad()
 def measure_again(model: Any, recipe: Recipe, stream: str) -> dict[str, float]:
-    """Loss and metrics, one text after the other, from the model's own logits."""
+    """Measure loss and metrics, one text after the other, from the model's own logits."""
     dataset = open_prepared(recipe)
     samples = kind_of(recipe, stream).open_samples(dataset, stream, recipe)
     collate = build_objective(recipe, dataset.info, stream).collate

@@ -50,7 +50,7 @@ def test_20_steps_lose_what_the_hugging_face_trainer_loses_to_1e_5(tmp_path: Pat
 
 
 def train_with_transformers(recipe: Recipe, folder: Path) -> list[float]:
-    """The loss of each step."""
+    """Return the loss of each step."""
     training = recipe.training
     dataset = open_prepared(recipe)
     torch.set_num_threads(1)
@@ -70,7 +70,7 @@ def train_with_transformers(recipe: Recipe, folder: Path) -> list[float]:
 
 
 def read_all_steps(recipe: Recipe, dataset: Dataset) -> list[dict[str, Any]]:
-    """The sequences of all steps, in their order."""
+    """Return the sequences of all steps, in their order."""
     order = Order(
         num_train=dataset.stream("train").num_sequences(LENGTH, keep_tail=False),
         num_replay=dataset.stream("replay").num_sequences(LENGTH, keep_tail=False),

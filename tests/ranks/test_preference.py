@@ -36,7 +36,7 @@ def prepare_preference(folder: Path, model_type: str = "llama", output: str = "o
 
 
 def build_pairs() -> list[dict[str, Any]]:
-    """Better answers say good, worse ones say bad."""
+    """Build pairs whose better answers say good, and whose worse ones say bad."""
     chance = random.Random(5)
     rows = []
     for _ in range(100):
@@ -69,7 +69,7 @@ def test_20_steps_lose_what_trl_loses_to_1e_5_from_ln_2_on(
 
 
 def read_pairs(recipe: Recipe) -> list[dict[str, str]]:
-    """The pairs of all steps, in their order: as text, for TRL tokenizes by itself."""
+    """Return the pairs of all steps, in their order: as text, for TRL tokenizes by itself."""
     steps, _ = read_steps(recipe)
     tokenizer = AutoTokenizer.from_pretrained(str(recipe.model.uri).removeprefix("file://"))
     rows = {row["prompt"] + row["chosen"]: row for row in build_pairs()}
@@ -79,7 +79,7 @@ def read_pairs(recipe: Recipe) -> list[dict[str, str]]:
 
 
 def train_with_trl(recipe: Recipe, pairs: list[dict[str, str]], folder: Path) -> list[float]:
-    """The loss of each step, each batch in one piece."""
+    """Return the loss of each step, each batch in one piece."""
     torch.set_num_threads(1)
     training = recipe.training
     adapter = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")

@@ -25,7 +25,7 @@ from tests.ranks.transformers_reference import pad_inputs, train_reference
 
 
 def build_rows(count: int, num_words: Callable[[random.Random], int]) -> list[dict[str, Any]]:
-    """Contexts in which the answer is what stands between `but` and `then`; some are longer than a window."""
+    """Build contexts in which the answer is what stands between `but` and `then`; some are longer than a window."""
     chance = random.Random(5)
     rows = []
     for number in range(count):

@@ -102,7 +102,7 @@ def test_the_model_opens_without_our_package_and_answers_as_eval_json_says(
 
 
 def score_alone(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> tuple[float, dict[str, float]]:
-    """Exact match and ROUGE of what the model generates by itself, one question at a time."""
+    """Return exact match and ROUGE of what the model generates by itself, one question at a time."""
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
     exact, scores = [], []
     for row in rows:
@@ -122,7 +122,7 @@ def score_alone(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> tuple
 
 @torch.no_grad()
 def measure_alone(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> tuple[float, float]:
-    """Mean loss and accuracy over the tokens of all answers, each record by itself."""
+    """Return mean loss and accuracy over the tokens of all answers, each record by itself."""
     losses, right = [], []
     for row in rows:
         if "messages" in row:

@@ -33,7 +33,7 @@ def build_rows(objective: str, count: int) -> list[dict[str, Any]]:
 
 
 def prepare_small(folder: Path, objective: str, count: int, epochs: int, method: str = "full") -> Recipe:
-    """All by default, but for the length of a sequence that the tiny model takes."""
+    """Prepare a run with every default but the length of a sequence, which the tiny model bounds."""
     is_encoder = objective in ("classification", "masked-lm")
     auto_class: Any = AutoModelForMaskedLM if is_encoder else AutoModelForCausalLM
     save_model(folder / "model", "bert" if is_encoder else "llama", auto_class)

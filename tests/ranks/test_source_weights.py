@@ -19,7 +19,7 @@ from tests.ranks.run_ranks import run_ranks
 
 
 def weigh(folder: Path, output: str, weights: tuple[float, float]) -> Recipe:
-    """An epoch over half of the corpus and the other half."""
+    """Build a run of an epoch over half of the corpus and the other half."""
     recipe = build_recipe(folder, output, steps=None, epochs=1)
     sources = [
         {"uri": f"file://{folder}/{name}/", "weight": weight}

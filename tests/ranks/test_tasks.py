@@ -110,7 +110,7 @@ def test_multiple_choice_is_what_plain_transformers_finds_before_and_after(
 
 
 def measure_alone(model: Any, tokenizer: Any, prompt: str, choice: str) -> float:
-    """Of one request by itself, as lm-evaluation-harness defines it."""
+    """Return the log-likelihood of one request by itself, as lm-evaluation-harness defines it."""
     given, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, prompt + choice))
     log_p = model(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
     return sum(float(log_p[i - 1, whole[i]]) for i in range(len(given), len(whole)))

@@ -30,7 +30,7 @@ PHRASES = {
 
 
 def build_rows(count: int = 120) -> list[dict[str, Any]]:
-    """Sentences of these phrases."""
+    """Build sentences of these phrases."""
     chance = random.Random(5)
     rows = []
     for _ in range(count):
@@ -89,7 +89,7 @@ def test_the_model_opens_without_our_package_and_seqeval_finds_what_eval_json_sa
 
 
 def tag_words(model: Any, tokenizer: Any, words: list[str]) -> list[str]:
-    """As transformers' documentation has it: words that are split already, and the tag of each one's first piece."""
+    """Tag words as transformers' documentation has it: they are split already, and get the tag of their first piece."""
     encoded = tokenizer(words, is_split_into_words=True, return_tensors="pt")
     with torch.no_grad():
         best = model(**encoded).logits[0].argmax(dim=-1).tolist()

@@ -29,7 +29,7 @@ NEW_TOKENS = 24
 
 
 def prepare_terms(folder: Path, output: str = "output", model_type: str = "llama", **parts: Any) -> Recipe:
-    """Text with terms that the model's tokenizer cuts into letters."""
+    """Prepare a run on text with terms that the model's tokenizer cuts into letters."""
     if not (folder / "model").exists():
         chance = random.Random(5)
         save_language_model(folder / "model", model_type)
@@ -50,7 +50,7 @@ def read_info(recipe: Recipe) -> DatasetInfo:
 
 
 def remeasure_base(folder: Path, recipe: Recipe) -> dict[str, float]:
-    """What a process with transformers alone finds of the model as it came, with its own tokenizer."""
+    """Return the losses that a process with transformers alone finds for the base, with its own tokenizer."""
     told, info = read_output(recipe, "eval.json"), read_info(recipe)
     for name, stream in (("domain", "validation"), ("general", "general")):
         held_out = told["sets"][name]
@@ -124,7 +124,7 @@ def test_an_adapter_brings_the_rows_of_new_tokens_and_opens_beside_the_base_and_
 
 
 def build_answers() -> list[dict[str, Any]]:
-    """A term, and the one that comes before it."""
+    """Build prompts that end in a term, and completions that are the term before it."""
     chance = random.Random(5)
     rows = []
     for _ in range(60):

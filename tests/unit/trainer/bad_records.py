@@ -48,7 +48,7 @@ def prepare_lines(
 
 
 def explain(folder: Path, objective: str, *rows: Any, **options: Any) -> str:
-    """What is said of them, the folder's name left out."""
+    """Return what prepare says of them, the folder's name left out."""
     with pytest.raises(UserError) as caught:
         prepare_lines(folder, objective, *rows, **options)
     assert caught.value.code is ExitCode.DATA_ERROR

@@ -11,5 +11,5 @@ from tests.places import Place
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    """A store in a folder, with nothing in it."""
+    """Make a store in a folder, with nothing in it."""
     return Place.in_folder(tmp_path)
