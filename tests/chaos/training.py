@@ -27,11 +27,11 @@ MAX_ATTEMPTS = 40
 
 
 @dataclass(frozen=True)
-class Lab:
+class PreparedBucket:
     """A bucket with prepared data."""
 
     server: S3Server
-    bucket: str
+    name: str
     folder: Path
 
     def recipe(self, output: str, proxy: S3Proxy | None = None) -> Recipe:
@@ -41,7 +41,7 @@ class Lab:
         )
         storage = (proxy or self.server).storage.model_dump(by_alias=True, exclude_none=True)
         changes = {
-            "output": {"uri": f"s3://{self.bucket}/{output}"},
+            "output": {"uri": f"s3://{self.name}/{output}"},
             "storage": storage,
             "checkpoint": {"everySteps": EVERY_STEPS},
         }
@@ -49,8 +49,8 @@ class Lab:
 
     def place_data(self, output: str) -> None:
         """Leave at the output what prepare leaves there."""
-        source = {"Bucket": self.bucket, "Key": "prepared/resolved.json"}
-        self.server.client().copy_object(Bucket=self.bucket, Key=f"{output}/resolved.json", CopySource=source)
+        source = {"Bucket": self.name, "Key": "prepared/resolved.json"}
+        self.server.client().copy_object(Bucket=self.name, Key=f"{output}/resolved.json", CopySource=source)
 
     @property
     def pid_file(self) -> Path:
@@ -58,18 +58,18 @@ class Lab:
         return self.folder / "scratch" / "pid"
 
     def read(self, key: str) -> bytes:
-        return self.server.client().get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        return self.server.client().get_object(Bucket=self.name, Key=key)["Body"].read()
 
     def keys(self, prefix: str) -> list[str]:
-        listed = self.server.client().list_objects_v2(Bucket=self.bucket, Prefix=prefix)
+        listed = self.server.client().list_objects_v2(Bucket=self.name, Prefix=prefix)
         return sorted(each["Key"] for each in listed["Contents"])
 
     def copy(self, source: str, target: str) -> None:
         """Copy all that lies below one output to another."""
         for key in self.keys(f"{source}/"):
-            found = {"Bucket": self.bucket, "Key": key}
+            found = {"Bucket": self.name, "Key": key}
             new = target + key.removeprefix(source)
-            self.server.client().copy_object(Bucket=self.bucket, Key=new, CopySource=found)
+            self.server.client().copy_object(Bucket=self.name, Key=new, CopySource=found)
 
     def committed_step(self, output: str) -> int:
         """Return the step of the newest checkpoint; 0 where there is none."""
@@ -84,13 +84,13 @@ class Lab:
         return hashlib.sha256(self.read(f"{output}/model/model.safetensors")).hexdigest()
 
 
-def prepare_lab(server: S3Server, folder: Path) -> Lab:
+def prepare_bucket(server: S3Server, folder: Path) -> PreparedBucket:
     """Write the corpus and prepare it on the server; its credentials are in the environment."""
     pretraining.write_corpus(folder / "text")
-    lab = Lab(server, server.make_bucket(), folder)
-    recipe = lab.recipe("prepared")
+    bucket = PreparedBucket(server, server.make_bucket(), folder)
+    recipe = bucket.recipe("prepared")
     prepare(recipe, RunContext.from_environment({}, recipe))
-    return lab
+    return bucket
 
 
 def killable_rank(world: World, recipe: Recipe, scratch: Path, attempt: int, credentials: dict[str, str]) -> str:
@@ -103,26 +103,26 @@ def killable_rank(world: World, recipe: Recipe, scratch: Path, attempt: int, cre
         return f"{type(reason).__name__}: {reason}"
 
 
-def run_attempt(lab: Lab, recipe: Recipe, attempt: int) -> list[Ended]:
+def run_attempt(bucket: PreparedBucket, recipe: Recipe, attempt: int) -> list[Ended]:
     """Return how its one rank ended. Each attempt has a new scratch folder, as each pod has."""
-    scratch = lab.folder / "scratch"
+    scratch = bucket.folder / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    return end_ranks(killable_rank, 1, recipe, scratch, attempt, lab.server.environment)
+    return end_ranks(killable_rank, 1, recipe, scratch, attempt, bucket.server.environment)
 
 
 def run_to_the_end(
-    lab: Lab, recipe: Recipe, before: Callable[[int], None] = lambda _: None, *, first_attempt: int = 1
+    bucket: PreparedBucket, recipe: Recipe, before: Callable[[int], None] = lambda _: None, *, first_attempt: int = 1
 ) -> list[list[Ended]]:
     """Run attempts until one is finished; what was committed is never lost. `before` gets each one's number."""
-    output = recipe.output.uri.partition(f"{lab.bucket}/")[2]
+    output = recipe.output.uri.partition(f"{bucket.name}/")[2]
     ends: list[list[Ended]] = []
     committed = 0
     for attempt in range(first_attempt, first_attempt + MAX_ATTEMPTS):
         before(attempt)
-        ends.append(run_attempt(lab, recipe, attempt))
-        assert lab.committed_step(output) >= committed, ends
-        committed = lab.committed_step(output)
+        ends.append(run_attempt(bucket, recipe, attempt))
+        assert bucket.committed_step(output) >= committed, ends
+        committed = bucket.committed_step(output)
         if all(end.value == "finished" for end in ends[-1]):
             return ends
     raise AssertionError(ends)
