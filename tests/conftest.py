@@ -1,4 +1,4 @@
-"""What tests of several folders share."""
+"""One real S3 server for the tests of all folders, and how tests are shared out among processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ settings.load_profile("untimed")
 
 
 class OneProcessForEachControlPlane(LoadScopeScheduling):
-    """Of the processes of `pytest -n`, one runs all tests of a folder that shares a control plane; else of a file.
+    """A scheduler of `pytest -n`: one process runs all tests of a file, or of a folder that shares a control plane.
 
     Not by `--dist loadgroup`: pytest-xdist 3.8.0 writes the groups where pytest 9.2 does not read them.
     """
@@ -29,20 +29,20 @@ class OneProcessForEachControlPlane(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """How tests are shared out, with `-n`."""
+    """Return the scheduler for `-n`."""
     return OneProcessForEachControlPlane(config, log)
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """One real S3 server for all tests that need one."""
+    """Start one real S3 server for all tests that need one."""
     with serve_s3(tmp_path_factory.mktemp("s3")) as server:
         yield server
 
 
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """The same, with its credentials in the environment of the test."""
+    """Put the S3 server's credentials into the environment of the test."""
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     s3_storage.open_client.cache_clear()  # it has read another test's credentials

@@ -49,7 +49,7 @@ assert "runyard_trainer" not in sys.modules
 
 
 def build_files(*, is_short: bool) -> dict[str, bytes]:
-    """The text and the records of all examples, by name."""
+    """Build the text and the records of all examples, by name."""
     sizes = (100_000, 10_000, 60_000) if is_short else (1_500_000, 60_000, 1_500_000)
     files = corpora.build_files(*sizes)
     for path in EXAMPLES.glob("*_records.py"):
@@ -59,7 +59,7 @@ def build_files(*, is_short: bool) -> dict[str, bytes]:
 
 
 def read_example(name: str, store: str, *, is_short: bool) -> dict[str, Any]:
-    """A manifest that reads and writes below `store`, which takes the place of the examples' own prefix."""
+    """Read a manifest, with `store` in place of the examples' own prefix."""
     text = (EXAMPLES / f"{name}.yaml").read_text().replace(_STORE, store.rstrip("/") + "/")
     run: dict[str, Any] = yaml.safe_load(text)
     if is_short:

@@ -13,14 +13,14 @@ _preloaded = ["pytest"]
 
 
 def fork_context(*modules: str) -> ForkServerContext:
-    """Where to start processes that import these. Call it when a module is imported: later it changes nothing."""
+    """Return what starts processes that import these. Call it when a module is imported: later it changes nothing."""
     _preloaded.extend(modules)
     _context.set_forkserver_preload(_preloaded)
     return _context
 
 
 def wait_for_fork_server() -> None:
-    """Until it has imported all: the first start waits for that, and an event loop that starts it stands still."""
+    """Wait until it has imported all: else the first start does, and an event loop that starts it stands still."""
     process = _context.Process(target=_do_nothing)
     process.start()
     process.join()

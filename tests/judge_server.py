@@ -90,7 +90,7 @@ class JudgeServer:
     process: subprocess.Popen[str]
 
     def stop(self) -> list[dict[str, Any]]:
-        """What it was asked."""
+        """End it, and return what it was asked."""
         self.process.terminate()
         out, _ = self.process.communicate(timeout=30)
         return [json.loads(line) for line in out.splitlines()]

@@ -1,4 +1,4 @@
-"""MLflow's tracking server: a real one, or a small one that speaks the few calls and keeps everything it is told.
+"""MLflow's tracking server: a real one, or a small one that speaks the few calls and keeps every value it gets.
 
 Both are asked by the same REST API, so what a test reads of the one it can read of the other.
 """
@@ -36,19 +36,19 @@ Answer = tuple[int, dict[str, Any]]
 
 @dataclass(frozen=True)
 class TrackingServer:
-    """Where it is, and what it was told."""
+    """A running server, read by its API."""
 
     uri: str
 
     def run_of(self, uid: str, experiment: str = "runyard") -> dict[str, Any]:
-        """The one run with this UID."""
+        """Return the one run with this UID."""
         found = self.ask("experiments/get-by-name", {"experiment_name": experiment})["experiment"]
         searched = {"experiment_ids": [found["experiment_id"]], "filter": f"tags.`runyard.runUid` = '{uid}'"}
         (run,) = self.ask("runs/search", body=searched)["runs"]
         return dict(run)
 
     def read_history(self, uid: str, key: str) -> list[tuple[int, float]]:
-        """Steps and values of a metric, each as often as it was told."""
+        """Read the steps and values of a metric, each as often as it was logged."""
         query = {"run_id": self.run_of(uid)["info"]["run_id"], "metric_key": key}
         return [(int(each["step"]), each["value"]) for each in self.ask("metrics/get-history", query)["metrics"]]
 
@@ -67,7 +67,7 @@ class TrackingServer:
 
 @dataclass(frozen=True)
 class SmallServer(TrackingServer):
-    """And how it is disturbed."""
+    """The small server, which a test may disturb."""
 
     state: State
 
@@ -199,7 +199,7 @@ def running_small_server() -> Iterator[SmallServer]:
 
 @contextmanager
 def running_real_server(folder: Path) -> Iterator[TrackingServer]:
-    """MLflow's own, with its accounts."""
+    """Run MLflow's own server, with its accounts."""
     python = install_beside("mlflow", "mlflow[auth]", VERSION)
     port = free_port()
     config = folder / "auth.ini"

@@ -18,13 +18,13 @@ _NAMES = ("USER", "LOGNAME", "LNAME", "USERNAME")
 
 @dataclass(frozen=True)
 class Nameless:
-    """Who a program is. Files of the one who runs the tests are its own."""
+    """A uid and a gid for a program. Files of the one who runs the tests are its own."""
 
     uid: int
     gid: int
 
     def prefix(self, folder: Path) -> list[str]:
-        """What to put before a command; its HOME is made in `folder`, and the folder in which it starts."""
+        """Return what to put before a command; its HOME and the folder in which it starts are made in `folder`."""
         with pytest.raises(KeyError):
             pwd.getpwuid(self.uid)
         home, read_only = folder / "home", folder / "read-only"

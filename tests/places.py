@@ -14,6 +14,9 @@ from runyard_trainer.data.dataset.dataset import Dataset, open_dataset, read_res
 from runyard_trainer.prepare import prepare
 from runyard_trainer.storage.base import Location
 from runyard_trainer.storage.open import open_store
+from transformers import AutoTokenizer
+
+from tests.s3server import S3Server
 
 LLAMA = {
     "model_type": "llama",
@@ -33,8 +36,17 @@ class Place:
     storage: Storage
     scratch: Path
 
+    @classmethod
+    def in_folder(cls, folder: Path) -> Place:
+        return cls(open_store(f"file://{folder}/store", Storage()), Storage(), folder / "scratch")
+
+    @classmethod
+    def on_s3(cls, server: S3Server, folder: Path) -> Place:
+        """Open a bucket of its own; scratch is in the folder."""
+        return cls(open_store(f"s3://{server.make_bucket()}/base", server.storage), server.storage, folder / "scratch")
+
     def recipe(self, **changes: object) -> Recipe:
-        """A small run from scratch on text/; a change may be a whole section of it."""
+        """Build a small run from scratch on text/; a change may be a whole section of it."""
         sections: dict[str, object] = {
             "model": {"scratch": {"config": LLAMA, "tokenizer": {"train": {"vocabSize": 300}}}},
             "data": {"train": [{"uri": f"{self.base}/text/"}], "validation": {"fraction": 0.2}},
@@ -53,14 +65,14 @@ class Place:
         return open_dataset(open_store(resolved.dataset, self.storage), self.scratch / "cache", resolved.sha256)
 
     def put_text(self, folder: str = "text", count: int = 60) -> list[str]:
-        """JSONL documents that differ, and one that is empty."""
+        """Put documents that differ, as JSONL, and one that is empty."""
         texts = [f"Document {i} of {folder} says that {i} times {i} is {i * i}." for i in range(count)]
         lines = [json.dumps({"text": text}) for text in [*texts, "  "]]
         (self.base / folder / "a.jsonl").put("\n".join(lines).encode())
         return texts
 
     def put_model(self, **config: object) -> None:
-        """A folder that looks like a model's: weights are not read here."""
+        """Put a folder that looks like a model's: weights are not read here."""
         (self.base / "model" / "config.json").put(json.dumps(LLAMA | {"vocab_size": 400} | config).encode())
         (self.base / "model" / "model.safetensors").put(b"weights")
         if not (self.base / "model" / "tokenizer.json").exists():
@@ -74,3 +86,16 @@ class Place:
         source = made.dataset().location / "tokenizer"
         for name in source.children():
             (self.base / "model" / name).put((source / name).get().data)
+
+
+def decode_all(dataset: Dataset, stream: str) -> list[str]:
+    """Read the documents of a stream back from its tokens."""
+    folder = Path(dataset._cache_dir) / "tokenizer"
+    for name in (dataset.location / "tokenizer").children():
+        (dataset.location / "tokenizer" / name).download_file(folder / name)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = dataset.stream(stream)
+    tokens = found.sequence(0, found.info.tokens).input_ids.tolist()
+    documents = str(tokenizer.decode(tokens)).split("<|endoftext|>")
+    assert documents.pop() == ""
+    return documents

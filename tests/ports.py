@@ -6,7 +6,7 @@ import socket
 
 
 def free_port() -> int:
-    """One of loopback that nobody listens on now; who takes it later may find it taken."""
+    """Return a port of loopback that nobody listens on now; another process may take it before the caller does."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class S3Server:
-    """One that runs."""
+    """A running server."""
 
     endpoint: str
     access_key_id: str
@@ -35,16 +35,16 @@ class S3Server:
 
     @property
     def storage(self) -> Storage:
-        """How a recipe reaches it."""
+        """What a recipe says to reach the server."""
         return Storage(endpoint=self.endpoint, region="us-east-1", addressing="path")
 
     @property
     def environment(self) -> dict[str, str]:
-        """Its credentials, as boto3 reads them."""
+        """The server's credentials, as boto3 reads them."""
         return {"AWS_ACCESS_KEY_ID": self.access_key_id, "AWS_SECRET_ACCESS_KEY": self.secret_access_key}
 
     def client(self) -> S3Client:
-        """Its administrator's client."""
+        """Return a client with the administrator's rights."""
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -55,7 +55,7 @@ class S3Server:
         )
 
     def make_bucket(self) -> str:
-        """A new, empty one."""
+        """Make a new bucket and return its name."""
         name = f"test-{secrets.token_hex(6)}"
         self.client().create_bucket(Bucket=name)
         return name
@@ -63,7 +63,7 @@ class S3Server:
 
 @contextmanager
 def serve_s3(folder: Path) -> Iterator[S3Server]:
-    """A server whose objects lie in `folder`, until the block ends."""
+    """Run a server whose objects lie in `folder`, until the block ends."""
     server = choose_server()
     process = start_s3(server, folder)
     try:
@@ -74,12 +74,12 @@ def serve_s3(folder: Path) -> Iterator[S3Server]:
 
 
 def choose_server() -> S3Server:
-    """A free port and random keys; nothing runs there yet."""
+    """Choose a free port and random keys; nothing runs there yet."""
     return S3Server(f"http://127.0.0.1:{free_port()}", secrets.token_hex(10), secrets.token_hex(20))
 
 
 def start_s3(server: S3Server, folder: Path) -> subprocess.Popen[bytes]:
-    """Its process, over what lies in `folder`, once it accepts connections."""
+    """Start the server over what lies in `folder`, and wait until it accepts connections."""
     objects, metadata = folder / "objects", folder / "metadata"
     objects.mkdir(parents=True, exist_ok=True)
     metadata.mkdir(exist_ok=True)

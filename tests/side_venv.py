@@ -13,7 +13,7 @@ from runyard_local.programs.cache import cache_dir
 
 
 def install_beside(name: str, requirement: str, version: str) -> Path:
-    """Its interpreter; `requirement` at `version` is installed once, over the packages that are here."""
+    """Install `requirement` at `version` once, over the packages that are here, and return its interpreter."""
     folder = cache_dir() / f"{name}-{version}-over-{_digest_packages()}"
     python = folder / "bin" / "python"
     if not (folder / "complete").exists():
@@ -31,6 +31,6 @@ def _lay_over_ours(folder: Path) -> None:
 
 
 def _digest_packages() -> str:
-    """Of the versions that are installed here."""
+    """Return a digest of the versions that are installed here."""
     found = sorted({f"{each.name}=={each.version}" for each in metadata.distributions()})
     return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]

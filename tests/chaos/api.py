@@ -57,7 +57,7 @@ class Api:
         return await self.request("PATCH", path, body, MERGE_PATCH)
 
     async def try_to(self, action: Any, *statuses: int) -> Manifest | None:
-        """What `action` gives; None where it is answered with one of these statuses."""
+        """Await `action`; return None where the answer is one of these statuses."""
         try:
             found: Manifest = await action
         except ApiError as error:
@@ -67,11 +67,11 @@ class Api:
         return found
 
     async def read_version(self, path: str) -> str:
-        """The resource version of a collection as it is now."""
+        """Return the resource version of a collection as it is now."""
         return str((await self.get(f"{path}?limit=1"))["metadata"]["resourceVersion"])
 
     async def watch(self, path: str, since: str) -> AsyncIterator[tuple[str, Manifest]]:
-        """Every version of every object of a collection from `since` on, as pairs of event type and object."""
+        """Yield every version of every object of a collection from `since` on, as pairs of event type and object."""
         headers = {"Authorization": f"Bearer {self.token}"}
         url = f"{self.server}{path}?watch=true&timeoutSeconds=3600&resourceVersion={since}"
         timeout = aiohttp.ClientTimeout(total=None)

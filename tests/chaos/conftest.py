@@ -11,7 +11,7 @@ from runyard_local.process import Command
 from runyard_local.programs.binaries import find_or_build
 from runyard_local.servers import controlplane
 
-from tests.cluster.conftest import Cluster, bring_up, install_crds
+from tests.cluster.local_cluster import Cluster, bring_up, install_crds
 from tests.waiting import wait_until
 
 AUDIT_POLICY = {
@@ -31,7 +31,7 @@ AUDIT_POLICY = {
 
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[Cluster]:
-    """An API server that knows TrainingRuns, without nodes and operator, and with an audit log of what we write."""
+    """Start an API server that knows TrainingRuns, without nodes and operator, with an audit log of what we write."""
     with bring_up("--nodes", "0", "--no-operator") as cluster:
         start_audit(cluster)
         install_crds(cluster)

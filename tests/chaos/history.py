@@ -24,7 +24,7 @@ COLLECTIONS = {"trainingruns": "/apis/runyard.dev/v1alpha1", "jobs": "/apis/batc
 
 @dataclass
 class History:
-    """Use `World.open_history`."""
+    """A run in a namespace, with its operator and the record of what is stored. Use `World.open_history`."""
 
     api: Api
     namespace: str
@@ -57,7 +57,7 @@ class History:
         )
 
     async def catch_up(self) -> None:
-        """Wait until each watch, which is behind by as much as it likes, has told what is stored by now."""
+        """Wait until each watch, however late it is, has delivered what is stored by now."""
         for plural, root in COLLECTIONS.items():
             stored = (await self.api.get(f"{root}/namespaces/{self.namespace}/{plural}"))["items"]
             await self.record.wait_for(
@@ -85,7 +85,7 @@ class World:
 
     @asynccontextmanager
     async def open_history(self, script: Script) -> AsyncIterator[History]:
-        """A namespace for a run; it is deleted afterwards."""
+        """Make a namespace for a run, and delete it afterwards."""
         namespace = f"chaos-{uuid4().hex[:8]}"
         history = History(self.api, namespace, script, Record())
         self._histories[namespace] = history
@@ -101,7 +101,7 @@ class World:
     async def open_operator(
         self, history: History, name: str = "a", weather: Weather = fair_weather
     ) -> AsyncIterator[Operator]:
-        """An operator of that namespace, not started yet, with a proxy of its own."""
+        """Make an operator for that namespace, not started yet, with a proxy of its own."""
         async with serve_proxy(self.api, name) as proxy:
             proxy.weather = weather
             operator = Operator(name, history.namespace, proxy, self.folder)
@@ -172,7 +172,7 @@ async def kept_running(operator: Operator) -> AsyncIterator[None]:
 
 
 def after_write(number: int, act: Callable[[], None]) -> Callable[[Write], None]:
-    """An `on_commit` that does something at the n-th write that is no renewal of a lease."""
+    """Return an `on_commit` that does something at the n-th write that is no renewal of a lease."""
     seen = [0]
 
     def count(write: Write) -> None:

@@ -26,7 +26,7 @@ def now() -> str:
 
 @asynccontextmanager
 async def register_node(api: Api) -> AsyncIterator[None]:
-    """A Node with room for everything, kept Ready until the block ends."""
+    """Keep a Node with room for everything Ready until the block ends."""
     room = {"cpu": "10000", "memory": "10000Gi", "pods": "100000", "ephemeral-storage": "10000Gi"}
     await api.try_to(api.create("/api/v1/nodes", {"metadata": {"name": NODE}}), 409)
 
@@ -69,7 +69,7 @@ class Kubelet:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def see(self, kind: str, pod: Manifest) -> None:
-        """An event of the watch."""
+        """Take an event of the watch."""
         uid = pod["metadata"]["uid"]
         if kind == "DELETED":
             self.pods.pop(uid, None)
@@ -78,7 +78,7 @@ class Kubelet:
         self._spawn(self._sync(uid))
 
     async def stop(self) -> None:
-        """Nothing is done any more. Raises what went wrong."""
+        """Do nothing any more. Raises what went wrong."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -96,7 +96,7 @@ class Kubelet:
             raise error
 
     async def _sync(self, uid: str) -> None:
-        """What a kubelet does upon a change of a pod, one change of it at a time."""
+        """Do what a kubelet does upon a change of a pod, one change of it at a time."""
         async with self._locks.setdefault(uid, asyncio.Lock()):
             pod = self.pods.get(uid)
             if pod is None or "nodeName" not in pod["spec"]:
@@ -165,7 +165,7 @@ class Kubelet:
     # ---------------------------------------------------------------------------------------------------------- writes
 
     async def _end(self, pod: Manifest, code: int, report: dict[str, Any] | None = None, reason: str = "") -> None:
-        """Its container ends, by itself or because it is told to."""
+        """End its container, by itself or because it was asked to end."""
         ended = {
             "exitCode": code,
             "reason": reason or ("Error" if code else "Completed"),
@@ -176,7 +176,7 @@ class Kubelet:
         await self._set(pod, phase="Failed" if code else "Succeeded", state={"terminated": ended})
 
     async def _evict(self, pod: Manifest) -> None:
-        """As the kubelet does under pressure."""
+        """Evict it as the kubelet does under pressure."""
         target = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": "pressure"}
         ended = {"exitCode": 137, "reason": "Error", "startedAt": now(), "finishedAt": now(), "message": ""}
         await self._set(pod, phase="Failed", state={"terminated": ended}, reason="Evicted", conditions=[target])
@@ -204,7 +204,7 @@ class Kubelet:
 
 
 def state_of(pod: Manifest) -> str | None:
-    """running, terminated, or None before its container was started."""
+    """Return running, terminated, or None before its container was started."""
     statuses: Iterable[Manifest] = pod["status"].get("containerStatuses") or []
     return next((state for each in statuses for state in each["state"]), None)
 
@@ -214,7 +214,7 @@ def is_deleting(found: Manifest) -> bool:
 
 
 def tell_checkpoint(attempt: int, step: int | None) -> dict[str, Any]:
-    """The part of a report that tells of a commit."""
+    """Build the part of a report that names a commit."""
     if step is None:
         return {}
     checkpoint = {"uri": f"s3://models/out/checkpoints/{step}", "step": step, "time": now()}

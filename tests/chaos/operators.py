@@ -66,14 +66,14 @@ class Operator:
         self.send(signal.SIGKILL)
 
     def end(self) -> None:
-        """For good, and wait for it."""
+        """Kill it for good, and wait until it is gone."""
         if self.process is not None:
             self.kill()
             self.process.join(30)
 
 
 def _operate(environment: Mapping[str, str], log: str) -> None:
-    """What the forked process does."""
+    """Run the operator in the forked process."""
     os.environ.pop("KUBERNETES_SERVICE_HOST", None)
     os.environ.update(environment)
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

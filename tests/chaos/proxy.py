@@ -86,7 +86,7 @@ def fair_weather(_: Call) -> None:
 
 @dataclass
 class Proxy:
-    """One that serves. Use `serve_proxy`."""
+    """A proxy that serves. Use `serve_proxy`."""
 
     api: Api
     name: str
@@ -129,13 +129,13 @@ class Proxy:
         return answer
 
     def forward(self, request: web.Request) -> dict[str, str]:
-        """The headers, without those that belong to the connection."""
+        """Return the headers without those that belong to the connection."""
         dropped = ("host", "connection", "content-length", "transfer-encoding", "accept-encoding", "user-agent")
         kept = {name: value for name, value in request.headers.items() if name.lower() not in dropped}
         return kept | {"User-Agent": self.name}
 
     def cut_off(self) -> None:
-        """From now on nothing comes through, and what was open is broken."""
+        """Let nothing through from now on, and break what is open."""
         self.is_cut_off = True
         for transport in self._open:
             if isinstance(transport, asyncio.WriteTransport):
@@ -143,7 +143,7 @@ class Proxy:
         self._open.clear()
 
     def write_kubeconfig(self, path: Path) -> Path:
-        """One that leads through here."""
+        """Write a kubeconfig that leads through this proxy."""
         kubeconfig = {
             "clusters": [{"name": "c", "cluster": {"server": self.url}}],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
@@ -156,7 +156,7 @@ class Proxy:
 
 @asynccontextmanager
 async def serve_proxy(api: Api, name: str) -> AsyncIterator[Proxy]:
-    """A proxy on a free port of 127.0.0.1, until the block ends."""
+    """Serve a proxy on a free port of 127.0.0.1, until the block ends."""
     proxy = Proxy(api, name)
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", proxy.handle)
@@ -183,7 +183,7 @@ def hang_up(request: web.Request) -> web.Response:
 
 @dataclass(frozen=True)
 class Pass:
-    """None at all."""
+    """No fault: the call is passed on."""
 
     async def play(self, proxy: Proxy, call: Call, request: web.Request) -> web.StreamResponse:
         return (await proxy.pass_on(call, request)).build()
@@ -191,7 +191,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Refuse:
-    """The API server says no, and has done nothing."""
+    """An answer of refusal; the API server has done nothing."""
 
     status: int
     reason: str
@@ -205,7 +205,7 @@ class Refuse:
 
 @dataclass(frozen=True)
 class Reset:
-    """The connection breaks: before the API server has heard of it, or after it has done it."""
+    """A broken connection: before the API server has heard of the call, or after it has done it."""
 
     after_commit: bool
 
@@ -217,7 +217,7 @@ class Reset:
 
 @dataclass(frozen=True)
 class CutShort:
-    """It is done, and the answer breaks off in its middle."""
+    """A call that is done, and whose answer breaks off in its middle."""
 
     async def play(self, proxy: Proxy, call: Call, request: web.Request) -> web.StreamResponse:
         answer = await proxy.pass_on(call, request)
@@ -230,7 +230,7 @@ class CutShort:
 
 @dataclass(frozen=True)
 class Nonsense:
-    """Something between speaks in place of the API server."""
+    """An answer from something between, in place of the API server."""
 
     async def play(self, proxy: Proxy, call: Call, request: web.Request) -> web.StreamResponse:
         return web.Response(text="<html>please log in</html>", content_type="text/html")
@@ -238,7 +238,7 @@ class Nonsense:
 
 @dataclass(frozen=True)
 class Slow:
-    """It takes its time."""
+    """A call that takes its time."""
 
     delay_s: float
 
@@ -249,7 +249,7 @@ class Slow:
 
 @dataclass(frozen=True)
 class Late:
-    """The connection breaks, and what was sent arrives all the same, when `arrival` is over."""
+    """A broken connection; what was sent arrives all the same, when `arrival` is over."""
 
     arrival: Callable[[], Awaitable[object]]
 

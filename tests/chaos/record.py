@@ -34,7 +34,7 @@ class Record:
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def see(self, plural: str, kind: str, found: Manifest) -> None:
-        """An event of a watch."""
+        """Take an event of a watch."""
         uid = found["metadata"]["uid"]
         self.newest[uid] = version_of(found)
         if plural == "trainingruns":
@@ -55,7 +55,7 @@ class Record:
         return status_of(self.runs[-1]) if self.runs else {}
 
     async def wait_for(self, condition: Callable[[Record], object], what: str, deadline_s: float) -> None:
-        """Until a condition holds. Raises AssertionError."""
+        """Wait until a condition holds. Raises AssertionError."""
         try:
             async with asyncio.timeout(deadline_s), self._changed:
                 await self._changed.wait_for(lambda: condition(self))
@@ -63,17 +63,17 @@ class Record:
             raise AssertionError(f"not {what} in {deadline_s:.0f} s; {self.status}") from None
 
     def has_seen(self, stored: Manifest) -> bool:
-        """This version of an object, or a later one."""
+        """Return whether this version of an object, or a later one, was seen."""
         return self.newest.get(stored["metadata"]["uid"], 0) >= version_of(stored)
 
     def is_over(self) -> bool:
-        """The run has an end, and nothing of it would go on."""
+        """Return whether the run has an end, and nothing of it would go on."""
         return is_finished(self.status) and not any(is_live(job) for job in self.present.values())
 
     # ------------------------------------------------------------------------------------------------- what has to hold
 
     def check(self) -> None:
-        """Raises AssertionError."""
+        """Check all promises. Raises AssertionError."""
         for name, versions in self.jobs.items():
             is_prepare = ATTEMPT not in versions[0]["metadata"]["labels"]
             assert is_prepare or len(versions) == 1, f"{len(versions)} Jobs named {name}: two for one attempt"
@@ -83,7 +83,7 @@ class Record:
             check_step(status_of(before), status_of(after))
 
     def _check_start(self, name: str, job: Manifest) -> None:
-        """It was made from a stored settlement of the attempt before, and not for a run that was over."""
+        """Check that it was made from a stored settlement of the attempt before, and not for a run that was over."""
         born, attempt = version_of(job), int(job["metadata"]["labels"][ATTEMPT])
         stored = [status_of(run) for run in self.runs if version_of(run) < born]
         assert stored, f"{name} was made before any status was"
@@ -94,7 +94,7 @@ class Record:
         return [(name, jobs) for name, jobs in self.jobs.items() if ATTEMPT in jobs[0]["metadata"]["labels"]]
 
     def check_outcome(self, want: Outcome) -> None:
-        """The run has come to where the oracle says."""
+        """Check that the run has come to where the oracle says."""
         status = self.status
         kind = "Succeeded" if want.succeeds else "Failed"
         assert condition_of(status, kind) == ("True", want.reason), status
@@ -111,7 +111,7 @@ class Record:
 
 
 def check_step(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """From one stored status to the next: an end is for good, and an attempt's end is counted once."""
+    """Check one stored status against the next: an end is for good, and an attempt's end is counted once."""
     if is_finished(before):
         assert after == before, "a finished run's status has changed"
     settled = after.get("endedAttempt", 0) - before.get("endedAttempt", 0)
@@ -144,6 +144,6 @@ def is_finished(status: dict[str, Any]) -> bool:
 
 
 def is_live(job: Manifest) -> bool:
-    """It runs pods, or would."""
+    """Return whether it runs pods, or would."""
     ends = {each["type"] for each in job.get("status", {}).get("conditions") or [] if each["status"] == "True"}
     return "deletionTimestamp" not in job["metadata"] and not ends & set(ENDS)

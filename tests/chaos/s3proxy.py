@@ -25,7 +25,7 @@ SHARE = 0.15
 
 @dataclass(frozen=True)
 class Request:
-    """One to the store: the n-th of its method."""
+    """A request to the store: the n-th of its method."""
 
     method: str
     key: str
@@ -43,7 +43,7 @@ FAULTS = ("refuse", "reset before", "reset after", "cut body", "slow body", "fli
 
 @dataclass
 class S3Proxy:
-    """One that serves. Use `serve_s3_proxy`."""
+    """A proxy that serves. Use `serve_s3_proxy`."""
 
     upstream: str
     weather: Weather = lambda _: None
@@ -56,7 +56,7 @@ class S3Proxy:
 
     @property
     def storage(self) -> Storage:
-        """How a recipe reaches the store through here."""
+        """What a recipe says to reach the store through this proxy."""
         return Storage(endpoint=self.endpoint, region="us-east-1", addressing="path")
 
     async def handle(self, incoming: web.Request) -> web.StreamResponse:
@@ -124,7 +124,7 @@ def hang_up(incoming: web.Request) -> web.Response:
 
 
 def draw_weather(seed: int) -> Weather:
-    """A storm that is over after so many calls of each method: what befalls a call hangs on the seed and its number."""
+    """Draw a storm that is over after so many calls of each method; a call's fault depends on seed and number."""
 
     def weather(request: Request) -> str | None:
         chance = random.Random(f"{seed}/{request.method}/{request.number}")
@@ -137,7 +137,7 @@ def draw_weather(seed: int) -> Weather:
 
 @contextmanager
 def serve_s3_proxy(upstream: str) -> Iterator[S3Proxy]:
-    """On a free port of 127.0.0.1, until the block ends."""
+    """Serve a proxy on a free port of 127.0.0.1, until the block ends."""
     proxy = S3Proxy(upstream)
     loop, is_up, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
 

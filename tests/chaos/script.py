@@ -74,7 +74,7 @@ class Outcome:
 
 
 def foresee(script: Script) -> Outcome:
-    """Follow the script by the book."""
+    """Follow the script by the documented rules, and return where the run has to end."""
     outcome = Outcome()
     if script.prepare[-1] == "go wrong for good":
         return outcome.fail("DataError")
@@ -101,7 +101,7 @@ def foresee(script: Script) -> Outcome:
 
 
 def draw_script(seed: int) -> Script:
-    """One for each seed."""
+    """Draw the script of a seed."""
     chance = random.Random(f"script/{seed}")
     prepare = ("be evicted",) * (chance.random() < 0.1)
     if chance.random() < 0.05:
@@ -116,7 +116,7 @@ def draw_script(seed: int) -> Script:
 
 
 def draw_act(kind: str, step: int, chance: random.Random) -> Act:
-    """A commit is told of by rank 0 alone, and for certain only where its own end is the cause."""
+    """Draw an act. Rank 0 alone reports a commit, and for certain only where its own end is the cause."""
     if kind in FAILURES and chance.random() < 0.4:
         return Act(kind, rank=0, checkpoint=step)
     return Act(kind, chance.randrange(NUM_NODES))

@@ -17,7 +17,7 @@ import pytest
 from tests.chaos.history import World, after_write, in_world, kept_running
 from tests.chaos.script import draw_script
 from tests.chaos.weather import Storm
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 
 SHORT_SEEDS = range(12)
 NUM_SEEDS = 220
@@ -26,7 +26,7 @@ MAX_WRITES = 40
 
 
 async def play(world: World, seed: int) -> None:
-    """One history. Raises AssertionError with all that is needed to play it again."""
+    """Play one history. Raises AssertionError with all that is needed to play it again."""
     script, storm, chance = draw_script(seed), Storm(seed), random.Random(f"kill/{seed}")
     async with world.open_history(script) as history, world.open_operator(history, weather=storm) as operator:
         operator.proxy.on_commit = after_write(chance.randint(1, MAX_WRITES), operator.kill)
@@ -40,7 +40,7 @@ async def play(world: World, seed: int) -> None:
 
 
 def play_all(control_plane: Cluster, folder: Path, seeds: Iterable[int]) -> None:
-    """Several at a time; all that went wrong is told."""
+    """Play several at a time, and fail with all that went wrong."""
     broken: list[BaseException] = []
 
     async def story(world: World) -> None:

@@ -16,7 +16,7 @@ from tests.chaos.operators import Operator
 from tests.chaos.proxy import Call, Fault, Nonsense, Stream, Write
 from tests.chaos.record import status_of
 from tests.chaos.script import Act, Script
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.ports import free_port
 
 LIFE = Script(acts=(Act("crash", rank=0, checkpoint=5), Act("be suspended"), Act("finish")), max_failures=1)
@@ -26,7 +26,7 @@ FEWEST_WRITES, MOST_WRITES = 20, 40
 
 
 async def live(world: World, on_commit: Callable[[Operator], Callable[[Write], None]]) -> Operator:
-    """One life; gives its operator, which has ended."""
+    """Live one life, and return its operator, which has ended."""
     async with world.open_history(LIFE) as history, world.open_operator(history) as operator:
         operator.proxy.on_commit = on_commit(operator)
         async with kept_running(operator):
@@ -83,7 +83,7 @@ def test_a_finished_run_stays_as_it_is_when_its_jobs_are_gone_and_its_operator_s
 
 
 async def watch_passes(history: History, operator: Operator) -> None:
-    """Until the operator has looked at the run twice, which it need not read for that."""
+    """Wait until the operator has looked at the run twice, which it need not read for that."""
     async with asyncio.timeout(60):
         for number in itertools.count():
             if await count_passes(operator) >= 2:
@@ -94,7 +94,7 @@ async def watch_passes(history: History, operator: Operator) -> None:
 
 
 async def count_passes(operator: Operator) -> float:
-    """That have ended well; none while it starts."""
+    """Return how many passes have ended well; none while it starts."""
     url = f"http://127.0.0.1:{operator.metrics_port}/metrics"
     try:
         async with aiohttp.ClientSession() as session, session.get(url) as answer:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.history import World, in_world, kept_running
 from tests.chaos.script import Script
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 
 
 def test_a_watch_that_begins_late_misses_nothing(

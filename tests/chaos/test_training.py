@@ -18,14 +18,14 @@ import pytest
 from runyard_trainer.storage import s3 as s3_storage
 
 from tests.chaos.s3proxy import Request, S3Proxy, draw_weather, serve_s3_proxy
-from tests.chaos.training import EVERY_STEPS, TOTAL_STEPS, Lab, prepare_lab, run_attempt, run_to_the_end
+from tests.chaos.training import EVERY_STEPS, TOTAL_STEPS, PreparedBucket, prepare_bucket, run_attempt, run_to_the_end
 from tests.s3server import S3Server, choose_server, start_s3
 from tests.waiting import wait_until
 
 
 @dataclass
 class Outage:
-    """Kills the server at one moment of a run, and starts it again when it has been missed."""
+    """A server that is killed at one moment of a run, and started again when it has been missed."""
 
     server: S3Server
     folder: Path
@@ -47,7 +47,7 @@ MISSED = 8
 
 @pytest.fixture(scope="module")
 def s3_outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outage]:
-    """A server of this module's own, that can be killed."""
+    """Start a server of this module's own, that can be killed."""
     folder = tmp_path_factory.mktemp("s3")
     server = choose_server()
     outage = Outage(server, folder, start_s3(server, folder))
@@ -57,46 +57,48 @@ def s3_outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outage]:
 
 
 @pytest.fixture(scope="module")
-def lab(s3_outage: Outage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def bucket(s3_outage: Outage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedBucket]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_outage.server.environment.items():
             patch.setenv(name, value)
         s3_storage.open_client.cache_clear()  # it has read another test's credentials
-        yield prepare_lab(s3_outage.server, tmp_path_factory.mktemp("lab"))
+        yield prepare_bucket(s3_outage.server, tmp_path_factory.mktemp("bucket"))
         s3_storage.open_client.cache_clear()
 
 
 @pytest.fixture(scope="module")
-def want(lab: Lab) -> str:
-    """The digest of the undisturbed run's weights."""
-    lab.place_data("undisturbed")
-    assert [end.value for end in run_attempt(lab, lab.recipe("undisturbed"), 1)] == ["finished"]
-    return lab.digest_of_weights("undisturbed")
+def want(bucket: PreparedBucket) -> str:
+    """Return the digest of the undisturbed run's weights."""
+    bucket.place_data("undisturbed")
+    assert [end.value for end in run_attempt(bucket, bucket.recipe("undisturbed"), 1)] == ["finished"]
+    return bucket.digest_of_weights("undisturbed")
 
 
-def weather_a_storm(lab: Lab, seed: int) -> str:
-    """The digest of the weights after a storm in which, besides, the rank is killed once."""
+def weather_a_storm(bucket: PreparedBucket, seed: int) -> str:
+    """Train through a storm in which the rank is killed once; return the digest of the weights."""
     output = f"storm-{seed}"
-    lab.place_data(output)
+    bucket.place_data(output)
     number = random.Random(f"kill/{seed}").randint(2, MOST_WRITES)
-    with serve_s3_proxy(lab.server.endpoint) as proxy:
+    with serve_s3_proxy(bucket.server.endpoint) as proxy:
         proxy.weather = draw_weather(seed)
-        kill_after_write(proxy, lab.pid_file, number)
-        ends = run_to_the_end(lab, lab.recipe(output, proxy))
+        kill_after_write(proxy, bucket.pid_file, number)
+        ends = run_to_the_end(bucket, bucket.recipe(output, proxy))
         assert proxy.played
     assert [end.error for [end] in ends] in (["exit code -9", None], [None]), ends
-    return lab.digest_of_weights(output)
+    return bucket.digest_of_weights(output)
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_store_that_fails_and_breaks_off_costs_no_attempt_and_no_bit(lab: Lab, want: str, seed: int) -> None:
-    assert weather_a_storm(lab, seed) == want
+def test_a_store_that_fails_and_breaks_off_costs_no_attempt_and_no_bit(
+    bucket: PreparedBucket, want: str, seed: int
+) -> None:
+    assert weather_a_storm(bucket, seed) == want
 
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-def test_so_do_many_storms(lab: Lab, want: str) -> None:
-    broken = [seed for seed in range(2, 42) if weather_a_storm(lab, seed) != want]
+def test_so_do_many_storms(bucket: PreparedBucket, want: str) -> None:
+    broken = [seed for seed in range(2, 42) if weather_a_storm(bucket, seed) != want]
     assert not broken
 
 
@@ -113,27 +115,29 @@ def kill_after_write(proxy: S3Proxy, pid_file: Path, number: int) -> None:
     proxy.on_commit = count
 
 
-def test_a_rank_that_is_killed_two_writes_later_each_time_loses_no_commit_and_no_bit(lab: Lab, want: str) -> None:
+def test_a_rank_that_is_killed_two_writes_later_each_time_loses_no_commit_and_no_bit(
+    bucket: PreparedBucket, want: str
+) -> None:
     """So it dies in each phase: of the claim, of each file, manifest and swap of a save, of the export."""
-    lab.place_data("killed")
-    with serve_s3_proxy(lab.server.endpoint) as proxy:
-        recipe = lab.recipe("killed", proxy)
-        ends = run_to_the_end(lab, recipe, lambda attempt: kill_after_write(proxy, lab.pid_file, 2 * attempt - 1))
+    bucket.place_data("killed")
+    with serve_s3_proxy(bucket.server.endpoint) as proxy:
+        recipe = bucket.recipe("killed", proxy)
+        ends = run_to_the_end(bucket, recipe, lambda attempt: kill_after_write(proxy, bucket.pid_file, 2 * attempt - 1))
     assert {end.error for [end] in ends[:-1]} == {"exit code -9"}
-    assert lab.digest_of_weights("killed") == want
+    assert bucket.digest_of_weights("killed") == want
 
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-def test_a_rank_may_be_killed_after_any_of_its_writes(lab: Lab, want: str) -> None:
+def test_a_rank_may_be_killed_after_any_of_its_writes(bucket: PreparedBucket, want: str) -> None:
     for number in range(1, MOST_WRITES + 1):
         output = f"killed-{number}"
-        lab.place_data(output)
-        with serve_s3_proxy(lab.server.endpoint) as proxy:
-            kill_after_write(proxy, lab.pid_file, number)
-            ends = run_to_the_end(lab, lab.recipe(output, proxy))
+        bucket.place_data(output)
+        with serve_s3_proxy(bucket.server.endpoint) as proxy:
+            kill_after_write(proxy, bucket.pid_file, number)
+            ends = run_to_the_end(bucket, bucket.recipe(output, proxy))
         assert [end.error for [end] in ends] in (["exit code -9", None], [None]), (number, ends)
-        assert lab.digest_of_weights(output) == want, number
+        assert bucket.digest_of_weights(output) == want, number
 
 
 MOMENTS = {
@@ -144,9 +148,9 @@ MOMENTS = {
 
 
 def test_a_store_that_is_killed_and_comes_back_at_each_stage_costs_no_attempt_and_no_bit(
-    lab: Lab, want: str, s3_outage: Outage
+    bucket: PreparedBucket, want: str, s3_outage: Outage
 ) -> None:
-    lab.place_data("outage")
+    bucket.place_data("outage")
     struck: list[str] = []
 
     def weather(request: Request) -> None:
@@ -155,65 +159,65 @@ def test_a_store_that_is_killed_and_comes_back_at_each_stage_costs_no_attempt_an
             struck.append(moment)
             s3_outage.begin()  # the request finds nobody there
 
-    with serve_s3_proxy(lab.server.endpoint) as proxy, ThreadPoolExecutor() as pool:
+    with serve_s3_proxy(bucket.server.endpoint) as proxy, ThreadPoolExecutor() as pool:
         proxy.weather = weather
-        ending = pool.submit(run_attempt, lab, lab.recipe("outage", proxy), 1)
+        ending = pool.submit(run_attempt, bucket, bucket.recipe("outage", proxy), 1)
         for number in range(1, len(MOMENTS) + 1):
             wait_until(lambda number=number: proxy.counts["unreachable"] >= MISSED * number, 120)
             s3_outage.end()
             proxy.counts["unreachable"] = MISSED * number
         assert [end.value for end in ending.result(240)] == ["finished"]
     assert struck == list(MOMENTS)
-    assert lab.digest_of_weights("outage") == want
+    assert bucket.digest_of_weights("outage") == want
 
 
 # ------------------------------------------------------------------------------------------------------ damage at rest
 
 
 @pytest.fixture(scope="module")
-def interrupted(lab: Lab) -> str:
-    """An output with two checkpoints whose attempt was killed."""
-    lab.place_data("interrupted")
+def interrupted(bucket: PreparedBucket) -> str:
+    """Leave an output with two checkpoints whose attempt was killed."""
+    bucket.place_data("interrupted")
     num_swaps = [0]
 
     def count(request: Request) -> None:
         num_swaps[0] += request.key.endswith("/head.json")
         if num_swaps[0] == 1 + 3:  # the claim and three commits
-            os.kill(int(lab.pid_file.read_text()), signal.SIGKILL)
+            os.kill(int(bucket.pid_file.read_text()), signal.SIGKILL)
 
-    with serve_s3_proxy(lab.server.endpoint) as proxy:
+    with serve_s3_proxy(bucket.server.endpoint) as proxy:
         proxy.on_commit = count
-        [end] = run_attempt(lab, lab.recipe("interrupted", proxy), 1)
+        [end] = run_attempt(bucket, bucket.recipe("interrupted", proxy), 1)
     assert end.error == "exit code -9"
-    assert lab.committed_step("interrupted") == 3 * EVERY_STEPS
+    assert bucket.committed_step("interrupted") == 3 * EVERY_STEPS
     return "interrupted"
 
 
-def resume_after_damage(lab: Lab, interrupted: str, seed: int) -> str:
-    """Flip a bit of a random byte of the newest checkpoint, and go on; the digest of the weights."""
+def resume_after_damage(bucket: PreparedBucket, interrupted: str, seed: int) -> str:
+    """Flip a bit of a random byte of the newest checkpoint, go on, and return the digest of the weights."""
     output, chance = f"damaged-{seed}", random.Random(seed)
-    lab.copy(interrupted, output)
+    bucket.copy(interrupted, output)
     folder = f"{output}/checkpoints/step-{3 * EVERY_STEPS:08d}-e1/"
-    key = chance.choice(lab.keys(folder))
-    data = bytearray(lab.read(key))
+    key = chance.choice(bucket.keys(folder))
+    data = bytearray(bucket.read(key))
     data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-    lab.server.client().put_object(Bucket=lab.bucket, Key=key, Body=bytes(data))
-    [end] = run_attempt(lab, lab.recipe(output), 2)
+    bucket.server.client().put_object(Bucket=bucket.name, Key=key, Body=bytes(data))
+    [end] = run_attempt(bucket, bucket.recipe(output), 2)
     assert end.value == "finished", (seed, key, end)
-    return lab.digest_of_weights(output)
+    return bucket.digest_of_weights(output)
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_checkpoint_with_a_flipped_bit_is_not_loaded_and_costs_no_bit(
-    lab: Lab, want: str, interrupted: str, seed: int
+    bucket: PreparedBucket, want: str, interrupted: str, seed: int
 ) -> None:
-    assert resume_after_damage(lab, interrupted, seed) == want
+    assert resume_after_damage(bucket, interrupted, seed) == want
 
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-def test_neither_do_many_flipped_bits(lab: Lab, want: str, interrupted: str) -> None:
-    broken = [seed for seed in range(2, 42) if resume_after_damage(lab, interrupted, seed) != want]
+def test_neither_do_many_flipped_bits(bucket: PreparedBucket, want: str, interrupted: str) -> None:
+    broken = [seed for seed in range(2, 42) if resume_after_damage(bucket, interrupted, seed) != want]
     assert not broken
 
 
@@ -225,7 +229,7 @@ from pathlib import Path
 import runyard_trainer.train as train
 from runyard_trainer.context import World
 from runyard_trainer.contract.recipe import Recipe
-from tests.chaos.training import train_rank
+from tests.chaos.training import killable_rank
 
 scratch, export_run = Path(sys.argv[2]), train.export_run
 
@@ -240,17 +244,17 @@ def export_on_a_full_disk(*arguments):
 
 if sys.argv[4] == "export":
     train.export_run = export_on_a_full_disk
-print(train_rank(World(), Recipe.model_validate_json(sys.argv[1]), scratch, int(sys.argv[3]), {}))
+print(killable_rank(World(), Recipe.model_validate_json(sys.argv[1]), scratch, int(sys.argv[3]), {}))
 """
 
 
-def run_on_a_small_disk(lab: Lab, output: str, attempt: int, size: str, fault: str = "") -> str:
-    """How an attempt ends whose scratch is a file system of that size."""
-    scratch = lab.pid_file.parent
+def run_on_a_small_disk(bucket: PreparedBucket, output: str, attempt: int, size: str, fault: str = "") -> str:
+    """Return how an attempt ends whose scratch is a file system of that size."""
+    scratch = bucket.pid_file.parent
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     mount = f'mount -t tmpfs -o size={size} none {scratch} && exec "$0" -c "$@"'
-    arguments = [FILL, lab.recipe(output).to_json(), str(scratch), str(attempt), fault]
+    arguments = [FILL, bucket.recipe(output).to_json(), str(scratch), str(attempt), fault]
     argv = ["unshare", "-Urm", "sh", "-c", mount, sys.executable, *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([".", "operator", "trainer"])}
     done = subprocess.run(argv, capture_output=True, text=True, timeout=240, env=environment, check=False)
@@ -259,13 +263,13 @@ def run_on_a_small_disk(lab: Lab, output: str, attempt: int, size: str, fault: s
 
 @pytest.mark.full  # two processes that import torch by themselves
 def test_a_full_disk_is_told_in_words_wherever_it_is_met_and_costs_no_commit_and_no_bit(
-    lab: Lab, want: str, interrupted: str
+    bucket: PreparedBucket, want: str, interrupted: str
 ) -> None:
-    """As a checkpoint is read, and as the model is written; `test_checkpoint_alone` has the staging."""
-    lab.copy(interrupted, "full")
-    assert "disk is too full to read a checkpoint" in run_on_a_small_disk(lab, "full", 2, "300k")
-    assert lab.committed_step("full") == 3 * EVERY_STEPS
-    assert "disk is too full to write the model" in run_on_a_small_disk(lab, "full", 3, "5m", "export")
-    assert lab.committed_step("full") == TOTAL_STEPS
-    run_to_the_end(lab, lab.recipe("full"), first_attempt=4)
-    assert lab.digest_of_weights("full") == want
+    """As a checkpoint is read, and as the model is written; `test_checkpointer` has the staging."""
+    bucket.copy(interrupted, "full")
+    assert "disk is too full to read a checkpoint" in run_on_a_small_disk(bucket, "full", 2, "300k")
+    assert bucket.committed_step("full") == 3 * EVERY_STEPS
+    assert "disk is too full to write the model" in run_on_a_small_disk(bucket, "full", 3, "5m", "export")
+    assert bucket.committed_step("full") == TOTAL_STEPS
+    run_to_the_end(bucket, bucket.recipe("full"), first_attempt=4)
+    assert bucket.digest_of_weights("full") == want

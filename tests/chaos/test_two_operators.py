@@ -21,7 +21,7 @@ from tests.chaos.operators import Operator
 from tests.chaos.proxy import Call, Fault, Late, Write
 from tests.chaos.record import status_of
 from tests.chaos.script import Act, Script
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 
 TAKEOVER_S = 20
 RECOVERS = Script(acts=(Act("crash"), Act("finish")))
@@ -74,14 +74,14 @@ async def open_pair(world: World, script: Script) -> AsyncIterator[Pair]:
 
 
 def read_audit(control_plane: Cluster, namespace: str) -> list[dict[str, Any]]:
-    """What was written in a namespace, in the order in which it was asked for."""
+    """Return what was written in a namespace, in the order in which it was asked for."""
     events = map(json.loads, audit_log(control_plane).read_text().splitlines())
     found = [event for event in events if event["objectRef"].get("namespace") == namespace]
     return sorted(found, key=lambda event: str(event["requestReceivedTimestamp"]))
 
 
 def find_stale_writes(audit: list[dict[str, Any]]) -> dict[str, int]:
-    """What the old leader has asked for after the standby had the lease, and how it was answered.
+    """Return what the old leader has asked for after the standby had the lease, and how it was answered.
 
     Events are for people: one that is told late does no harm.
     """
@@ -177,7 +177,7 @@ def test_the_standby_takes_over_from_a_leader_that_is_killed_frozen_or_cut_off_a
 
 
 def hold_back(pair: Pair, kind: str, number: int, held: asyncio.Event) -> Callable[[Call], Fault | None]:
-    """Weather in which the n-th write of a kind is sent, its sender frozen, and the write kept on its way."""
+    """Return weather in which the n-th write of a kind is sent, its sender frozen, and the write kept on its way."""
     seen = [0]
 
     async def arrival() -> None:
@@ -193,7 +193,7 @@ def hold_back(pair: Pair, kind: str, number: int, held: asyncio.Event) -> Callab
 
 
 async def arrive_late(world: World, script: Script, kind: str, number: int) -> Pair:
-    """The write arrives when the standby has brought the run to its end."""
+    """Let the write arrive when the standby has brought the run to its end."""
     held = asyncio.Event()
     async with open_pair(world, script) as pair:
         pair.leader.proxy.weather = hold_back(pair, kind, number, held)

@@ -48,7 +48,7 @@ def share_of(call: Call) -> float:
 
 
 def draw_watch_fault(chance: random.Random) -> Fault:
-    """Late events; a stream that breaks or is told that it is too old; a server that says no."""
+    """Draw late events, a stream that breaks or is answered that it is too old, or a server that refuses."""
     return chance.choice(
         [
             Stream(lag_s=chance.uniform(0.05, 0.5)),
@@ -61,7 +61,7 @@ def draw_watch_fault(chance: random.Random) -> Fault:
 
 
 def draw_fault(call: Call, chance: random.Random) -> Fault:
-    """What may befall a request, with more of it for writes."""
+    """Return what may befall a request, with more of it for writes."""
     faults: list[Fault] = [
         Refuse(429, "TooManyRequests", retry_after_s=1),
         Refuse(500, "InternalError"),

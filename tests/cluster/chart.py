@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from runyard.decide.values import Manifest
 
-from tests.cluster.conftest import Cluster as ControlPlane
+from tests.cluster.local_cluster import Cluster as ControlPlane
 
 CHART = Path(__file__).parents[2] / "charts" / "runyard"
 NAMESPACE = "chart-test"
@@ -20,7 +20,7 @@ def helm(control_plane: ControlPlane, *arguments: str) -> subprocess.CompletedPr
 
 
 def render(control_plane: ControlPlane, *settings: str, namespace: str = NAMESPACE) -> list[Manifest]:
-    """What the chart makes of these settings, as `--set` takes them."""
+    """Render the chart with these settings, as `--set` takes them."""
     flags = [flag for setting in settings for flag in ("--set", setting)]
     done = helm(control_plane, "template", "runyard", str(CHART), "--namespace", namespace, "--include-crds", *flags)
     assert done.returncode == 0, done.stderr
@@ -28,7 +28,7 @@ def render(control_plane: ControlPlane, *settings: str, namespace: str = NAMESPA
 
 
 def apply(control_plane: ControlPlane, manifests: list[Manifest], *flags: str) -> str:
-    """Apply them; what kubectl says, warnings included."""
+    """Apply the manifests, and return what kubectl says, warnings included."""
     text = yaml.safe_dump_all(manifests)
     done = control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", *flags, input=text)
     return done.stdout + done.stderr

@@ -1,128 +1,42 @@
-"""One real control plane with simulated GPU nodes, shared by all tests here."""
+"""The control planes that all tests here share, and what most tests of the operator start from."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-import psutil
 import pytest
-import yaml
-from runyard_local.instance import Instance
-from runyard_local.servers.s3server import open_client
 
-from tests.waiting import wait_until
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """An instance of `runyard local` and what tests do with it."""
-
-    state: Path
-
-    @property
-    def instance(self) -> Instance:
-        found = Instance.load(self.state)
-        assert found is not None
-        return found
-
-    @property
-    def kubeconfig(self) -> Path:
-        return self.instance.kubeconfig
-
-    def local(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """`runyard local <arguments>` on this instance."""
-        return run_local(*arguments, "--dir", str(self.state), check=check)
-
-    def kubectl(
-        self,
-        *arguments: str,
-        input: str | None = None,  # noqa: A002 - as subprocess.run calls it
-        check: bool = True,
-    ) -> subprocess.CompletedProcess[str]:
-        """Kubectl as the administrator; with `check` a failure fails the test with its stderr."""
-        argv = [str(self.instance.kubectl), f"--kubeconfig={self.kubeconfig}", *arguments]
-        done = subprocess.run(argv, input=input, capture_output=True, text=True, check=False)
-        assert not check or done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
-        return done
-
-    def get_json(self, *arguments: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json").stdout)
-        return found
-
-    def apply(self, manifest: dict[str, Any]) -> None:
-        self.kubectl("apply", "-f", "-", input=yaml.safe_dump(manifest))
-
-    def s3(self) -> S3Client:
-        return open_client(self.instance)
-
-    def operator_processes(self) -> list[psutil.Process]:
-        """The processes of this instance's operator pod."""
-        return [process for process in psutil.process_iter() if self._is_operator(process)]
-
-    def kill_operator(self) -> None:
-        """SIGKILL the operator's processes, and wait until they are gone."""
-        victims = self.operator_processes()
-        assert victims, "no operator runs"
-        for victim in victims:
-            victim.kill()
-        wait_until(lambda: not any(victim.is_running() for victim in victims), 10)
-
-    def _is_operator(self, process: psutil.Process) -> bool:
-        try:
-            argv, environment = process.cmdline(), process.environ()
-        except psutil.Error:
-            return False
-        api_port = str(self.instance.ports.apiserver)
-        return argv[-3:] == ["-m", "runyard", "operator"] and environment.get("KUBERNETES_SERVICE_PORT") == api_port
-
-
-def run_local(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "runyard", "local", *arguments]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert not check or done.returncode == 0, f"runyard local {' '.join(arguments)}: {done.stdout}{done.stderr}"
-    return done
-
-
-@contextmanager
-def bring_up(*flags: str) -> Iterator[Cluster]:
-    """An instance of its own, in a new directory that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="runyard-test-") as parent:
-        cluster = Cluster(Path(parent, "local"))
-        try:
-            cluster.local("up", *flags)
-            yield cluster
-        finally:
-            cluster.local("down", "--delete")
+from tests.cluster.local_cluster import Cluster, bring_up, install_crds
+from tests.cluster.operator_process import Namespace
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Two nodes of two simulated GPUs each, with the operator of the chart. Tests leave nothing behind in it."""
+    """Bring up two nodes of two simulated GPUs each, with the chart's operator. Tests leave nothing behind in it."""
     with bring_up("--nodes", "2", "--gpus-per-node", "2") as shared:
         yield shared
 
 
-def install_crds(cluster: Cluster) -> None:
-    """And wait until they are served; `kubectl wait` fails where a CRD has no conditions yet."""
-    crds = Path(__file__).parents[2] / "charts" / "runyard" / "crds"
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(crds))
-    wait_until(lambda: cluster.kubectl("get", "trainingruns,gpubudgets", check=False).returncode == 0, 30)
-
-
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[Cluster]:
-    """An API server that knows TrainingRuns, without nodes and operator: tests of the operator's I/O play its part."""
+    """Bring up an API server that knows TrainingRuns, without nodes and operator: the tests play their part."""
     with bring_up("--nodes", "0", "--no-operator") as shared:
         install_crds(shared)
         yield shared
+
+
+@pytest.fixture
+def as_administrator(control_plane: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `connect()` find the control plane, as its administrator."""
+    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+
+
+@pytest.fixture
+def namespace(control_plane: Cluster, tmp_path: Path) -> Namespace:
+    """Make a new namespace, for operators of its own."""
+    name = f"test-{uuid4().hex[:8]}"
+    control_plane.kubectl("create", "namespace", name)
+    return Namespace(control_plane, name, tmp_path)

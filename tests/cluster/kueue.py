@@ -17,7 +17,7 @@ from runyard_local.programs.binaries import Module, find_or_build_module
 from runyard_local.programs.gobuild import prepare_go
 from runyard_local.servers.certs import make_certs
 
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.ports import free_port
 from tests.waiting import wait_until
 
@@ -33,14 +33,14 @@ WEBHOOKS = re.compile(
 
 @dataclass
 class Kueue:
-    """Its process."""
+    """A running Kueue."""
 
     argv: list[str]
     log: Path
     _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Until it serves its webhooks."""
+        """Start it, and wait until it serves its webhooks."""
         with self.log.open("wb") as log:
             process = self._process = subprocess.Popen(self.argv, stderr=log, stdout=log)
         wait_until(lambda: process.poll() is not None or "Serving webhook" in self.log.read_text(), 60)
@@ -108,7 +108,7 @@ def build_config(port: int, visibility_port: int, health_port: int) -> dict[str,
 
 
 def build_visibility_service(port: int) -> list[dict[str, Any]]:
-    """The visibility API, which the instance's API server asks on loopback, after it has checked who may.
+    """Build the visibility API, which the instance's API server asks on loopback, after it has checked who may.
 
     The instance has no front proxy's certificate, so the server behind does not know for whom it is asked: it answers
     everybody that reaches it.
@@ -139,7 +139,7 @@ def build_visibility_service(port: int) -> list[dict[str, Any]]:
 
 
 def read_manifests(port: int, authority: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The CRDs, and the webhooks, of the version that is built; both reach it on loopback."""
+    """Read the CRDs and webhooks of the version that is built; both reach it on loopback."""
     components = find_sources() / "config" / "components"
     crds = [
         yaml.safe_load((components / "crd" / name).read_text())
@@ -166,7 +166,7 @@ def point_at(client: dict[str, Any], port: int, authority: str) -> None:
 
 
 def find_sources() -> Path:
-    """Where Go keeps the module."""
+    """Return where Go keeps the module."""
     folder = GOMODS / "kueue"
     environment = prepare_go((1, 26))
     subprocess.run(["go", "mod", "download", "sigs.k8s.io/kueue"], cwd=folder, env=environment, check=True)
@@ -179,7 +179,7 @@ API = {"apiVersion": "kueue.x-k8s.io/v1beta2"}
 
 
 def make_queues(cluster: Cluster, gpus: int) -> None:
-    """LocalQueue `gpus` in namespace default, with so many GPUs; PriorityClass `low`, WorkloadPriorityClass `high`."""
+    """Make LocalQueue `gpus` of so many GPUs in namespace default, and the priority classes `low` and `high`."""
     labels = {"nodeLabels": {"kubernetes.io/os": "linux"}}
     install(
         cluster,
@@ -193,7 +193,7 @@ def make_queues(cluster: Cluster, gpus: int) -> None:
 
 
 def make_multikueue_queue(cluster: Cluster) -> None:
-    """LocalQueue `far`, which sends what it admits to another cluster."""
+    """Make LocalQueue `far`, which sends what it admits to another cluster."""
     parameters = {"apiGroup": "kueue.x-k8s.io", "kind": "MultiKueueConfig", "name": "far"}
     check = {"controllerName": "kueue.x-k8s.io/multikueue", "parameters": parameters}
     source = {"kubeConfig": {"locationType": "Secret", "location": "far"}}
@@ -210,7 +210,7 @@ def make_multikueue_queue(cluster: Cluster) -> None:
 
 
 def build_queue(name: str, gpus: int, **fields: Any) -> list[dict[str, Any]]:
-    """A ClusterQueue and its LocalQueue in namespace default."""
+    """Build a ClusterQueue and its LocalQueue in namespace default."""
     quotas = {"cpu": "1000", "memory": "1000Gi", "nvidia.com/gpu": str(gpus)}
     resources = [{"name": resource, "nominalQuota": amount} for resource, amount in quotas.items()]
     group = {"coveredResources": list(quotas), "flavors": [{"name": "linux", "resources": resources}]}

@@ -1,4 +1,4 @@
-"""What the tests of the operator's I/O share: a namespace with one run in it, seen as the operator sees it."""
+"""A namespace with one run in it, seen as the operator sees it: for tests of the operator's I/O."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Lab:
         assert not applied.failed, applied
 
     async def find(self, kind: str, name: str) -> Manifest:
-        """An object of a kind that is in `BODIES`. Raises ApiError."""
+        """Read an object of a kind that is in `BODIES`. Raises ApiError."""
         api_version = "batch/v1" if kind == "Job" else "v1"
         return await self.kube.get(f"{self.path(kind.lower() + 's', api_version)}/{name}")
 
@@ -61,7 +61,7 @@ class Lab:
         return run
 
     def build(self, kind: str, name: str, owner_uid: str) -> Manifest:
-        """An object as `render` makes it, as far as the I/O cares."""
+        """Build an object as decide/manifests does, as far as the I/O cares."""
         owner = {"apiVersion": API_VERSION, "kind": "TrainingRun", "name": self.key.name, "uid": owner_uid}
         return {
             "apiVersion": "batch/v1" if kind == "Job" else "v1",
@@ -77,7 +77,7 @@ class Lab:
 
 @asynccontextmanager
 async def open_lab(*, leads: Callable[[], bool] = lambda: True) -> AsyncIterator[Lab]:
-    """A new namespace with a run named `cpt`."""
+    """Make a new namespace with a run named `cpt`."""
     async with connect() as kube:
         namespace = f"io-{uuid4().hex[:8]}"
         await kube.request("POST", "/api/v1/namespaces", body={"metadata": {"name": namespace}})

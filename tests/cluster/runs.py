@@ -1,4 +1,4 @@
-"""What the end-to-end tests do to runs: write, apply, wait for, find the processes of, read what was left."""
+"""Runs in end-to-end tests: write and apply one, wait for it, find its processes, read what it left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import yaml
 
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.waiting import wait_until
 
 BUCKET = "runyard"
@@ -30,7 +30,7 @@ NO_RESTARTS = {"failures": 0, "disruptions": 0, "preemptions": 0, "startups": 0,
 
 
 def upload_corpus(cluster: Cluster, prefix: str, *, num_documents: int = 60) -> str:
-    """Upload a small made-up corpus as JSONL, and give its URI."""
+    """Upload a small made-up corpus as JSONL, and return its URI."""
     words = "the run keeps its shards in order and reads them back".split()  # noqa: SIM905 - reads as the text it makes
     lines = []
     for number in range(num_documents):
@@ -41,7 +41,7 @@ def upload_corpus(cluster: Cluster, prefix: str, *, num_documents: int = 60) -> 
 
 
 def manifest(name: str, corpus: str, **overrides: Any) -> dict[str, Any]:
-    """A run of two pods with one rank each that takes some seconds; `overrides` replace whole fields of the spec."""
+    """Build a run of two pods of one rank each that takes some seconds; `overrides` replace fields of the spec."""
     spec: dict[str, Any] = {
         "model": {"scratch": {"config": TINY_LLAMA, "tokenizer": {"train": {"vocabSize": 400}}}},
         "data": {"train": [{"uri": corpus}], "validation": {"fraction": 0.1}},
@@ -64,7 +64,7 @@ def status(cluster: Cluster, name: str) -> dict[str, Any]:
 
 
 def describe(cluster: Cluster, name: str) -> str:
-    """Everything that helps to understand why a run is not where a test wants it."""
+    """Return all that helps to understand why a run is not where a test wants it."""
     parts = [
         json.dumps(status(cluster, name), indent=1),
         cluster.kubectl("get", "jobs,pods", "-l", f"runyard.dev/run={name}", "-o", "wide", check=False).stdout,
@@ -99,7 +99,7 @@ def wait_for_phase(cluster: Cluster, name: str, phase: str, *, deadline_s: float
 
 
 def wait_for_checkpoint(cluster: Cluster, name: str, step: int) -> dict[str, Any]:
-    """Wait until the run has committed a checkpoint of at least this step, as the store itself tells."""
+    """Wait until the store has a committed checkpoint of at least this step, and return head.json."""
     seen: dict[str, Any] = {}
 
     def committed() -> bool:
@@ -111,7 +111,7 @@ def wait_for_checkpoint(cluster: Cluster, name: str, step: int) -> dict[str, Any
 
 
 def rank_processes(name: str) -> dict[int, psutil.Process]:
-    """The worker processes of a run on this machine, by rank."""
+    """Find the worker processes of a run on this machine, by rank."""
     found = {}
     for process in psutil.process_iter():
         try:
@@ -135,13 +135,13 @@ def read_json(cluster: Cluster, key: str, default: Any = None) -> Any:
 
 
 def weights_digest(cluster: Cluster, name: str) -> str:
-    """sha256 of the exported weights."""
+    """Return the sha256 of the exported weights."""
     body = cluster.s3().get_object(Bucket=BUCKET, Key=f"out/{name}/model/model.safetensors")["Body"].read()
     return hashlib.sha256(body).hexdigest()
 
 
 def metric_steps(cluster: Cluster, name: str) -> list[int]:
-    """The step column of metrics.csv."""
+    """Read the step column of metrics.csv."""
     body = cluster.s3().get_object(Bucket=BUCKET, Key=f"out/{name}/metrics.csv")["Body"].read().decode()
     header, *rows = body.strip().splitlines()
     column = header.split(",").index("step")
@@ -154,14 +154,15 @@ def job_names(cluster: Cluster, name: str) -> list[str]:
 
 
 def rank_0_logs(cluster: Cluster, name: str, attempt: int) -> str:
-    """Everything that the pod of rank 0 has printed in an attempt."""
+    """Read everything that the pod of rank 0 has printed in an attempt."""
     selector = f"runyard.dev/run={name},runyard.dev/attempt={attempt},batch.kubernetes.io/job-completion-index=0"
     return cluster.kubectl("logs", "--selector", selector, "--tail=-1").stdout
 
 
 def follow_rank_0_logs(cluster: Cluster, name: str, attempt: int) -> subprocess.Popen[str]:
-    """Likewise, while it runs and until it ends: the Job controller deletes a pod that outlives another's failure, and
-    its log with it.
+    """Start `kubectl logs` of the pod of rank 0 while it runs: where another pod fails, the Job controller deletes it.
+
+    Its log goes with it.
     """
     selector = f"runyard.dev/run={name},runyard.dev/attempt={attempt},batch.kubernetes.io/job-completion-index=0"
     kubectl = [str(cluster.instance.kubectl), f"--kubeconfig={cluster.kubeconfig}"]
@@ -171,7 +172,7 @@ def follow_rank_0_logs(cluster: Cluster, name: str, attempt: int) -> subprocess.
 
 
 def job_events(cluster: Cluster, name: str) -> list[str]:
-    """What the Job controller has told of a run's Jobs."""
+    """Read what the Job controller says of a run's Jobs."""
     events = cluster.get_json("events")["items"]
     return [
         event.get("message", "")

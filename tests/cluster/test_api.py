@@ -11,7 +11,7 @@ from kubernetes import client, config
 from pydantic import ValidationError
 from runyard.api.trainingrun import GROUP, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec
 
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.cluster.random_specs import SMALLEST, SPEC_SCHEMA, mend, values, writes_apart
 
 

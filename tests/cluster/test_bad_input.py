@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import runs
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.waiting import wait_until
 
 BUCKET = runs.BUCKET
@@ -28,7 +28,7 @@ def corpus(cluster: Cluster) -> str:
 
 @pytest.fixture(scope="module")
 def broken(cluster: Cluster) -> None:
-    """Everything that is wrong on S3."""
+    """Upload everything that is wrong."""
     good = json.dumps({"text": "a line that is fine"})
     put(cluster, "bad/broken.jsonl", f'{good}\n{good}\n{{"text": "no end\n'.encode())
     put(cluster, "bad/column.jsonl", b'{"body": "the text is elsewhere"}\n')

@@ -9,7 +9,7 @@ import pytest
 from runyard.api.trainingrun import API_VERSION
 
 from tests.cluster import runs
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.waiting import wait_until
 
 
@@ -20,7 +20,7 @@ def corpus(cluster: Cluster) -> str:
 
 @pytest.fixture
 def budget(cluster: Cluster) -> Iterator[str]:
-    """Less than a run takes."""
+    """Set a budget of less than a run takes."""
     name = "some-seconds"
     selector = {"matchLabels": {"kubernetes.io/metadata.name": "default"}}
     spec = {"namespaceSelector": selector, "gpuHours": 0.001, "action": "Block"}

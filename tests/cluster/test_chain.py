@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import runs
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.waiting import wait_until
 
 SHORT = {"steps": 4, "sequenceLength": 64, "batchSequences": 4, "learningRate": 0.003}

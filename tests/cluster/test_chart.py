@@ -23,15 +23,15 @@ from runyard.decide.values import Delete, Event, Key, Manifest, PatchStatus
 from runyard.main import LEASE_NAME, require_crd
 
 from tests.cluster.chart import CHART, NAMESPACE, apply, helm, render
-from tests.cluster.conftest import Cluster as ControlPlane
 from tests.cluster.lab import NOW, SPEC, Lab
+from tests.cluster.local_cluster import Cluster as ControlPlane
 
 ANTI_AFFINITY = "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0]"
 
 
 @pytest.fixture(scope="module")
 def installed(control_plane: ControlPlane) -> Iterator[ControlPlane]:
-    """The chart, applied for good into a namespace that only takes restricted pods."""
+    """Apply the chart for good into a namespace that only takes restricted pods."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     for name in (NAMESPACE, "team-a", "team-b"):
         control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
@@ -113,7 +113,7 @@ def test_the_operators_pods_are_allowed_where_only_restricted_pods_are(installed
 
 
 def deployed_pod(control_plane: ControlPlane, *settings: str) -> dict[str, Any]:
-    """The spec of the operator's pods."""
+    """Return the spec of the operator's pods."""
     [deployment] = [manifest for manifest in render(control_plane, *settings) if manifest["kind"] == "Deployment"]
     spec: dict[str, Any] = deployment["spec"]["template"]["spec"]
     return spec
@@ -165,7 +165,7 @@ def test_what_prepare_asks_for_by_default_is_the_administrators(control_plane: C
 
 @pytest.fixture
 def umbrella(control_plane: ControlPlane, tmp_path: Path) -> Path:
-    """A chart that has ours as a part, switched by a condition."""
+    """Write a chart that has ours as a part, switched by a condition."""
     shutil.copytree(CHART, tmp_path / "runyard")
     dependency = {"name": "runyard", "version": ">=0.0.0-0", "repository": "file://../runyard"}
     chart = {"apiVersion": "v2", "name": "platform", "version": "0.1.0"}
@@ -220,13 +220,13 @@ def test_two_releases_in_two_namespaces_share_no_object(control_plane: ControlPl
 
 
 def operators_roles(manifests: list[Manifest], kind: str) -> list[Manifest]:
-    """The roles of `kind` that a binding gives to the operator."""
+    """Return the roles of `kind` that a binding gives to the operator."""
     bound = {each["roleRef"]["name"] for each in manifests if each["kind"] == f"{kind}Binding"}
     return [each for each in manifests if each["kind"] == kind and each["metadata"]["name"] in bound]
 
 
 def granted(manifests: list[Manifest], kind: str) -> set[tuple[str, str, str]]:
-    """(resource, verb, name) of every rule of the operator's roles of `kind`."""
+    """Return (resource, verb, name) of every rule of the operator's roles of `kind`."""
     return {
         (resource, verb, name)
         for manifest in operators_roles(manifests, kind)
@@ -277,7 +277,7 @@ def test_with_chosen_namespaces_the_operator_is_granted_nothing_cluster_wide(con
 
 @pytest.fixture
 def _as_the_operator(installed: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """KUBECONFIG is the operator's ServiceAccount's."""
+    """Let `connect()` find the control plane, as the operator's ServiceAccount."""
     token = installed.kubectl("create", "token", "runyard-operator", "--namespace", NAMESPACE).stdout.strip()
     kubeconfig: dict[str, Any] = yaml.safe_load(installed.kubeconfig.read_text())
     for user in kubeconfig["users"]:

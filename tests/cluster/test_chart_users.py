@@ -8,7 +8,7 @@ import pytest
 from runyard.decide.values import Manifest
 
 from tests.cluster.chart import apply, render
-from tests.cluster.conftest import Cluster as ControlPlane
+from tests.cluster.local_cluster import Cluster as ControlPlane
 from tests.waiting import wait_until
 
 SERVED, OTHER = "users-served", "users-other"
@@ -27,7 +27,7 @@ def build_role_binding(namespace: str, user: str, role: str) -> Manifest:
 
 
 def user_roles(manifests: list[Manifest]) -> list[Manifest]:
-    """The ClusterRoles that are added to those of Kubernetes."""
+    """Return the ClusterRoles that are added to those of Kubernetes."""
     prefix = "rbac.authorization.k8s.io/aggregate-to-"
     return [each for each in manifests if any(label.startswith(prefix) for label in each["metadata"].get("labels", ()))]
 
@@ -40,7 +40,7 @@ def may(control_plane: ControlPlane, user: str, verb: str, resource: str, *flags
 
 @pytest.fixture(scope="module")
 def installed(control_plane: ControlPlane) -> Iterator[ControlPlane]:
-    """A release for chosen namespaces, and users who hold Kubernetes' own roles in one of them."""
+    """Install a release for chosen namespaces, and users who hold Kubernetes' own roles in one of them."""
     for namespace in (SERVED, OTHER):
         control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     for user, role in USERS.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import runs
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.example_runs import BASE, NAMES, build_files, check_models, read_example
 
 RUNS_AT_ONCE = 2
@@ -45,7 +45,7 @@ def test_every_example_succeeds_and_its_model_opens_without_us(
 
 
 def download(cluster: Cluster, prefix: str, folder: Path) -> Path:
-    """Everything below the prefix, in a new folder."""
+    """Download everything below the prefix into a new folder."""
     folder.mkdir()
     for found in cluster.s3().list_objects_v2(Bucket=runs.BUCKET, Prefix=prefix)["Contents"]:
         cluster.s3().download_file(runs.BUCKET, found["Key"], str(folder / found["Key"].removeprefix(prefix)))

@@ -6,18 +6,16 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from runyard.cluster.client import MERGE_PATCH, connect
 
 from tests.cluster import runs
-from tests.cluster.conftest import Cluster, bring_up
+from tests.cluster.gangs import ENDED, GangWatcher
 from tests.cluster.kueue import Kueue, build_queue, install, make_multikueue_queue, make_queues, run_kueue
-from tests.cluster.test_operator_process import Place, wait_for_leader
-from tests.cluster.test_quota import ENDED, Watcher
+from tests.cluster.local_cluster import Cluster, bring_up
+from tests.cluster.operator_process import Namespace, wait_for_leader
 from tests.waiting import wait_until
 
 NUM_STEPS = 1500
@@ -25,7 +23,7 @@ NUM_STEPS = 1500
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, Kueue]]:
-    """Room for two runs of two GPUs each, and quota for one."""
+    """Bring up room for two runs of two GPUs each, and quota for one."""
     folder = tmp_path_factory.mktemp("kueue")
     with bring_up("--nodes", "2", "--gpus-per-node", "2") as cluster, run_kueue(cluster, folder) as kueue:
         make_queues(cluster, gpus=2)
@@ -172,18 +170,9 @@ def test_a_queue_that_sends_its_jobs_to_other_clusters_is_refused_with_what_to_d
 FAILED = {"phase": "Failed", "containerStatuses": [ENDED | {"state": {"terminated": {"exitCode": 1}}}]}
 
 
-@pytest.fixture
-def place(control_plane: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    namespace = f"kueue-{uuid4().hex[:8]}"
-    control_plane.kubectl("create", "namespace", namespace)
-    return Place(control_plane, namespace, tmp_path)
-
-
 @dataclass(frozen=True)
-class Player(Watcher):
-    """Does to the place of run `cpt` what Kueue does."""
+class Player(GangWatcher):
+    """Kueue's part: it admits and evicts the place of run `cpt`."""
 
     @property
     def place_path(self) -> str:
@@ -193,7 +182,7 @@ class Player(Watcher):
         await self.kube.request("PATCH", self.place_path, body={"spec": spec}, content_type=MERGE_PATCH)
 
     async def counts(self) -> tuple[int, int]:
-        """Active and ready pods, as the place tells."""
+        """Return how many active and ready pods the place's status has."""
         seen = (await self.kube.get(self.place_path)).get("status", {})
         return seen.get("active", 0), seen.get("ready", 0)
 
@@ -209,10 +198,11 @@ class Player(Watcher):
         return {job["metadata"]["name"] for job in await self.list_all("jobs", "batch/v1")}
 
 
-def test_what_kueue_does_to_the_place_starts_and_stops_the_attempts(place: Place) -> None:
+@pytest.mark.usefixtures("as_administrator")
+def test_what_kueue_does_to_the_place_starts_and_stops_the_attempts(namespace: Namespace) -> None:
     async def story() -> None:
         async with connect() as kube:
-            player = Player(kube, place.namespace)
+            player = Player(kube, namespace.name)
             await player.submit("cpt", queue={"name": "gpus"})
 
             async def is_held() -> bool:
@@ -255,7 +245,7 @@ def test_what_kueue_does_to_the_place_starts_and_stops_the_attempts(place: Place
             await player.wait_for(is_done, "it has succeeded and given its place back")
             assert await player.jobs() == {"cpt-prepare", "cpt-a2", "cpt-a3"}, "what has a log is kept"
 
-    with place.operator("a") as operator:
+    with namespace.operator("a") as operator:
         wait_for_leader(operator)
         asyncio.run(story())
 

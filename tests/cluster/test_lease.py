@@ -15,14 +15,14 @@ from kubernetes.aio.client import Configuration
 from runyard.cluster.client import MERGE_PATCH, ApiError, Kube, connect
 from runyard.cluster.lease import DURATION_S, RENEW_DEADLINE_S, Lease, LeaseKey
 
-from tests.cluster.conftest import Cluster
+pytestmark = pytest.mark.usefixtures("as_administrator")
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
 
 
 @dataclass
 class Clock:
-    """Seconds, as the test says."""
+    """A clock that the test turns, in seconds."""
 
     now_s: float = 1000.0
 
@@ -45,12 +45,6 @@ class Replica:
     async def try_after(self, seconds: float) -> None:
         self.clock.now_s += seconds
         await self.lease.try_once()
-
-
-@pytest.fixture(autouse=True)
-def _as_administrator(control_plane: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import runs
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.waiting import wait_until
 
 
@@ -18,7 +18,7 @@ def corpus(cluster: Cluster) -> str:
 
 
 def occupy_a_node(cluster: Cluster) -> None:
-    """A pod of somebody else's that holds all GPUs of one of the two nodes."""
+    """Run a pod of somebody else's that holds all GPUs of one of the two nodes."""
     container = {
         "name": "main",
         "image": "none",

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.cluster.conftest import Cluster, bring_up, run_local
+from tests.cluster.local_cluster import Cluster, bring_up, run_local
 from tests.waiting import wait_until
 
 BUCKET = "runyard"
@@ -22,19 +22,19 @@ BUCKET = "runyard"
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[Cluster]:
-    """An instance that these tests may break; one node, no operator."""
+    """Bring up an instance that these tests may break; one node, no operator."""
     with bring_up("--nodes", "1", "--gpus-per-node", "1", "--no-operator") as instance:
         yield instance
 
 
 def read_pids(cluster: Cluster) -> dict[str, int | None]:
-    """Every part that was started; None: it does not run."""
+    """Read the process id of every part that was started; None: it does not run."""
     found = {name: cluster.instance.processes.find(name) for name in cluster.instance.processes.names()}
     return {name: identity.pid if identity else None for name, identity in found.items()}
 
 
 def processes_naming(text: object) -> list[str]:
-    """Command lines of live processes that mention an instance's directory, say."""
+    """Find command lines of live processes that mention a text, for example an instance's directory."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -46,7 +46,7 @@ def processes_naming(text: object) -> list[str]:
 
 
 def run_sleeping_pod(cluster: Cluster, name: str) -> str:
-    """Run a pod that sleeps, and give what names its process."""
+    """Run a pod that sleeps, and return what names its process."""
     marker = f"{86400 + int.from_bytes(os.urandom(4), 'big')}"
     container = {"name": "main", "image": "none", "command": ["sleep", marker]}
     spec = {"containers": [container], "terminationGracePeriodSeconds": 1}

@@ -17,14 +17,9 @@ from runyard.decide.values import Manifest
 from runyard.serving.metrics import Telemetry
 
 from tests.builders import SETTINGS
-from tests.cluster.conftest import Cluster as ControlPlane
 from tests.cluster.lab import Lab, in_lab
 
-
-@pytest.fixture(autouse=True)
-def _as_administrator(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+pytestmark = pytest.mark.usefixtures("as_administrator")
 
 
 class Looks:
@@ -55,7 +50,7 @@ class Looks:
         )
 
     async def look(self) -> Counter[str]:
-        """What a look asks for."""
+        """Look once, and return what it asks for."""
         self.requests.clear()
         await self._reconcile(self.lab.key)
         return Counter(self.requests)

@@ -11,7 +11,7 @@ from runyard.decide.rules.kueue import build_place
 from runyard.decide.values import Manifest
 
 from tests.builders import SETTINGS, make_run, make_spec
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 
 RUN, SPEC = make_run(), make_spec()
 MANIFESTS: dict[str, Manifest] = {
@@ -37,7 +37,7 @@ def _restricted_namespace(control_plane: Cluster) -> Iterator[None]:
 
 
 def create(cluster: Cluster, manifest: Manifest, *, check: bool = True) -> str:
-    """What the API server says of the object, without keeping it."""
+    """Return what the API server says of the object, without keeping it."""
     arguments = ("create", "--dry-run=server", "--validate=strict", "-f", "-")
     return cluster.kubectl(*arguments, input=yaml.safe_dump(manifest), check=check).stderr
 

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.waiting import wait_until
 
 DEADLINE_S = 30
@@ -25,7 +25,7 @@ HOLD_SIGNAL = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.S
 
 @pytest.fixture
 def name(cluster: Cluster) -> Iterator[str]:
-    """A name for the objects of one test, which carry it as the label `test` and are gone afterwards."""
+    """Choose a name for the objects of one test, which carry it as the label `test` and are deleted afterwards."""
     chosen = f"node-{uuid.uuid4().hex[:6]}"
     yield chosen
     kinds = "jobs,pods,services,secrets,configmaps"
@@ -282,7 +282,7 @@ signal.pause()
 
 
 def follow_logs(cluster: Cluster, pod: str) -> subprocess.Popen[str]:
-    """`kubectl logs -f` of a pod, as soon as it has started."""
+    """Start `kubectl logs -f` of a pod, as soon as it has started."""
     wait_for_start(cluster, pod)
     argv = [str(cluster.instance.kubectl), f"--kubeconfig={cluster.kubeconfig}", "logs", "-f", pod]
     return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
@@ -415,14 +415,14 @@ def test_a_killed_agent_comes_back_and_reports_how_containers_ended(cluster: Clu
 
 
 def process_of(cluster: Cluster, pod: str) -> psutil.Process:
-    """The process of a pod's container."""
+    """Find the process of a pod's container."""
     shim = json.loads((run_dir(cluster, pod) / "process.json").read_text())
     (process,) = psutil.Process(shim["pid"]).children()
     return process
 
 
 def run_dir(cluster: Cluster, pod: str) -> Path:
-    """Where its node keeps the first run of a pod's container."""
+    """Return where its node keeps the first run of a pod's container."""
     metadata = cluster.get_json("pod", pod)
     folder: Path = cluster.state / "nodes" / metadata["spec"]["nodeName"] / "pods" / metadata["metadata"]["uid"]
     return folder / "containers" / "main" / "0"

@@ -22,15 +22,11 @@ from runyard.cluster.runs import Cluster, NotLeaderError
 from runyard.decide.values import Create, Delete, Event, Key, Manifest
 from runyard_trainer.contract.reports import PROGRESS_PORT
 
-from tests.cluster.conftest import Cluster as ControlPlane
 from tests.cluster.lab import BODIES, NOW, Lab, in_lab
+from tests.cluster.local_cluster import Cluster as ControlPlane
 from tests.waiting import wait_until
 
-
-@pytest.fixture(autouse=True)
-def _as_administrator(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+pytestmark = pytest.mark.usefixtures("as_administrator")
 
 
 async def try_to(action: Awaitable[object]) -> ApiError:
@@ -158,7 +154,7 @@ def test_a_pod_that_is_made_or_goes_while_the_namespace_is_read_is_never_taken_f
 
 
 async def wait_until_there(lab: Lab, name: str) -> None:
-    """A control plane's own controllers make it."""
+    """Wait until the control plane's own controllers have made it."""
     async with asyncio.timeout(60):
         while True:
             with suppress(ApiError):
@@ -394,7 +390,7 @@ RANK_0_ADDRESSES = (f"127.0.13.{number}" for number in itertools.count(1))
 
 @asynccontextmanager
 async def rank_0(answer: Callable[[], Awaitable[str]]) -> AsyncIterator[dict[str, Any]]:
-    """A server as rank 0 runs it, at an address of its own; yields its pod."""
+    """Run a server as rank 0 does, at an address of its own; yield its pod."""
     address = next(RANK_0_ADDRESSES)
 
     async def progress(_: web.Request) -> web.Response:

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
-import subprocess
-import sys
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
-from uuid import uuid4
 
 import pytest
 import yaml
 from runyard.api.trainingrun import API_VERSION, LABEL_RUN, LABEL_RUN_UID
-from runyard.main import LEASE_NAME
 
-from tests.cluster.conftest import Cluster as ControlPlane
-from tests.cluster.conftest import install_crds
 from tests.cluster.lab import BODIES, POD_SPEC, SPEC
+from tests.cluster.local_cluster import Cluster, install_crds
+from tests.cluster.operator_process import Namespace, Operator, wait_for_leader
 from tests.nameless import NAMELESS
 from tests.ports import free_port
 from tests.waiting import wait_until
@@ -32,119 +23,19 @@ TAKEOVER_DEADLINE_S = 40
 """The lease's 15 s, a retry period, and time for a busy machine."""
 
 
-@dataclass(frozen=True)
-class Operator:
-    """A running operator process."""
-
-    process: subprocess.Popen[str]
-    log: Path
-    probe_port: int
-    metrics_port: int
-
-    def is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.probe_port}/readyz", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    def metric(self, pattern: str) -> float:
-        """Sum of the metrics whose name and labels match."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(pattern, line))
-
-    def leads(self) -> bool:
-        return self.metric("runyard_leader ") == 1
-
-    def end(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(timeout=30)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A namespace for a test: its runs, and the lease that its operators hold."""
-
-    control_plane: ControlPlane
-    namespace: str
-    folder: Path
-
-    def environment(self, **changes: str) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if name != "KUBERNETES_SERVICE_HOST"}
-        return inherited | {
-            "KUBECONFIG": str(self.control_plane.kubeconfig),
-            "RUNYARD_TRAINER_IMAGE": "trainer:test",
-            "RUNYARD_NAMESPACES": self.namespace,
-            "RUNYARD_LOG_FORMAT": "json",
-            "POD_NAMESPACE": self.namespace,
-            **changes,
-        }
-
-    @contextmanager
-    def operator(self, pod_name: str, prefix: Sequence[str] = (), **changes: str) -> Iterator[Operator]:
-        """The process; `prefix` goes before its command."""
-        probe_port, metrics_port = free_port(), free_port()
-        ports = {"RUNYARD_PROBE_PORT": str(probe_port), "RUNYARD_METRICS_PORT": str(metrics_port)}
-        log = self.folder / f"{pod_name}.log"
-        with log.open("w") as stream:
-            process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "runyard", "operator"],
-                env=self.environment(POD_NAME=pod_name, **ports, **changes),
-                stderr=stream,
-                text=True,
-            )
-        try:
-            yield Operator(process, log, probe_port, metrics_port)
-        finally:
-            process.kill()
-            process.wait()
-
-    def apply_run(self, name: str) -> None:
-        metadata = {"name": name, "namespace": self.namespace}
-        self.control_plane.apply({"apiVersion": API_VERSION, "kind": "TrainingRun", "metadata": metadata, "spec": SPEC})
-
-    def get(self, *arguments: str) -> dict[str, Any]:
-        return self.control_plane.get_json(*arguments, "--namespace", self.namespace)
-
-    def phase(self, name: str) -> str:
-        return self.read("trainingrun", name, "{.status.phase}")
-
-    def read(self, kind: str, name: str, path: str) -> str:
-        """A part of an object, which whole may be more than can be parsed here."""
-        return self.control_plane.kubectl(
-            "get", kind, name, "--namespace", self.namespace, "-o", f"jsonpath={path}"
-        ).stdout
-
-    def holder(self) -> str:
-        return str(self.get("lease", LEASE_NAME)["spec"]["holderIdentity"])
-
-
-@pytest.fixture
-def place(control_plane: ControlPlane, tmp_path: Path) -> Place:
-    namespace = f"operator-{uuid4().hex[:8]}"
-    control_plane.kubectl("create", "namespace", namespace)
-    return Place(control_plane, namespace, tmp_path)
-
-
-def wait_for_leader(operator: Operator) -> None:
-    wait_until(lambda: operator.process.poll() is not None or (operator.is_ready() and operator.leads()), 60)
-    assert operator.process.poll() is None, operator.log.read_text()
-
-
-def test_a_run_gets_its_first_job_and_a_status_and_then_nothing_is_written(place: Place) -> None:
-    with place.operator("a") as operator:
+def test_a_run_gets_its_first_job_and_a_status_and_then_nothing_is_written(namespace: Namespace) -> None:
+    with namespace.operator("a") as operator:
         wait_for_leader(operator)
-        place.apply_run("cpt")
-        wait_until(lambda: place.phase("cpt") == "Preparing", 30)
-        assert [job["metadata"]["name"] for job in place.get("jobs")["items"]] == ["cpt-prepare"]
+        namespace.apply_run("cpt")
+        wait_until(lambda: namespace.phase("cpt") == "Preparing", 30)
+        assert [job["metadata"]["name"] for job in namespace.get("jobs")["items"]] == ["cpt-prepare"]
         settle(operator)
         told = [line for line in map(json.loads, operator.log.read_text().splitlines()) if "/cpt:" in line["message"]]
-        want = f"{place.namespace}/cpt: new -> Preparing, attempt 0, Preparing: checking the output"
+        want = f"{namespace.name}/cpt: new -> Preparing, attempt 0, Preparing: checking the output"
         assert [(line["level"], line["message"][: len(want)]) for line in told] == [("INFO", want)]
         writes = operator.metric(r'runyard_api_requests_total\{method="(POST|PATCH|DELETE)"')
         passes = operator.metric("runyard_reconciles_total")
-        place.control_plane.kubectl("annotate", "trainingrun", "cpt", "looked=at", "--namespace", place.namespace)
+        namespace.control_plane.kubectl("annotate", "trainingrun", "cpt", "looked=at", "--namespace", namespace.name)
         wait_until(lambda: operator.metric("runyard_reconciles_total") > passes, 30)
         assert operator.metric(r'runyard_api_requests_total\{method="(POST|PATCH|DELETE)"') == writes
         assert operator.metric(r'runyard_reconciles_total\{result="error"') == 0
@@ -152,12 +43,12 @@ def test_a_run_gets_its_first_job_and_a_status_and_then_nothing_is_written(place
 
 
 @pytest.mark.parametrize("uid", NAMELESS)
-def test_it_leads_and_works_under_a_uid_without_a_name(place: Place, uid: str) -> None:
-    with place.operator("a", NAMELESS[uid].prefix(place.folder)) as operator:
+def test_it_leads_and_works_under_a_uid_without_a_name(namespace: Namespace, uid: str) -> None:
+    with namespace.operator("a", NAMELESS[uid].prefix(namespace.folder)) as operator:
         wait_for_leader(operator)
-        assert place.holder() == "a"
-        place.apply_run("cpt")
-        wait_until(lambda: place.phase("cpt") == "Preparing", 30)
+        assert namespace.holder() == "a"
+        namespace.apply_run("cpt")
+        wait_until(lambda: namespace.phase("cpt") == "Preparing", 30)
 
 
 # ------------------------------------------------------------------------------------------------------ hostile objects
@@ -173,40 +64,40 @@ HOSTILE: dict[str, dict[str, Any]] = {
 }
 
 
-def accepts(place: Place, path: str, text: str) -> bool:
-    """Whether the API server has taken the object: `kubectl create` without --raw drops managedFields."""
-    file = place.folder / "object.json"
+def accepts(namespace: Namespace, path: str, text: str) -> bool:
+    """Create the object as it is (without --raw kubectl drops managedFields); return whether it was taken."""
+    file = namespace.folder / "object.json"
     file.write_text(text)
-    argv = ("create", "--raw", path.format(place.namespace), "-f", str(file))
-    return place.control_plane.kubectl(*argv, check=False).returncode == 0
+    argv = ("create", "--raw", path.format(namespace.name), "-f", str(file))
+    return namespace.control_plane.kubectl(*argv, check=False).returncode == 0
 
 
-def create_deep(place: Place, path: str, manifest: dict[str, Any], name: str) -> None:
-    """With managedFields that are nested deep: the API server stores those of any kind."""
+def create_deep(namespace: Namespace, path: str, manifest: dict[str, Any], name: str) -> None:
+    """Create an object with managedFields that are nested deep: the API server stores those of any kind."""
     fields = {"manager": "somebody", "operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": "DEEP"}
     managed = fields | {"apiVersion": manifest["apiVersion"], "time": "2026-01-31T12:00:00Z"}
     labels = {LABEL_RUN: "cpt", LABEL_RUN_UID: "somebody-elses"}
     text = json.dumps(manifest | {"metadata": {"name": name, "labels": labels, "managedFields": [managed]}})
-    assert accepts(place, path, text.replace('"DEEP"', '{"f:a":' * LEVELS + "{}" + "}" * LEVELS))
+    assert accepts(namespace, path, text.replace('"DEEP"', '{"f:a":' * LEVELS + "{}" + "}" * LEVELS))
 
 
-def test_objects_that_are_nested_too_deep_stop_nobody(place: Place) -> None:
+def test_objects_that_are_nested_too_deep_stop_nobody(namespace: Namespace) -> None:
     for path, manifest in HOSTILE.items():
-        create_deep(place, path, manifest, "listed")
-    with place.operator("a") as operator:
+        create_deep(namespace, path, manifest, "listed")
+    with namespace.operator("a") as operator:
         wait_for_leader(operator)
-        place.apply_run("cpt")
-        wait_until(lambda: place.phase("cpt") == "Preparing", 30)
+        namespace.apply_run("cpt")
+        wait_until(lambda: namespace.phase("cpt") == "Preparing", 30)
         for path, manifest in HOSTILE.items():
-            create_deep(place, path, manifest, "watched")
-        place.apply_run("later")
-        wait_until(lambda: {place.phase(name) for name in ("later", "listed", "watched")} == {"Preparing"}, 30)
+            create_deep(namespace, path, manifest, "watched")
+        namespace.apply_run("later")
+        wait_until(lambda: {namespace.phase(name) for name in ("later", "listed", "watched")} == {"Preparing"}, 30)
         assert operator.process.poll() is None
 
 
 @pytest.fixture
-def _unbounded_config(control_plane: ControlPlane) -> Iterator[None]:
-    """A CRD as it was before configurations had bounds."""
+def _unbounded_config(control_plane: Cluster) -> Iterator[None]:
+    """Install the CRD as it was before configurations had bounds."""
     spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec"
     path = f"{spec}/properties/model/properties/scratch/properties/config"
     schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
@@ -218,17 +109,17 @@ def _unbounded_config(control_plane: ControlPlane) -> Iterator[None]:
 
 @pytest.mark.usefixtures("_unbounded_config")
 @pytest.mark.parametrize("levels", [9, 400, LEVELS])
-def test_a_run_whose_spec_is_nested_too_deep_fails_by_itself(place: Place, levels: int) -> None:
+def test_a_run_whose_spec_is_nested_too_deep_fails_by_itself(namespace: Namespace, levels: int) -> None:
     config = {"model_type": "gpt2", "x": "DEEP"}
     spec = SPEC | {"model": {"scratch": {"config": config, "tokenizer": {"train": {}}}}}
     text = json.dumps(RUN | {"spec": spec, "metadata": {"name": "deep"}}).replace('"DEEP"', "[" * levels + "]" * levels)
     path = next(iter(HOSTILE))
-    wait_until(lambda: accepts(place, path, text), 30)  # once it has heard of the CRD's change
-    with place.operator("a") as operator:
+    wait_until(lambda: accepts(namespace, path, text), 30)  # once it has heard of the CRD's change
+    with namespace.operator("a") as operator:
         wait_for_leader(operator)
-        place.apply_run("cpt")
-        wait_until(lambda: (place.phase("deep"), place.phase("cpt")) == ("Failed", "Preparing"), 30)
-        message = place.read("trainingrun", "deep", "{.status.conditions[0].message}")
+        namespace.apply_run("cpt")
+        wait_until(lambda: (namespace.phase("deep"), namespace.phase("cpt")) == ("Failed", "Preparing"), 30)
+        message = namespace.read("trainingrun", "deep", "{.status.conditions[0].message}")
         assert "spec.model.scratch.config: config.x[0][0][0] goes beyond the 4 levels" in message
 
 
@@ -258,71 +149,71 @@ def settle(operator: Operator) -> None:
     ids=["a quota", "another's Job"],
 )
 def test_what_keeps_it_from_acting_is_told_in_status_and_it_goes_on_once_that_is_gone(
-    place: Place, obstacle: dict[str, Any], want: str
+    namespace: Namespace, obstacle: dict[str, Any], want: str
 ) -> None:
     def reasons() -> set[str]:
-        conditions = place.get("trainingrun", "cpt").get("status", {}).get("conditions", [])
+        conditions = namespace.get("trainingrun", "cpt").get("status", {}).get("conditions", [])
         return {condition["reason"] for condition in conditions}
 
-    with place.operator("a") as operator:
+    with namespace.operator("a") as operator:
         wait_for_leader(operator)
-        kubectl = place.control_plane.kubectl
-        kubectl("create", "-n", place.namespace, "-f", "-", input=yaml.safe_dump({"apiVersion": "v1"} | obstacle))
-        place.apply_run("cpt")
+        kubectl = namespace.control_plane.kubectl
+        kubectl("create", "-n", namespace.name, "-f", "-", input=yaml.safe_dump({"apiVersion": "v1"} | obstacle))
+        namespace.apply_run("cpt")
         wait_until(lambda: want in reasons(), 30)
-        kubectl("delete", "-n", place.namespace, obstacle["kind"], obstacle["metadata"]["name"])
-        wait_until(lambda: place.phase("cpt") == "Preparing" and want not in reasons(), 60)
+        kubectl("delete", "-n", namespace.name, obstacle["kind"], obstacle["metadata"]["name"])
+        wait_until(lambda: namespace.phase("cpt") == "Preparing" and want not in reasons(), 60)
 
 
-def test_a_run_that_is_deleted_takes_its_job_with_it_and_is_forgotten(place: Place) -> None:
-    with place.operator("a") as operator:
+def test_a_run_that_is_deleted_takes_its_job_with_it_and_is_forgotten(namespace: Namespace) -> None:
+    with namespace.operator("a") as operator:
         wait_for_leader(operator)
-        place.apply_run("cpt")
-        wait_until(lambda: place.phase("cpt"), 30)
-        place.control_plane.kubectl("delete", "trainingrun", "cpt", "--namespace", place.namespace, "--timeout=20s")
-        wait_until(lambda: not place.get("jobs")["items"], 60)
+        namespace.apply_run("cpt")
+        wait_until(lambda: namespace.phase("cpt"), 30)
+        namespace.control_plane.kubectl("delete", "trainingrun", "cpt", "--namespace", namespace.name, "--timeout=20s")
+        wait_until(lambda: not namespace.get("jobs")["items"], 60)
         wait_until(lambda: operator.metric("runyard_runs") == 0, 10)
 
 
-def test_sigterm_ends_it_with_0_and_leaves_the_lease_free(place: Place) -> None:
-    with place.operator("a") as operator:
+def test_sigterm_ends_it_with_0_and_leaves_the_lease_free(namespace: Namespace) -> None:
+    with namespace.operator("a") as operator:
         wait_for_leader(operator)
-        assert place.holder() == "a"
+        assert namespace.holder() == "a"
         assert operator.end(signal.SIGTERM) == 0, operator.log.read_text()
-        assert place.holder() == ""
+        assert namespace.holder() == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["asked to end", "killed"])
-def test_the_standby_takes_over_from_a_leader_that_is(place: Place, number: signal.Signals) -> None:
+def test_the_standby_takes_over_from_a_leader_that_is(namespace: Namespace, number: signal.Signals) -> None:
     with ExitStack() as stack:
-        first = stack.enter_context(place.operator("a"))
+        first = stack.enter_context(namespace.operator("a"))
         wait_for_leader(first)
-        second = stack.enter_context(place.operator("b"))
+        second = stack.enter_context(namespace.operator("b"))
         wait_until(second.is_ready, 60)
         assert not second.leads()
         first.end(number)
-        place.apply_run("cpt")
-        wait_until(lambda: place.phase("cpt"), TAKEOVER_DEADLINE_S)
-        assert (second.leads(), place.holder()) == (True, "b")
+        namespace.apply_run("cpt")
+        wait_until(lambda: namespace.phase("cpt"), TAKEOVER_DEADLINE_S)
+        assert (second.leads(), namespace.holder()) == (True, "b")
 
 
-def test_every_line_of_its_log_is_json_and_none_holds_the_token(place: Place) -> None:
-    with place.operator("a", RUNYARD_LOG_LEVEL="DEBUG") as operator:
+def test_every_line_of_its_log_is_json_and_none_holds_the_token(namespace: Namespace) -> None:
+    with namespace.operator("a", RUNYARD_LOG_LEVEL="DEBUG") as operator:
         wait_for_leader(operator)
-        place.apply_run("cpt")
-        wait_until(lambda: place.phase("cpt"), 30)
+        namespace.apply_run("cpt")
+        wait_until(lambda: namespace.phase("cpt"), 30)
         operator.end(signal.SIGTERM)
         text = operator.log.read_text()
     assert all(json.loads(line)["message"] for line in text.splitlines())
-    [user] = yaml.safe_load(place.control_plane.kubeconfig.read_text())["users"]
+    [user] = yaml.safe_load(namespace.control_plane.kubeconfig.read_text())["users"]
     assert user["user"]["token"] not in text
 
 
-def unreachable(place: Place) -> dict[str, str]:
-    kubeconfig = yaml.safe_load(place.control_plane.kubeconfig.read_text())
+def unreachable(namespace: Namespace) -> dict[str, str]:
+    kubeconfig = yaml.safe_load(namespace.control_plane.kubeconfig.read_text())
     kubeconfig["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{free_port()}"
-    (place.folder / "unreachable").write_text(yaml.safe_dump(kubeconfig))
-    return {"KUBECONFIG": str(place.folder / "unreachable")}
+    (namespace.folder / "unreachable").write_text(yaml.safe_dump(kubeconfig))
+    return {"KUBECONFIG": str(namespace.folder / "unreachable")}
 
 
 @pytest.mark.parametrize(
@@ -330,27 +221,27 @@ def unreachable(place: Place) -> dict[str, str]:
     [
         (lambda _: {"RUNYARD_TRAINER_IMAGE": ""}, "RUNYARD_TRAINER_IMAGE is not set"),
         (lambda _: {"RUNYARD_LOG_FORMAT": "xml"}, "RUNYARD_LOG_FORMAT is 'xml'"),
-        (lambda place: {"KUBECONFIG": str(place.folder / "none")}, "no Kubernetes cluster to work with"),
+        (lambda namespace: {"KUBECONFIG": str(namespace.folder / "none")}, "no Kubernetes cluster to work with"),
         (unreachable, "Cannot connect to host"),
     ],
     ids=["no trainer image", "unknown log format", "no kubeconfig", "API server away"],
 )
 def test_what_it_cannot_start_without_is_told_in_one_line_and_ends_it_with_1(
-    place: Place, change: Callable[[Place], dict[str, str]], want: str
+    namespace: Namespace, change: Callable[[Namespace], dict[str, str]], want: str
 ) -> None:
-    with place.operator("a", **change(place)) as operator:
+    with namespace.operator("a", **change(namespace)) as operator:
         assert operator.process.wait(60) == 1
         [line] = operator.log.read_text().splitlines()
         assert want in line
 
 
 @pytest.mark.full  # kopf tries for 54 s before it gives up
-def test_a_watch_that_is_forbidden_ends_it_with_1_so_that_it_is_restarted(place: Place) -> None:
-    kubeconfig = yaml.safe_load(place.control_plane.kubeconfig.read_text())
-    place.control_plane.kubectl("create", "serviceaccount", "nobody", "--namespace", place.namespace)
-    token = place.control_plane.kubectl("create", "token", "nobody", "--namespace", place.namespace).stdout.strip()
+def test_a_watch_that_is_forbidden_ends_it_with_1_so_that_it_is_restarted(namespace: Namespace) -> None:
+    kubeconfig = yaml.safe_load(namespace.control_plane.kubeconfig.read_text())
+    namespace.control_plane.kubectl("create", "serviceaccount", "nobody", "--namespace", namespace.name)
+    token = namespace.control_plane.kubectl("create", "token", "nobody", "--namespace", namespace.name).stdout.strip()
     kubeconfig["users"][0]["user"] = {"token": token}
-    (place.folder / "nobody").write_text(yaml.safe_dump(kubeconfig))
-    with place.operator("a", KUBECONFIG=str(place.folder / "nobody")) as operator:
+    (namespace.folder / "nobody").write_text(yaml.safe_dump(kubeconfig))
+    with namespace.operator("a", KUBECONFIG=str(namespace.folder / "nobody")) as operator:
         assert operator.process.wait(120) == 1
         assert "forbidden" in operator.log.read_text()

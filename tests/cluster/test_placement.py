@@ -10,14 +10,14 @@ import pytest
 
 from tests.cluster import runs
 from tests.cluster.chart import apply, render
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 
 TAINT = "nvidia.com/gpu=present:NoSchedule"
 
 
 @pytest.fixture
 def gpu_node(cluster: Cluster) -> Iterator[str]:
-    """One of the two nodes, tainted as GPU nodes are."""
+    """Taint one of the two nodes as GPU nodes are."""
     name: str = cluster.get_json("nodes")["items"][0]["metadata"]["name"]
     cluster.kubectl("taint", "node", name, TAINT)
     yield name

@@ -28,9 +28,10 @@ from runyard.decide.values import KueueView, Manifest, QueuePosition, Run
 from runyard_local.servers.certs import make_certs
 
 from tests.builders import SETTINGS, make_run
-from tests.cluster.conftest import Cluster as ControlPlane
 from tests.cluster.kueue import build_visibility_service
 from tests.ports import free_port
+
+pytestmark = pytest.mark.usefixtures("as_administrator")
 
 GROUP, VERSION = KUEUE_API_VERSION.split("/")
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -41,12 +42,6 @@ SERVICES = {
     "APIService": "/apis/apiregistration.k8s.io/v1/apiservices",
 }
 HELD = {"type": "QuotaReserved", "status": "False", "message": "2 more needed"}
-
-
-@pytest.fixture(autouse=True)
-def _kubeconfig(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
 
 class Asked(list[str]):
@@ -97,7 +92,7 @@ def uid_of_place(run: Run) -> str:
 
 
 def make_held(run: Run) -> Manifest:
-    """Its place, as stored."""
+    """Build the place of a run, as stored."""
     assert run.spec is not None
     place = build_place(run, run.spec, SETTINGS)
     place["metadata"] |= {"uid": uid_of_place(run)}
@@ -106,7 +101,7 @@ def make_held(run: Run) -> Manifest:
 
 @asynccontextmanager
 async def serve_positions(folder: Path, positions: dict[str, tuple[int, int]]) -> AsyncIterator[int]:
-    """As Kueue's visibility server answers, of the Jobs with these uids; yields its port."""
+    """Answer as Kueue's visibility server does, for the Jobs with these uids; yield the port."""
     await asyncio.to_thread(make_certs, folder)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(folder / "apiserver.crt", folder / "apiserver.key")
@@ -142,7 +137,7 @@ async def serve_positions(folder: Path, positions: dict[str, tuple[int, int]]) -
 
 @asynccontextmanager
 async def installed(kube: Kube, objects: list[tuple[str, Manifest]]) -> AsyncIterator[None]:
-    """The objects, by the path of their collection, until the end of the context."""
+    """Create the objects, by the path of their collection, and delete them at the end of the context."""
     for path, manifest in objects:
         await kube.request("POST", path, body=manifest)
     try:
@@ -153,7 +148,7 @@ async def installed(kube: Kube, objects: list[tuple[str, Manifest]]) -> AsyncIte
 
 
 async def wait_until_answered(ask: Callable[[], Awaitable[Any]]) -> None:
-    """What was just installed takes a moment to be served."""
+    """Ask until it is answered: what was just installed takes a moment to be served."""
     end_s = asyncio.get_running_loop().time() + 60
     while True:
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import runs
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

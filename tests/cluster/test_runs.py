@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import runs
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.waiting import wait_until
 
 SLOW_ENOUGH_TO_DISTURB = {"steps": 150, "sequenceLength": 64, "batchSequences": 8, "learningRate": 0.003}
@@ -30,21 +30,21 @@ def disturbable(name: str, corpus: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Cluster, corpus: str) -> str:
-    """The weights that every disturbed run has to arrive at."""
+    """Return the digest of the weights that every disturbed run has to arrive at."""
     runs.apply(cluster, disturbable("undisturbed", corpus))
     runs.wait_for_phase(cluster, "undisturbed", "Succeeded")
     return runs.weights_digest(cluster, "undisturbed")
 
 
 def assert_survived(cluster: Cluster, name: str, undisturbed: str, *, attempts: int) -> dict[str, Any]:
-    """It ended Succeeded, with the same bits, every step exactly once, and no attempt twice."""
+    """Check that it ended Succeeded, with the same bits, every step exactly once, and no attempt twice."""
     final = assert_arrived(cluster, name, undisturbed, attempts=attempts)
     assert runs.job_names(cluster, name) == [*(f"{name}-a{n}" for n in range(1, attempts + 1)), f"{name}-prepare"]
     return final
 
 
 def assert_arrived(cluster: Cluster, name: str, undisturbed: str, *, attempts: int) -> dict[str, Any]:
-    """It ended Succeeded, with the same bits and every step exactly once."""
+    """Check that it ended Succeeded, with the same bits and every step exactly once."""
     final = runs.wait_for_phase(cluster, name, "Succeeded")
     assert final["attempt"] == attempts
     assert runs.metric_steps(cluster, name) == list(range(1, SLOW_ENOUGH_TO_DISTURB["steps"] + 1))

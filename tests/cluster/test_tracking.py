@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.cluster import runs
-from tests.cluster.conftest import Cluster
+from tests.cluster.local_cluster import Cluster
 from tests.mlflow_server import CREDENTIALS, PASSWORD, running_small_server
 
 

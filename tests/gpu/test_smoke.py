@@ -33,7 +33,7 @@ NOT_OF_A_RECIPE = ("compute", "recovery", "suspend", "ttlSecondsAfterFinished", 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All data, and the model that the other examples start from."""
+    """Put all data, and the model that the other examples start from."""
     folder = tmp_path_factory.mktemp("gpu")
     upload(build_files(is_short=False), str(folder / "corpora"), Storage())
     train(folder, BASE)
@@ -41,7 +41,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(store: Path, name: str, output: str = "", **changes: Any) -> Path:
-    """Train an example for an epoch, on every GPU; gives the folder that it leaves."""
+    """Train an example for an epoch, on every GPU; return the folder that it leaves."""
     spec = read_example(name, store.as_uri(), is_short=False)["spec"]
     recipe = {field: value for field, value in spec.items() if field not in NOT_OF_A_RECIPE} | changes
     lengths = ("epochs", "steps", "tokens")
@@ -60,7 +60,7 @@ def train(store: Path, name: str, output: str = "", **changes: Any) -> Path:
 
 
 def check_trained(output: Path) -> None:
-    """In bf16, every step finite; held-out data is predicted better than before."""
+    """Check a run in bf16: every step is finite, and held-out data is predicted better than before."""
     rows = csv.DictReader((output / "metrics.csv").read_text().splitlines())
     assert all(math.isfinite(float(row["loss"])) for row in rows)
     evaluation = json.loads((output / "eval.json").read_text())

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from tests.ranks.fine_tuning import CONFIGS, NO_DROPOUT, WORDS
+from tests.ranks.tiny_models import CONFIGS, NO_DROPOUT, WORDS
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
@@ -24,7 +24,7 @@ OPPOSITES = {"good": "bad", "small": "old", "cat": "dog", "red": "tree"}
 
 
 def save_chat_model(folder: Path, model_type: str = "llama", template: str | None = None) -> None:
-    """Random weights without dropout, and a tokenizer with ChatML's special tokens, with or without a template."""
+    """Save random weights without dropout, and a tokenizer with ChatML's special tokens, with or without a template."""
     tokenizer = build_chat_tokenizer(template)
     tokens = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 0}
     given = CONFIGS[model_type] | NO_DROPOUT.get(model_type, {}) | tokens
@@ -56,7 +56,7 @@ def build_chat_tokenizer(template: str | None = None) -> PreTrainedTokenizerFast
 
 
 def build_prompt_rows(count: int = 60) -> list[dict[str, Any]]:
-    """Words, and the opposite of the last of them that has one."""
+    """Build prompts that end in a word, and completions that are its opposite."""
     chance = random.Random(5)
     rows = []
     for _ in range(count):
@@ -67,7 +67,7 @@ def build_prompt_rows(count: int = 60) -> list[dict[str, Any]]:
 
 
 def build_chat_rows(count: int = 60) -> list[dict[str, Any]]:
-    """Conversations of one to three such questions."""
+    """Build conversations of one to three such prompts and completions."""
     chance = random.Random(6)
     return [{"messages": _build_messages(chance)} for _ in range(count)]
 

@@ -36,7 +36,7 @@ _context = fork_context(*_PRELOADED)
 
 @dataclass(frozen=True)
 class Ended:
-    """How a rank ended."""
+    """The end of a rank."""
 
     value: Any = None
     """What the function returned."""
@@ -45,7 +45,7 @@ class Ended:
 
 
 def run_ranks(function: Callable[..., Any], size: int, *args: Any, timeout_s: float = 120.0) -> list[Any]:
-    """The values of `function(world, *args)` by rank.
+    """Return the values of `function(world, *args)` by rank.
 
     Raises:
         AssertionError: a rank failed; with every failed rank's traceback.
@@ -57,7 +57,7 @@ def run_ranks(function: Callable[..., Any], size: int, *args: Any, timeout_s: fl
 
 
 def end_ranks(function: Callable[..., Any], size: int, *args: Any, timeout_s: float = 120.0) -> list[Ended]:
-    """How each rank ended, by rank: for tests in which some fail or die."""
+    """Return how each rank ended, by rank: for tests in which some fail or die."""
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
         pipes = [_context.Pipe(duplex=False) for _ in range(size)]
         processes = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
 from pathlib import Path
@@ -14,10 +13,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from runyard_trainer import train as train_module
 from runyard_trainer.checkpoints.files import CheckpointFolder, VerifiedReader, read_manifest
 from runyard_trainer.checkpoints.head import HeadState
-from runyard_trainer.context import RunContext, World
+from runyard_trainer.context import World
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.data.dataset.dataset import open_dataset, read_resolved
 from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.export.export import gather_weights
 from runyard_trainer.models import quantized
@@ -29,26 +27,18 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
-from tests.ranks.fine_tuning import (
-    WORDS,
-    build_recipe,
-    prepare_run,
-    read_output,
-    read_steps,
-    save_model,
-    train_rank,
-    write_rows,
-)
-from tests.ranks.prepared import read_losses
+from tests.ranks.attempts import check_interrupted, train_and_compare, train_rank
+from tests.ranks.fine_tuning import build_recipe, prepare_run, read_steps, write_rows
+from tests.ranks.outputs import open_prepared, read_losses, read_output
 from tests.ranks.run_ranks import run_ranks
-from tests.ranks.test_classification import pad_step
-from tests.ranks.transformers_reference import build_schedule
+from tests.ranks.tiny_models import WORDS, save_model
+from tests.ranks.transformers_reference import build_schedule, pad_classes
 
 RANK = 4
 
 
 def prepare_language(folder: Path, model_type: str = "llama", output: str = "output", **method: Any) -> Recipe:
-    """A causal language model with an adapter, without dropout unless it is asked for."""
+    """Prepare a causal language model with an adapter, without dropout unless it is asked for."""
     if not (folder / "model").exists():
         chance = random.Random(5)
         save_model(folder / "model", model_type, AutoModelForCausalLM)
@@ -85,15 +75,13 @@ def test_20_steps_lose_what_peft_loses_to_1e_5_and_the_merged_model_is_base_and_
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     batches = [batch | {"use_cache": False} for batch in stack_steps(recipe)]
     want = train_with_peft(recipe, model, batches, "CAUSAL_LM")
-    assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
-    losses = read_losses(recipe)
-    assert losses == pytest.approx(want, rel=1e-5)
+    losses = train_and_compare(recipe, want)
     assert losses[-1] < losses[0]
     check_merged(tmp_path, recipe)
 
 
 def check_merged(folder: Path, recipe: Recipe) -> None:
-    """The exported model against the base with the exported adapter, both opened without our package."""
+    """Compare the exported model with the base and the exported adapter, both opened without our package."""
     merged = AutoModelForCausalLM.from_pretrained(folder / "output/model")
     base = AutoModelForCausalLM.from_pretrained(folder / "model")
     ids = torch.arange(5, 25)[None]
@@ -108,7 +96,7 @@ def check_merged(folder: Path, recipe: Recipe) -> None:
 
 
 def stack_steps(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
-    """Every step's sequences, in the order of the run."""
+    """Return every step's sequences, in the order of the run."""
     steps, _ = read_steps(recipe)
     return [{name: torch.stack([torch.from_numpy(each[name]) for each in step]) for name in step[0]} for step in steps]
 
@@ -116,7 +104,7 @@ def stack_steps(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
 def train_with_peft(
     recipe: Recipe, model: Any, batches: list[dict[str, Any]], task_type: str, **config: Any
 ) -> list[float]:
-    """The loss of each step, each batch in one piece, by peft's and transformers' own parts."""
+    """Return the loss of each step, each batch in one piece, by peft's and transformers' own parts."""
     torch.set_num_threads(1)
     training = recipe.training
     torch.manual_seed(training.seed)
@@ -187,41 +175,18 @@ def test_the_model_s_own_weights_keep_every_bit_and_checkpoints_do_without_them(
     assert all(".lora_" in name for name in weights)
 
 
-def interrupted_rank(world: World, recipe: Recipe, step: int) -> str:
-    """Be told to stop at that step."""
-    take_step = train_module.take_step
-
-    def take_or_stop(learner: Any, batches: Any, number: int, stop: bool) -> Any:
-        return take_step(learner, batches, number, stop or number == step)
-
-    train_module.take_step = take_or_stop
-    try:
-        return train_rank(world, recipe)
-    except Exception as reason:  # noqa: BLE001 - the test is told
-        return str(reason)
-
-
-def second_attempt(world: World, recipe: Recipe) -> str:
-    context = dataclasses.replace(RunContext.from_environment({}, recipe), world=world, attempt=2)
-    train_module.train(recipe, context)
-    return "finished"
-
-
 @pytest.mark.resume
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     method = {"type": "dora", "dropout": 0.2}
     whole = prepare_language(tmp_path, **method)
     assert run_ranks(train_rank, 2, whole) == ["finished"] * 2
     broken = prepare_language(tmp_path, output="broken", **method)
-    assert run_ranks(interrupted_rank, 2, broken, 12) == ["stopped by a signal; step 13 is saved"] * 2
-    assert run_ranks(second_attempt, 2, broken) == ["finished"] * 2
-    assert read_losses(broken) == read_losses(whole)
-    for name in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "model/model.safetensors"):
-        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "output" / name).read_bytes()
+    weights = ("adapter/adapter_model.safetensors", "model/model.safetensors")
+    check_interrupted(broken, whole, *weights, "adapter/adapter_config.json")
 
 
 def rank_whose_first_is_best(world: World, recipe: Recipe) -> str:
-    """Whatever is measured later."""
+    """Train, and take the first model that is measured for the best."""
     train_module.choose_best = lambda candidates, _: candidates[0]
     train_module.find_best_step = lambda candidates, _: candidates[0].step if candidates else None
     return train_rank(world, recipe)
@@ -243,10 +208,8 @@ def test_the_best_adapter_is_exported_where_it_is_not_the_last(tmp_path: Path) -
 
 
 def loss_on_held_out(recipe: Recipe, model: Any) -> float:
-    """As eval.json defines it; each document by itself is longer than a window here, so windows are cut by hand."""
-    resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
-    dataset = open_dataset(open_store(resolved.dataset, recipe.storage), Path(recipe.output.uri[7:]) / "cache")
-    samples = kind_of(recipe, "validation").open_samples(dataset, "validation", recipe)
+    """Return the loss as eval.json defines it; a document is longer than a window here, so windows are cut by hand."""
+    samples = kind_of(recipe, "validation").open_samples(open_prepared(recipe), "validation", recipe)
     total, count = 0.0, 0
     for number in range(len(samples)):
         sample = {name: torch.from_numpy(values)[None] for name, values in samples[number].items()}
@@ -293,9 +256,9 @@ def test_a_new_head_is_trained_whole_as_peft_does_and_goes_with_the_adapter(tmp_
     torch.manual_seed(recipe.training.seed)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=2, pad_token_id=0)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    batches = [pad_step(step, tokenizer) for step in read_steps(recipe)[0]]
+    batches = [pad_classes(step, tokenizer) for step in read_steps(recipe)[0]]
     want = train_with_peft(recipe, model, batches, "SEQ_CLS", **HEADS[model_type])
-    assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
+    train_and_compare(recipe, want)
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "output/model")
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model", num_labels=2, pad_token_id=0)
     adapted = PeftModel.from_pretrained(base, tmp_path / "output/adapter")
@@ -305,7 +268,6 @@ def test_a_new_head_is_trained_whole_as_peft_does_and_goes_with_the_adapter(tmp_
     with torch.no_grad():
         torch.testing.assert_close(merged(**inputs).logits, adapted(**inputs).logits, rtol=0, atol=1e-5)
     assert "num_labels=2" in (tmp_path / "output/adapter/README.md").read_text()
-    assert read_losses(recipe) == pytest.approx(want, rel=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------ refused
@@ -370,7 +332,7 @@ def test_a_packed_layer_computes_as_the_layer_does_but_for_what_4_bits_leave_out
 
 
 def layer_inputs(kind: Any) -> int:
-    """A Conv1D names its outputs first."""
+    """Return how many inputs the layer has: a Conv1D names its outputs first."""
     return 512 if kind is Conv1D else 256
 
 

@@ -21,9 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
+from tests.ranks.attempts import train_rank
 from tests.ranks.chat_models import build_chat_tokenizer
-from tests.ranks.fine_tuning import WORDS, build_recipe, build_tokenizer, prepare_run, train_rank, write_rows
+from tests.ranks.fine_tuning import build_recipe, prepare_run, write_rows
 from tests.ranks.run_ranks import end_ranks, run_ranks
+from tests.ranks.tiny_models import WORDS, build_tokenizer
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
 _EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 16}
@@ -44,7 +46,7 @@ LORA = {"type": "lora", "rank": 2, "dropout": 0.0, "targets": ["o_proj"]}
 
 
 def save_with_buffers(folder: Path, model_type: str) -> dict[str, Tensor]:
-    """A model in bf16 whose buffers are what no class begins with; returns those."""
+    """Save a model in bf16 whose buffers are what no class begins with; return those."""
     is_decoder = model_type != "ibert"
     tokenizer = build_chat_tokenizer() if is_decoder else build_tokenizer(has_types=False)
     tokens = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None} if is_decoder else {"pad_token_id": 0}
@@ -70,7 +72,7 @@ def _renew(buffer: Tensor) -> Tensor:
 
 
 def prepare_kind(folder: Path, model_type: str, objective: str | None = None, **parts: Any) -> Recipe:
-    """A run of two steps on a saved model."""
+    """Prepare a run of two steps on a saved model."""
     chance = random.Random(5)
     kind = objective or ("masked-lm" if model_type == "ibert" else "causal-lm")
     texts = [" ".join(chance.choices(WORDS, k=20)) for _ in range(60)]
@@ -88,7 +90,7 @@ def prepare_kind(folder: Path, model_type: str, objective: str | None = None, **
 
 
 def read_buffers(recipe: Recipe, buffers: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of the exported model, those of such names."""
+    """Read the exported model's buffers of such names."""
     weights = load_file(Path(recipe.output.uri.removeprefix("file://"), "model", "model.safetensors"))
     return {name: weights[name] for name in buffers}
 
@@ -101,13 +103,13 @@ def check_same(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
 
 
 def forget_result(recipe: Recipe) -> None:
-    """As if the run had been interrupted before its export was finished."""
+    """Leave the run as if it had been interrupted before its export was finished."""
     head = Path(recipe.output.uri.removeprefix("file://"), "head.json")
     head.write_text(json.dumps(json.loads(head.read_text()) | {"result": None}))
 
 
 def count_kept(world: World, recipe: Recipe, folder: Path) -> list[int]:
-    """How many buffers, all as in the folder, one rank is about to train with, and to compare with."""
+    """Count the buffers, all as in the folder, that one rank is about to train with, and to compare with."""
     context = dataclasses.replace(RunContext.from_environment({}, recipe), world=world)
     resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
     shards = context.scratch_dir / f"shards-{world.rank}"

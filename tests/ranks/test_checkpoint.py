@@ -60,7 +60,7 @@ class TrainedModel:
         self.rows = state["rows"]
 
     def content(self) -> dict[str, Any]:
-        """Whole tensors, on every rank, comparable by equality."""
+        """Return whole tensors, on every rank, comparable by equality."""
         state = self.state_dict()
         tensors = {f"{name}": tensor.full_tensor().tolist() for name, tensor in state["model"].items()}
         for name, values in state["optimizer"]["state"].items():
@@ -81,7 +81,7 @@ def open_output(folder: Path) -> Location:
 
 
 def save_steps(world: World, folder: Path, steps: list[int], retention: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """Train and save at each of the steps; the content of each."""
+    """Train and save at each of the steps; return the content of each."""
     trained = TrainedModel(world, seed=1)
     checkpointer = open_checkpointer(world, folder, attempt=1, **retention)
     contents, done = {}, 0
@@ -132,7 +132,7 @@ def flip_byte(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def restored_after(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[int | None, bool]]]:
-    """For each damage to the newer of two checkpoints, by rank: the step restored, and whether its content is right."""
+    """Return by damage to the newer of two checkpoints, and rank: the step restored, and whether it is right."""
     whole = tmp_path_factory.mktemp("whole")
     saved = run_ranks(save_steps, 2, whole, [1, 2], {})[0]
     folders = {name: tmp_path_factory.mktemp("damaged") for name in DAMAGES}
@@ -181,7 +181,7 @@ def refuse() -> None:
 
 
 def save_with_fault_on_rank_1(world: World, folder: Path, fault: Callable[[], None]) -> str:
-    """How the second of two saves ended on this rank."""
+    """Return how the second of two saves ended on this rank."""
     output = open_output(folder)
     head = Head.claim(output, "run-uid", 1) if world.rank == 0 else None
     where = Location(Faulty(output.store, fault), output.prefix) if world.rank == 1 else output

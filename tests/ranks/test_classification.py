@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,16 @@ from runyard_trainer.contract.recipe import Recipe
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.ranks.fine_tuning import (
-    BASES,
-    WORDS,
-    build_recipe,
-    prepare_run,
-    read_output,
-    read_steps,
-    save_model,
-    train_rank,
-    write_rows,
-)
-from tests.ranks.prepared import read_losses
+from tests.ranks.attempts import train_and_compare, train_rank
+from tests.ranks.fine_tuning import build_recipe, prepare_run, read_steps, write_rows
+from tests.ranks.outputs import read_held_out, read_output
 from tests.ranks.run_ranks import run_ranks
-from tests.ranks.transformers_reference import train_reference
+from tests.ranks.tiny_models import BASES, WORDS, save_model
+from tests.ranks.transformers_reference import pad_classes, train_reference
 
 
 def build_rows(multi_label: bool = False) -> list[dict[str, Any]]:
-    """Texts whose class is whether they say good or bad, or pairs of texts whose classes are which of both."""
+    """Build texts whose class is whether they say good or bad, or pairs of texts whose classes are which of both."""
     chance = random.Random(5)
     rows = []
     for _ in range(120):
@@ -60,20 +51,7 @@ def test_20_steps_lose_what_transformers_loses_to_1e_5(tmp_path: Path, model_typ
     recipe = prepare_classification(tmp_path, model_type, multi_label)
     steps, info = read_steps(recipe)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    batches = [pad_step(samples, tokenizer) for samples in steps]
-    want = train_reference(recipe, info, batches)
-    assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
-    losses = read_losses(recipe)
-    assert losses == pytest.approx(want, rel=1e-5)
-    assert len(set(losses)) == 20
-
-
-def pad_step(samples: list[dict[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
-    """As transformers pads them."""
-    names = [name for name in ("input_ids", "token_type_ids") if name in tokenizer.model_input_names]
-    batch = tokenizer.pad({name: [sample[name].tolist() for sample in samples] for name in names}, return_tensors="pt")
-    labels = torch.stack([torch.from_numpy(sample["labels"]) for sample in samples])
-    return {**batch, "labels": labels.float() if labels.ndim == 2 else labels}
+    train_and_compare(recipe, train_reference(recipe, info, [pad_classes(samples, tokenizer) for samples in steps]))
 
 
 def test_the_model_opens_without_our_package_and_has_the_metrics_of_eval_json(tmp_path: Path) -> None:
@@ -82,8 +60,7 @@ def test_the_model_opens_without_our_package_and_has_the_metrics_of_eval_json(tm
     folder = tmp_path / "output" / "model"
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert model.config.id2label == {0: "bad", 1: "good"}
-    held_out = read_output(recipe, "eval.json")["sets"]["domain"]["text"]
-    rows = [json.loads(line) for line in Path(held_out.removeprefix("file://")).read_text().splitlines()]
+    rows = read_held_out(recipe)
     with torch.no_grad():
         logits = [model(**tokenizer(row["text"], return_tensors="pt")).logits[0] for row in rows]
     found = [model.config.id2label[int(each.argmax())] for each in logits]

@@ -10,9 +10,12 @@ import pytest
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.recipe import Recipe
 
-from tests.ranks.chat_models import CHATML, WORDS, build_chat_rows, save_chat_model
-from tests.ranks.fine_tuning import build_recipe, prepare_run, read_output, train_rank, write_rows
+from tests.ranks.attempts import train_rank
+from tests.ranks.chat_models import CHATML, build_chat_rows, save_chat_model
+from tests.ranks.fine_tuning import build_recipe, prepare_run, write_rows
+from tests.ranks.outputs import read_output
 from tests.ranks.run_ranks import run_ranks
+from tests.ranks.tiny_models import WORDS
 
 # as Llama 2's, transformers would not save it; and some of it, it would not open
 GIVEN = {
@@ -31,7 +34,7 @@ LORA = {"type": "lora", "rank": 2}
 def prepare_generative(
     folder: Path, objective: str, given: dict[str, Any] | None = GIVEN, output: str = "output", **parts: Any
 ) -> Recipe:
-    """A run of one step; its model ends a document with token 0, and a chat's answers with token 2."""
+    """Prepare a run of one step; its model ends a document with token 0, and a chat's answers with token 2."""
     if not (folder / "model").exists():
         save_chat_model(folder / "model", parts.pop("model_type", "llama"), CHATML)
         (folder / "model" / NAME).unlink()

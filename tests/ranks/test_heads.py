@@ -14,14 +14,16 @@ from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.training.sharded_model import read_model
 from transformers import AutoModelForSequenceClassification
 
-from tests.ranks.fine_tuning import build_recipe, prepare_run, read_steps, save_model, train_rank, write_rows
+from tests.ranks.attempts import train_rank
+from tests.ranks.fine_tuning import build_recipe, prepare_run, read_steps, write_rows
 from tests.ranks.run_ranks import run_ranks
+from tests.ranks.tiny_models import save_model
 
 ROWS = [{"text": f"the {word} dog {number}", "label": word} for number in range(20) for word in ("good", "bad")]
 
 
 def prepare_classifier(folder: Path, model_type: str, classes: list[str], **training: Any) -> Recipe:
-    """A run on good and bad texts with a classifier for these classes."""
+    """Prepare a run on good and bad texts with a classifier for these classes."""
     save_model(folder / "model", model_type, AutoModelForSequenceClassification, id2label=dict(enumerate(classes)))
     write_rows(folder / "train.jsonl", ROWS)
     recipe = build_recipe(folder, "classification", training=training)
@@ -30,7 +32,7 @@ def prepare_classifier(folder: Path, model_type: str, classes: list[str], **trai
 
 
 def read_heads(recipe: Recipe, last: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The head's last weights as the run begins with them, and those of the model's folder."""
+    """Return the head's last weights as the run begins with them, and those of the model's folder."""
     _, info = read_steps(recipe)
     objective, config = build_objective(recipe, info), check_model(recipe)
     objective.configure(config)

@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import signal
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runyard_trainer.context import RunContext, World
-from runyard_trainer.contract.exits import Interrupted
+from runyard_trainer.context import RunContext
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.prepare import prepare
-from runyard_trainer.train import train
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.judge_server import running_judge
+from tests.ranks.attempts import disturbed_rank, send_sigterm, train_rank
 from tests.ranks.chat_models import CHATML, build_chat_rows, save_chat_model
-from tests.ranks.fine_tuning import build_recipe, read_output, write_rows
+from tests.ranks.fine_tuning import build_recipe, write_rows
+from tests.ranks.outputs import read_output
 from tests.ranks.run_ranks import run_ranks
-from tests.waiting import wait_until
 
 KEY = "sk-of-the-test"
 ENVIRONMENT = {"JUDGE_API_KEY": KEY}
 PROMPTS = [{"messages": [{"role": "user", "content": word}]} for word in ("good", "cat", "the red")]
-
-
-def train_judged(world: World, recipe: Recipe, stops: bool = False) -> str:
-    """One rank; told to stop once a checkpoint is committed, where it `stops`."""
-    head = Path(recipe.output.uri.removeprefix("file://")) / "head.json"
-
-    def stop() -> None:
-        wait_until(lambda: head.exists() and json.loads(head.read_text())["checkpoint"], 60)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    if stops and world.rank == 0:
-        threading.Thread(target=stop, daemon=True).start()
-    try:
-        train(recipe, dataclasses.replace(RunContext.from_environment(ENVIRONMENT, recipe), world=world))
-    except Interrupted:
-        return "interrupted"
-    return "finished"
 
 
 def judged_recipe(folder: Path, endpoint: str, output: str) -> Recipe:
@@ -73,8 +50,9 @@ def test_the_judge_reads_what_both_models_write_in_plain_transformers_also_after
     with running_judge(KEY) as server:
         recipe = judged_recipe(folder, server.endpoint, "output")
         prepare(recipe, RunContext.from_environment(ENVIRONMENT, recipe))
-        assert run_ranks(train_judged, 2, recipe, True) == ["interrupted"] * 2
-        assert run_ranks(train_judged, 2, recipe) == ["finished"] * 2
+        ended = run_ranks(disturbed_rank, 2, recipe, 0, send_sigterm, ENVIRONMENT)
+        assert all(end.startswith("interrupted: stopped by a signal") for end in ended), ended
+        assert run_ranks(train_rank, 2, recipe, 1, ENVIRONMENT) == ["finished"] * 2
         asked = server.stop()
     told = read_output(recipe, "eval.json")["judge"]
     for when, place in (("before", folder / "model"), ("after", folder / "output" / "model")):
@@ -102,7 +80,7 @@ def test_a_judge_that_is_gone_when_training_ends_costs_no_model(folder: Path) ->
     with running_judge(KEY) as server:
         recipe = judged_recipe(folder, server.endpoint, "alone")
         prepare(recipe, RunContext.from_environment(ENVIRONMENT, recipe))
-    assert run_ranks(train_judged, 1, recipe) == ["finished"]
+    assert run_ranks(train_rank, 1, recipe, 1, ENVIRONMENT) == ["finished"]
     result = read_output(recipe, "head.json")["result"]
     assert result["judgement"]["unjudged"] == 3
     assert "cannot be reached" in result["judgement"]["message"]

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
+from tests.ranks.exports import ARCHITECTURES, BuildPrepared, measure_and_export
 from tests.ranks.run_ranks import run_ranks
-from tests.ranks.test_export import ARCHITECTURES, Prepared, build_prepared, measure_and_export
 from tests.side_venv import install_beside
 
 VERSION = "0.4.13"
@@ -42,7 +42,9 @@ print(json.dumps(losses))
 
 @pytest.mark.full
 @pytest.mark.parametrize("architecture", ["llama whose embeddings are tied", "gpt2"])
-def test_lm_evaluation_harness_finds_the_perplexity_of_eval_json(build_prepared: Prepared, architecture: str) -> None:
+def test_lm_evaluation_harness_finds_the_perplexity_of_eval_json(
+    build_prepared: BuildPrepared, architecture: str
+) -> None:
     recipe, folder = build_prepared(ARCHITECTURES[architecture])
     run_ranks(measure_and_export, 1, recipe.to_json(), folder)
     python = install_beside("lm-eval", "lm-eval", VERSION)
@@ -57,6 +59,3 @@ def test_lm_evaluation_harness_finds_the_perplexity_of_eval_json(build_prepared:
     found = json.loads(done.stdout.splitlines()[-1])
     claimed = json.loads((folder / "run/eval.json").read_text())["after"]
     assert found == pytest.approx({name: claimed[name] for name in found}, abs=1e-4)
-
-
-__all__ = ["build_prepared"]

@@ -9,46 +9,31 @@ from typing import Any
 import pytest
 import torch
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.data.dataset.dataset import Dataset, open_dataset, read_resolved
+from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.token_shards import IGNORED
 from runyard_trainer.data.order import Order, seed_of
 from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.objectives.build import build_objective
-from runyard_trainer.storage.open import open_store
 from sklearn.metrics import accuracy_score
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 
-from tests.ranks.fine_tuning import (
-    CONFIGS,
-    NO_DROPOUT,
-    WORDS,
-    build_recipe,
-    prepare_run,
-    read_output,
-    save_model,
-    train_rank,
-    write_rows,
-)
-from tests.ranks.prepared import read_losses
+from tests.ranks.attempts import train_and_compare, train_rank
+from tests.ranks.fine_tuning import build_recipe, prepare_run, write_rows
+from tests.ranks.outputs import open_prepared, read_output
 from tests.ranks.run_ranks import run_ranks
+from tests.ranks.tiny_models import CONFIGS, NO_DROPOUT, WORDS, save_model
 from tests.ranks.transformers_reference import train_reference
 
 CLASSES = {"masked-lm": AutoModelForMaskedLM, "masked-lm-nsp": AutoModelForPreTraining}
 
 
 def build_rows(seed: int) -> list[dict[str, Any]]:
-    """Documents of sentences, of very different lengths."""
+    """Build documents of sentences, of very different lengths."""
     chance = random.Random(seed)
     return [
         {"text": " ".join(" ".join(chance.choices(WORDS, k=5)).capitalize() + "." for _ in range(num_sentences))}
         for num_sentences in chance.choices([1, 2, 5, 30], k=120)
     ]
-
-
-def open_prepared(recipe: Recipe) -> Dataset:
-    resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
-    folder = Path(recipe.output.uri.removeprefix("file://"))
-    return open_dataset(open_store(resolved.dataset, recipe.storage), folder / "cache")
 
 
 @pytest.mark.parametrize(
@@ -70,15 +55,11 @@ def test_20_steps_lose_what_transformers_loses_to_1e_5(
     recipe = build_recipe(tmp_path, objective, data={"replay": replay}, masking={"wholeWord": whole_word})
     prepare_run(recipe)
     dataset = open_prepared(recipe)
-    want = train_reference(recipe, dataset.info, read_batches(recipe, dataset))
-    assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
-    losses = read_losses(recipe)
-    assert losses == pytest.approx(want, rel=1e-5)
-    assert len(set(losses)) == 20
+    train_and_compare(recipe, train_reference(recipe, dataset.info, read_batches(recipe, dataset)))
 
 
 def read_batches(recipe: Recipe, dataset: Dataset) -> list[dict[str, torch.Tensor]]:
-    """Every step's texts as they are masked, in one piece."""
+    """Return every step's texts as they are masked, in one piece."""
     streams = {name: kind_of(recipe, name).open_samples(dataset, name, recipe) for name in ("train", "replay")}
     fraction = recipe.data.replay.fraction if recipe.data.replay else 0.0
     seed = recipe.training.seed
@@ -140,7 +121,7 @@ def test_a_model_from_scratch_opens_without_our_package_and_has_the_metrics_of_e
 
 @torch.no_grad()
 def measure_again(model: Any, recipe: Recipe, stream: str) -> dict[str, float]:
-    """Loss and metrics, one text after the other, from the model's own logits."""
+    """Measure loss and metrics, one text after the other, from the model's own logits."""
     dataset = open_prepared(recipe)
     samples = kind_of(recipe, stream).open_samples(dataset, stream, recipe)
     collate = build_objective(recipe, dataset.info, stream).collate

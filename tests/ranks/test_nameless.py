@@ -12,7 +12,7 @@ from runyard_trainer.contract.reports import PodReport
 
 from tests.nameless import NAMELESS
 from tests.ports import free_port
-from tests.ranks.prepared import build_recipe, write_corpus
+from tests.ranks.pretraining import build_recipe, write_corpus
 
 
 @pytest.mark.parametrize("uid", NAMELESS)

@@ -8,23 +8,22 @@ warm-up, which there changes nothing, is left out.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.data.dataset.dataset import Dataset, open_dataset, read_resolved
+from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.order import Order
 from runyard_trainer.models.config import check_model
 from runyard_trainer.objectives.build import build_objective
-from runyard_trainer.storage.open import open_store
 from runyard_trainer.training.sharded_model import fit_to_tokenizer, initialize_model
 from transformers import Trainer, TrainingArguments
 
-from tests.ranks.prepared import GPT2_WITHOUT_DROPOUT, LENGTH, LLAMA, build_recipe, prepare_corpus, read_losses
-from tests.ranks.run_ranks import run_ranks
-from tests.ranks.test_train import train_rank
-from tests.ranks.transformers_reference import WarmsUpFrom1, trainer_arguments
+from tests.ranks.attempts import train_and_compare
+from tests.ranks.outputs import open_prepared
+from tests.ranks.pretraining import GPT2_WITHOUT_DROPOUT, LENGTH, LLAMA, prepare_corpus, prepared_recipe
+from tests.ranks.transformers_reference import ComparedTrainer, trainer_arguments
 
 GPT_NEOX = {
     "model_type": "gpt_neox",
@@ -36,20 +35,8 @@ GPT_NEOX = {
 }
 
 
-class InOrderTrainer(WarmsUpFrom1, Trainer):
+class InOrderTrainer(ComparedTrainer, Trainer):
     """The Trainer, which takes the batches as they come and remembers the loss of each."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.losses: list[float] = []
-
-    def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler[int]:
-        return torch.utils.data.SequentialSampler(cast(list[Any], self.train_dataset))
-
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        loss: Any = super().compute_loss(*args, **kwargs)
-        self.losses.append(float(loss.detach()))
-        return loss
 
 
 @pytest.mark.parametrize(
@@ -57,18 +44,15 @@ class InOrderTrainer(WarmsUpFrom1, Trainer):
 )
 def test_20_steps_lose_what_the_hugging_face_trainer_loses_to_1e_5(tmp_path: Path, config: dict[str, Any]) -> None:
     prepare_corpus(tmp_path)
-    recipe = build_recipe(tmp_path, "ours", config)
-    assert run_ranks(train_rank, 2, tmp_path, recipe) == ["finished"] * 2
-    losses = read_losses(recipe)
+    recipe = prepared_recipe(tmp_path, "ours", config)
+    losses = train_and_compare(recipe, train_with_transformers(recipe, tmp_path))
     assert losses[-1] < losses[0] - 0.5
-    assert losses == pytest.approx(train_with_transformers(recipe, tmp_path), rel=1e-5)
 
 
 def train_with_transformers(recipe: Recipe, folder: Path) -> list[float]:
-    """The loss of each step."""
+    """Return the loss of each step."""
     training = recipe.training
-    resolved = read_resolved(open_store(f"file://{folder}/prepared", recipe.storage))
-    dataset = open_dataset(open_store(resolved.dataset, recipe.storage), folder / "cache")
+    dataset = open_prepared(recipe)
     torch.set_num_threads(1)
     trainer = InOrderTrainer(
         model=initialize_model(
@@ -82,12 +66,11 @@ def train_with_transformers(recipe: Recipe, folder: Path) -> list[float]:
             remove_unused_columns=False,
         ),
     )
-    trainer.train()
-    return trainer.losses
+    return trainer.train_for_losses()
 
 
 def read_all_steps(recipe: Recipe, dataset: Dataset) -> list[dict[str, Any]]:
-    """The sequences of all steps, in their order."""
+    """Return the sequences of all steps, in their order."""
     order = Order(
         num_train=dataset.stream("train").num_sequences(LENGTH, keep_tail=False),
         num_replay=dataset.stream("replay").num_sequences(LENGTH, keep_tail=False),

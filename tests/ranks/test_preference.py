@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -14,30 +13,15 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from datasets import Dataset as TrlDataset
 from peft import LoraConfig, PeftModel
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.data.dataset.dataset import open_dataset, read_resolved
-from runyard_trainer.data.order import Order
-from runyard_trainer.data.records.kinds import kind_of
-from runyard_trainer.data.tokenizers.tokenizer import train_tokenizer
-from runyard_trainer.storage.open import open_store
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
-from tests.ranks.fine_tuning import (
-    CONFIGS,
-    NO_DROPOUT,
-    WORDS,
-    build_recipe,
-    prepare_run,
-    read_output,
-    train_rank,
-    write_rows,
-)
-from tests.ranks.prepared import read_losses
+from tests.ranks.attempts import check_interrupted, train_and_compare, train_rank
+from tests.ranks.fine_tuning import build_recipe, prepare_run, read_steps, write_rows
+from tests.ranks.outputs import read_held_out, read_losses, read_output
 from tests.ranks.run_ranks import run_ranks
-from tests.ranks.test_adapters import interrupted_rank, second_attempt
-from tests.ranks.transformers_reference import WarmsUpFrom1, trainer_arguments
-
-STEPS = 20
+from tests.ranks.tiny_models import WORDS, save_language_model
+from tests.ranks.transformers_reference import ComparedTrainer, trainer_arguments
 
 
 def prepare_preference(folder: Path, model_type: str = "llama", output: str = "output", **parts: Any) -> Recipe:
@@ -51,18 +35,8 @@ def prepare_preference(folder: Path, model_type: str = "llama", output: str = "o
     return recipe
 
 
-def save_language_model(folder: Path, model_type: str) -> None:
-    """With a byte-level BPE, as such models have."""
-    tokenizer = train_tokenizer([" ".join(WORDS)] * 4, 400, folder)
-    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
-    given = CONFIGS[model_type] | NO_DROPOUT.get(model_type, {}) | ids
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(model_type, vocab_size=tokenizer.vocab_size, **given)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-
-
 def build_pairs() -> list[dict[str, Any]]:
-    """Better answers say good, worse ones say bad."""
+    """Build pairs whose better answers say good, and whose worse ones say bad."""
     chance = random.Random(5)
     rows = []
     for _ in range(100):
@@ -75,18 +49,8 @@ def build_pairs() -> list[dict[str, Any]]:
 # ----------------------------------------------------------------------------------------------------- against TRL's
 
 
-class InOrderTrainer(WarmsUpFrom1, DPOTrainer):  # type: ignore[misc]  # TRL leaves it untyped
+class InOrderTrainer(ComparedTrainer, DPOTrainer):  # type: ignore[misc]  # TRL leaves it untyped
     """TRL's trainer, which takes the pairs as they come and remembers the loss of each step."""
-
-    losses: list[float]
-
-    def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler[int]:
-        return torch.utils.data.SequentialSampler(cast(list[Any], self.train_dataset))
-
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        loss: Any = super().compute_loss(*args, **kwargs)
-        self.losses.append(float(loss.detach()))
-        return loss
 
 
 @pytest.mark.parametrize(
@@ -99,29 +63,23 @@ def test_20_steps_lose_what_trl_loses_to_1e_5_from_ln_2_on(
 ) -> None:
     recipe = prepare_preference(tmp_path, model_type, method=method)
     want = train_with_trl(recipe, read_pairs(recipe), tmp_path)
-    assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
-    losses = read_losses(recipe)
+    losses = train_and_compare(recipe, want)
     assert losses[0] == pytest.approx(math.log(2), rel=1e-7)
-    assert losses == pytest.approx(want, rel=1e-5)
     assert losses[-1] < losses[0] - 0.03
 
 
 def read_pairs(recipe: Recipe) -> list[dict[str, str]]:
-    """The pairs of all steps, in their order: as text, for TRL tokenizes by itself."""
-    resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
-    folder = Path(recipe.output.uri.removeprefix("file://"))
-    dataset = open_dataset(open_store(resolved.dataset, recipe.storage), folder / "cache")
-    samples = kind_of(recipe, "train").open_samples(dataset, "train", recipe)
-    order = Order(len(samples), 0, 0.0, recipe.sequences_per_step, recipe.training.seed)
+    """Return the pairs of all steps, in their order: as text, for TRL tokenizes by itself."""
+    steps, _ = read_steps(recipe)
     tokenizer = AutoTokenizer.from_pretrained(str(recipe.model.uri).removeprefix("file://"))
     rows = {row["prompt"] + row["chosen"]: row for row in build_pairs()}
-    chosen = [samples[order.sample(step, i).index] for step in range(STEPS) for i in range(order.batch)]
-    texts = (tokenizer.decode(each["input_ids"][: each["spans"][0]], skip_special_tokens=True) for each in chosen)
+    chosen = [sample["input_ids"][: sample["spans"][0]] for step in steps for sample in step]
+    texts = (tokenizer.decode(ids, skip_special_tokens=True) for ids in chosen)
     return [rows[text] for text in texts]
 
 
 def train_with_trl(recipe: Recipe, pairs: list[dict[str, str]], folder: Path) -> list[float]:
-    """The loss of each step, each batch in one piece."""
+    """Return the loss of each step, each batch in one piece."""
     torch.set_num_threads(1)
     training = recipe.training
     adapter = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -142,9 +100,7 @@ def train_with_trl(recipe: Recipe, pairs: list[dict[str, str]], folder: Path) ->
             **trainer_arguments(recipe),
         ),
     )
-    trainer.losses = []
-    trainer.train()
-    return trainer.losses
+    return trainer.train_for_losses()
 
 
 # ------------------------------------------------------------------------------------------------------------ metrics
@@ -156,9 +112,8 @@ def test_the_metrics_are_those_of_the_exported_model_beside_the_one_it_came_from
     model, start = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("output/model", "model"))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "output/model")
     evaluation = read_output(recipe, "eval.json")
-    held_out = Path(evaluation["sets"]["domain"]["text"].removeprefix("file://")).read_text().splitlines()
     margins, divergence, count = [], 0.0, 0
-    for row in map(json.loads, held_out):
+    for row in read_held_out(recipe):
         gains = []
         for answer in (row["chosen"], row["rejected"]):
             start_at = len(tokenizer(row["prompt"])["input_ids"])
@@ -188,7 +143,7 @@ def test_dora_starts_at_ln_2_and_an_interrupted_run_ends_with_the_same_bits(tmp_
     whole = prepare_preference(tmp_path, method=method)
     assert run_ranks(train_rank, 2, whole) == ["finished"] * 2
     assert read_losses(whole)[0] == pytest.approx(math.log(2), rel=1e-5)
-    check_interrupted(tmp_path, whole, method)
+    check_interrupted(prepare_preference(tmp_path, output="broken", method=method), whole, "model/model.safetensors")
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert PeftModel.from_pretrained(base, tmp_path / "output/adapter")
 
@@ -197,13 +152,4 @@ def test_dora_starts_at_ln_2_and_an_interrupted_run_ends_with_the_same_bits(tmp_
 def test_a_full_run_that_is_interrupted_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole = prepare_preference(tmp_path)
     assert run_ranks(train_rank, 2, whole) == ["finished"] * 2
-    check_interrupted(tmp_path, whole, {})
-
-
-def check_interrupted(folder: Path, whole: Recipe, method: dict[str, Any]) -> None:
-    broken = prepare_preference(folder, output="broken", method=method)
-    assert run_ranks(interrupted_rank, 2, broken, 12) == ["stopped by a signal; step 13 is saved"] * 2
-    assert run_ranks(second_attempt, 2, broken) == ["finished"] * 2
-    assert read_losses(broken) == read_losses(whole)
-    weights = [folder / name / "model/model.safetensors" for name in ("output", "broken")]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    check_interrupted(prepare_preference(tmp_path, output="broken"), whole, "model/model.safetensors")

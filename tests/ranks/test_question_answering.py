@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import string
@@ -17,24 +16,16 @@ import torch
 from runyard_trainer.contract.recipe import Recipe
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from tests.ranks.fine_tuning import (
-    BASES,
-    WORDS,
-    build_recipe,
-    prepare_run,
-    read_output,
-    read_steps,
-    save_model,
-    train_rank,
-    write_rows,
-)
-from tests.ranks.prepared import read_losses
+from tests.ranks.attempts import train_and_compare, train_rank
+from tests.ranks.fine_tuning import build_recipe, prepare_run, read_steps, write_rows
+from tests.ranks.outputs import read_held_out, read_output
 from tests.ranks.run_ranks import run_ranks
-from tests.ranks.transformers_reference import train_reference
+from tests.ranks.tiny_models import BASES, WORDS, save_model
+from tests.ranks.transformers_reference import pad_inputs, train_reference
 
 
 def build_rows(count: int, num_words: Callable[[random.Random], int]) -> list[dict[str, Any]]:
-    """Contexts in which the answer is what stands between `but` and `then`; some are longer than a window."""
+    """Build contexts in which the answer is what stands between `but` and `then`; some are longer than a window."""
     chance = random.Random(5)
     rows = []
     for number in range(count):
@@ -59,13 +50,11 @@ def prepare_questions(
 
 
 def pad_step(samples: list[dict[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
-    """As transformers pads them."""
-    names = [name for name in ("input_ids", "token_type_ids") if name in tokenizer.model_input_names]
-    batch = tokenizer.pad({name: [sample[name].tolist() for sample in samples] for name in names}, return_tensors="pt")
+    """Make a batch of windows as transformers has it."""
     positions = {
         name: torch.tensor([int(sample[name]) for sample in samples]) for name in ("start_positions", "end_positions")
     }
-    return {**batch, **positions}
+    return pad_inputs(samples, tokenizer) | positions
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
@@ -75,11 +64,7 @@ def test_20_steps_lose_what_transformers_loses_to_1e_5(tmp_path: Path, model_typ
     steps, info = read_steps(recipe)
     assert {len(sample["input_ids"]) for samples in steps for sample in samples} == {56}
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    want = train_reference(recipe, info, [pad_step(samples, tokenizer) for samples in steps])
-    assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
-    losses = read_losses(recipe)
-    assert losses == pytest.approx(want, rel=1e-5)
-    assert len(set(losses)) == 20
+    train_and_compare(recipe, train_reference(recipe, info, [pad_step(samples, tokenizer) for samples in steps]))
 
 
 @pytest.mark.parametrize("model_type", BASES)
@@ -91,11 +76,7 @@ def test_windows_of_any_length_lose_what_transformers_loses_of_each_alone(tmp_pa
     assert max(lengths) == 64
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     batches = [[pad_step([sample], tokenizer) for sample in samples] for samples in steps]
-    want = train_reference(recipe, info, batches, lose_alone)
-    assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
-    losses = read_losses(recipe)
-    assert losses == pytest.approx(want, rel=1e-5)
-    assert len(set(losses)) == 20
+    train_and_compare(recipe, train_reference(recipe, info, batches, lose_alone))
 
 
 def lose_alone(model: Any, windows: list[dict[str, torch.Tensor]]) -> torch.Tensor:
@@ -107,8 +88,7 @@ def test_the_model_opens_without_our_package_and_finds_what_eval_json_says(tmp_p
     assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
     folder = tmp_path / "output" / "model"
     model, tokenizer = AutoModelForQuestionAnswering.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    held_out = read_output(recipe, "eval.json")["sets"]["domain"]["text"]
-    rows = [json.loads(line) for line in Path(held_out.removeprefix("file://")).read_text().splitlines()]
+    rows = read_held_out(recipe)
     assert {row["id"] for row in rows} < {str(number) for number in range(100)}
     pairs = [(answer_question(model, tokenizer, row), row["answers"]["text"][0]) for row in rows]
     metrics = read_output(recipe, "eval.json")["after"]["metrics"]

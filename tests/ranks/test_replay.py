@@ -29,7 +29,7 @@ TRAINING = {"steps": 120, "sequenceLength": 128, "batchSequences": 16, "learning
 
 
 def train(folder: Path, name: str, **fields: Any) -> dict[str, Any]:
-    """Train alone, as a person would without a cluster, and give eval.json."""
+    """Train alone, as a person would without a cluster, and return eval.json."""
     recipe = {
         "training": TRAINING,
         "evaluation": {"general": [{"uri": f"{folder.as_uri()}/corpora/general-held-out/"}]},

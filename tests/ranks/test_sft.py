@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
@@ -10,18 +9,16 @@ from typing import Any, cast
 import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
-from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.data.dataset.dataset import open_dataset, read_resolved
 from runyard_trainer.data.dataset.token_shards import IGNORED
 from runyard_trainer.data.order import Order
 from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.data.records.packing import PackedRecords
-from runyard_trainer.storage.open import open_store
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.ranks.attempts import train_and_compare, train_rank
 from tests.ranks.chat_models import CHATML, build_chat_rows, build_prompt_rows, save_chat_model
-from tests.ranks.fine_tuning import build_recipe, prepare_run, read_output, train_rank, write_rows
-from tests.ranks.prepared import read_losses
+from tests.ranks.fine_tuning import build_recipe, prepare_run, write_rows
+from tests.ranks.outputs import open_prepared, read_held_out, read_output
 from tests.ranks.run_ranks import run_ranks
 from tests.ranks.trl_reference import build_trl_trainer, train_with_trl
 
@@ -51,7 +48,7 @@ def test_20_steps_lose_what_trl_loses_to_1e_5_on_the_same_tokens_and_spans(
     )
     prepare_run(recipe)
     trainer = build_trl_trainer(recipe, rows, tmp_path)
-    samples = open_samples(recipe, "train")
+    samples = cast(PackedRecords, kind_of(recipe, "train").open_samples(open_prepared(recipe), "train", recipe))
     for i, theirs in enumerate(cast(Any, trainer.train_dataset)):
         ours = samples.examples[i]
         assert ours["input_ids"].tolist() == theirs["input_ids"]
@@ -60,17 +57,8 @@ def test_20_steps_lose_what_trl_loses_to_1e_5_on_the_same_tokens_and_spans(
     order = Order(len(samples), 0, 0.0, recipe.sequences_per_step, recipe.training.seed)
     places = [[order.sample(step, i).index for i in range(order.batch)] for step in range(20)]
     want = train_with_trl(trainer, [[row for i in step for row in samples.sequences[i]] for step in places])
-    assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
-    losses = read_losses(recipe)
-    assert losses == pytest.approx(want, rel=1e-5)
+    losses = train_and_compare(recipe, want)
     assert losses[-1] < losses[0] - 0.5
-
-
-def open_samples(recipe: Recipe, stream: str) -> PackedRecords:
-    resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
-    folder = Path(recipe.output.uri.removeprefix("file://"))
-    dataset = open_dataset(open_store(resolved.dataset, recipe.storage), folder / "cache")
-    return cast(PackedRecords, kind_of(recipe, stream).open_samples(dataset, stream, recipe))
 
 
 def read_labels(example: dict[str, Any]) -> list[int]:
@@ -98,8 +86,7 @@ def test_the_model_opens_without_our_package_and_answers_as_eval_json_says(
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     told = read_output(recipe, "eval.json")
-    held_out = Path(told["sets"]["domain"]["text"].removeprefix("file://"))
-    rows = [json.loads(line) for line in held_out.read_text().splitlines()]
+    rows = read_held_out(recipe)
     ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")]
     assert model.generation_config.eos_token_id == (ends if is_chat else ends[0])
     exact, rouge = score_alone(model, tokenizer, rows)
@@ -115,7 +102,7 @@ def test_the_model_opens_without_our_package_and_answers_as_eval_json_says(
 
 
 def score_alone(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> tuple[float, dict[str, float]]:
-    """Exact match and ROUGE of what the model generates by itself, one question at a time."""
+    """Return exact match and ROUGE of what the model generates by itself, one question at a time."""
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
     exact, scores = [], []
     for row in rows:
@@ -135,7 +122,7 @@ def score_alone(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> tuple
 
 @torch.no_grad()
 def measure_alone(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> tuple[float, float]:
-    """Mean loss and accuracy over the tokens of all answers, each record by itself."""
+    """Return mean loss and accuracy over the tokens of all answers, each record by itself."""
     losses, right = [], []
     for row in rows:
         if "messages" in row:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,11 @@ from runyard_trainer.contract.recipe import Recipe
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from tests.ranks.fine_tuning import prepare_run, read_output, save_model, train_rank, write_rows
+from tests.ranks.attempts import train_rank
+from tests.ranks.fine_tuning import prepare_run, write_rows
+from tests.ranks.outputs import read_metrics, read_output
 from tests.ranks.run_ranks import run_ranks
+from tests.ranks.tiny_models import save_model
 
 WORDS = ["cat", "dog", "bird", "house", "tree"]
 
@@ -32,7 +33,7 @@ def build_rows(objective: str, count: int) -> list[dict[str, Any]]:
 
 
 def prepare_small(folder: Path, objective: str, count: int, epochs: int, method: str = "full") -> Recipe:
-    """All by default, but for the length of a sequence that the tiny model takes."""
+    """Prepare a run with every default but the length of a sequence, which the tiny model bounds."""
     is_encoder = objective in ("classification", "masked-lm")
     auto_class: Any = AutoModelForMaskedLM if is_encoder else AutoModelForCausalLM
     save_model(folder / "model", "bert" if is_encoder else "llama", auto_class)
@@ -73,7 +74,7 @@ def test_few_data_and_no_settings_make_steps_that_change_the_weights(
     shared = before.keys() & after.keys()
     assert [name for name in shared if not torch.equal(before[name], after[name])]
 
-    rows = list(csv.DictReader(io.StringIO(read_output(recipe, "metrics.csv"))))
+    rows = read_metrics(recipe)
     resolved = read_output(recipe, "resolved.json")["resolved"]
     assert len(rows) == int(resolved["totalSteps"])
     assert all(float(row["learning_rate"]) > 0 and float(row["grad_norm"]) > 0 for row in rows)

@@ -17,8 +17,10 @@ from runyard_trainer.objectives.base import Traits
 from runyard_trainer.objectives.causal_lm import CausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.ranks.attempts import train_rank
 from tests.ranks.chat_models import OPPOSITES, build_prompt_rows, save_chat_model
-from tests.ranks.fine_tuning import build_recipe, prepare_run, read_output, train_rank, write_rows
+from tests.ranks.fine_tuning import build_recipe, prepare_run, write_rows
+from tests.ranks.outputs import read_output
 from tests.ranks.run_ranks import run_ranks
 
 TASKS = {
@@ -108,7 +110,7 @@ def test_multiple_choice_is_what_plain_transformers_finds_before_and_after(
 
 
 def measure_alone(model: Any, tokenizer: Any, prompt: str, choice: str) -> float:
-    """Of one request by itself, as lm-evaluation-harness defines it."""
+    """Return the log-likelihood of one request by itself, as lm-evaluation-harness defines it."""
     given, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, prompt + choice))
     log_p = model(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
     return sum(float(log_p[i - 1, whole[i]]) for i in range(len(given), len(whole)))

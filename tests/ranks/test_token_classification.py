@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,11 @@ from runyard_trainer.contract.recipe import Recipe
 from seqeval.metrics import f1_score, precision_score, recall_score
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
-from tests.ranks.fine_tuning import (
-    BASES,
-    build_recipe,
-    prepare_run,
-    read_output,
-    read_steps,
-    save_model,
-    train_rank,
-    write_rows,
-)
-from tests.ranks.prepared import read_losses
+from tests.ranks.attempts import train_and_compare, train_rank
+from tests.ranks.fine_tuning import build_recipe, prepare_run, read_steps, write_rows
+from tests.ranks.outputs import read_held_out, read_output
 from tests.ranks.run_ranks import run_ranks
+from tests.ranks.tiny_models import BASES, save_model
 from tests.ranks.transformers_reference import train_reference
 
 PHRASES = {
@@ -38,7 +30,7 @@ PHRASES = {
 
 
 def build_rows(count: int = 120) -> list[dict[str, Any]]:
-    """Sentences of these phrases."""
+    """Build sentences of these phrases."""
     chance = random.Random(5)
     rows = []
     for _ in range(count):
@@ -61,16 +53,11 @@ def test_20_steps_lose_what_transformers_loses_to_1e_5(tmp_path: Path, model_typ
     recipe = prepare_tags(tmp_path, model_type)
     steps, info = read_steps(recipe)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    batches = [pad_step(samples, tokenizer) for samples in steps]
-    want = train_reference(recipe, info, batches)
-    assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
-    losses = read_losses(recipe)
-    assert losses == pytest.approx(want, rel=1e-5)
-    assert len(set(losses)) == 20
+    train_and_compare(recipe, train_reference(recipe, info, [pad_step(samples, tokenizer) for samples in steps]))
 
 
 def pad_step(samples: list[dict[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
-    """As transformers pads them."""
+    """Make a batch as transformers has it: labels are padded with -100."""
     batch = tokenizer.pad({"input_ids": [sample["input_ids"].tolist() for sample in samples]}, return_tensors="pt")
     labels = torch.full_like(batch["input_ids"], -100)
     for row, sample in zip(labels, samples, strict=True):
@@ -84,8 +71,7 @@ def test_the_model_opens_without_our_package_and_seqeval_finds_what_eval_json_sa
     folder = tmp_path / "output" / "model"
     model, tokenizer = AutoModelForTokenClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert list(model.config.id2label.values()) == ["O", "B-ANIMAL", "I-ANIMAL", "B-PLACE", "I-PLACE"]
-    held_out = read_output(recipe, "eval.json")["sets"]["domain"]["text"]
-    rows = [json.loads(line) for line in Path(held_out.removeprefix("file://")).read_text().splitlines()]
+    rows = read_held_out(recipe)
     wanted, found = [row["tags"] for row in rows], [tag_words(model, tokenizer, row["tokens"]) for row in rows]
     assert "counted by seqeval" in read_output(recipe, "eval.json")["definition"]
     metrics = read_output(recipe, "eval.json")["after"]["metrics"]
@@ -103,7 +89,7 @@ def test_the_model_opens_without_our_package_and_seqeval_finds_what_eval_json_sa
 
 
 def tag_words(model: Any, tokenizer: Any, words: list[str]) -> list[str]:
-    """As transformers' documentation has it: words that are split already, and the tag of each one's first piece."""
+    """Tag words as transformers' documentation has it: they are split already, and get the tag of their first piece."""
     encoded = tokenizer(words, is_split_into_words=True, return_tensors="pt")
     with torch.no_grad():
         best = model(**encoded).logits[0].argmax(dim=-1).tolist()

@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
-import json
-import os
-import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runyard_trainer.context import RunContext, World
+from runyard_trainer.context import RunContext
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.prepare import prepare
-from runyard_trainer.train import train
 
 from tests.mlflow_server import CREDENTIALS, PASSWORD, TrackingServer, running_real_server, running_small_server
+from tests.ranks.attempts import die, disturbed_rank, train_rank
 from tests.ranks.chat_models import CHATML, build_chat_rows, save_chat_model
-from tests.ranks.fine_tuning import build_recipe, read_output, write_rows
+from tests.ranks.fine_tuning import build_recipe, write_rows
+from tests.ranks.outputs import read_metrics, read_output
 from tests.ranks.run_ranks import end_ranks, run_ranks
-from tests.waiting import wait_until
-
-
-def train_tracked(world: World, recipe: Recipe, dies: bool = False) -> str:
-    """One rank; rank 0 is killed once a checkpoint is committed, where it `dies`."""
-    head = Path(recipe.output.uri.removeprefix("file://")) / "head.json"
-
-    def die() -> None:
-        wait_until(lambda: head.exists() and json.loads(head.read_text())["checkpoint"], 60)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    if dies and world.rank == 0:
-        threading.Thread(target=die, daemon=True).start()
-    train(recipe, dataclasses.replace(RunContext.from_environment(CREDENTIALS, recipe), world=world))
-    return "finished"
 
 
 def tracked_recipe(folder: Path, uri: str, output: str) -> Recipe:
@@ -72,10 +51,10 @@ def test_mlflow_has_each_step_of_metrics_csv_once_also_after_a_rank_was_killed(
     context = RunContext.from_environment(CREDENTIALS, recipe)
     prepare(recipe, context)
     assert server.run_of(context.run_uid)["info"]["status"] == "SCHEDULED"
-    assert end_ranks(train_tracked, 1, recipe, True)[0].error == "exit code -9"
-    assert run_ranks(train_tracked, 2, recipe) == ["finished"] * 2
+    assert end_ranks(disturbed_rank, 1, recipe, 0, die, CREDENTIALS)[0].error == "exit code -9"
+    assert run_ranks(train_rank, 2, recipe, 1, CREDENTIALS) == ["finished"] * 2
 
-    rows = list(csv.DictReader(io.StringIO(read_output(recipe, "metrics.csv"))))
+    rows = read_metrics(recipe)
     for column in ("loss", "learning_rate", "grad_norm", "tokens_per_second"):
         want = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
         assert server.read_history(context.run_uid, f"train/{column}") == want
@@ -98,7 +77,7 @@ def test_a_server_that_is_gone_when_training_begins_costs_nothing(folder: Path) 
     with running_small_server() as server:
         recipe = tracked_recipe(folder, server.uri, "alone")
         prepare(recipe, RunContext.from_environment(CREDENTIALS, recipe))
-    assert run_ranks(train_tracked, 1, recipe) == ["finished"]
+    assert run_ranks(train_rank, 1, recipe, 1, CREDENTIALS) == ["finished"]
     assert read_output(recipe, "head.json")["result"]["tracking"] is None
     assert len(read_output(recipe, "metrics.csv").splitlines()) == 61
 

@@ -17,19 +17,19 @@ from runyard_trainer.storage.open import open_store
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.ranks.fine_tuning import WORDS, build_recipe, prepare_run, read_output, train_rank, write_rows
-from tests.ranks.prepared import read_losses
+from tests.ranks.attempts import check_interrupted, train_rank
+from tests.ranks.exports import remeasure
+from tests.ranks.fine_tuning import build_recipe, prepare_run, write_rows
+from tests.ranks.outputs import read_output
 from tests.ranks.run_ranks import run_ranks
-from tests.ranks.test_adapters import interrupted_rank, second_attempt
-from tests.ranks.test_export import remeasure
-from tests.ranks.test_preference import save_language_model
+from tests.ranks.tiny_models import WORDS, save_language_model
 
 TERMS = ["estoppel", "subrogation", "appellant", "usufruct", "chattel", "Fahrlässigkeit", "mortgagee"]
 NEW_TOKENS = 24
 
 
 def prepare_terms(folder: Path, output: str = "output", model_type: str = "llama", **parts: Any) -> Recipe:
-    """Text with terms that the model's tokenizer cuts into letters."""
+    """Prepare a run on text with terms that the model's tokenizer cuts into letters."""
     if not (folder / "model").exists():
         chance = random.Random(5)
         save_language_model(folder / "model", model_type)
@@ -50,7 +50,7 @@ def read_info(recipe: Recipe) -> DatasetInfo:
 
 
 def remeasure_base(folder: Path, recipe: Recipe) -> dict[str, float]:
-    """What a process with transformers alone finds of the model as it came, with its own tokenizer."""
+    """Return the losses that a process with transformers alone finds for the base, with its own tokenizer."""
     told, info = read_output(recipe, "eval.json"), read_info(recipe)
     for name, stream in (("domain", "validation"), ("general", "general")):
         held_out = told["sets"][name]
@@ -63,13 +63,9 @@ def remeasure_base(folder: Path, recipe: Recipe) -> dict[str, float]:
     return remeasure(folder / "came")
 
 
-def check_interrupted(folder: Path, whole: Recipe, **parts: Any) -> None:
+def check_terms_interrupted(folder: Path, whole: Recipe, **parts: Any) -> None:
     broken = prepare_terms(folder, "broken", **parts)
-    assert run_ranks(interrupted_rank, 2, broken, 12) == ["stopped by a signal; step 13 is saved"] * 2
-    assert run_ranks(second_attempt, 2, broken) == ["finished"] * 2
-    assert read_losses(broken) == read_losses(whole)
-    for name in ("model/model.safetensors", "model/tokenizer.json", "model/config.json"):
-        assert (folder / "broken" / name).read_bytes() == (folder / "output" / name).read_bytes(), name
+    check_interrupted(broken, whole, "model/model.safetensors", "model/tokenizer.json", "model/config.json")
     before = [read_output(recipe, "eval.json")["before"] for recipe in (broken, whole)]
     assert before[0] == before[1]
 
@@ -101,7 +97,7 @@ def test_a_fresh_process_finds_the_losses_of_the_model_and_of_the_one_that_came_
 def test_a_full_run_that_is_interrupted_ends_with_the_same_bits(tmp_path: Path) -> None:
     recipe = prepare_terms(tmp_path)
     assert run_ranks(train_rank, 2, recipe) == ["finished"] * 2
-    check_interrupted(tmp_path, recipe)
+    check_terms_interrupted(tmp_path, recipe)
 
 
 def test_an_adapter_brings_the_rows_of_new_tokens_and_opens_beside_the_base_and_merged(tmp_path: Path) -> None:
@@ -124,11 +120,11 @@ def test_an_adapter_brings_the_rows_of_new_tokens_and_opens_beside_the_base_and_
     rows, positions = "transformer.wte.weight", "transformer.wpe.weight"
     assert not torch.equal(weights[rows][: len(base[rows])], base[rows])
     assert torch.equal(weights[positions], base[positions]), "they have no new row, and are not trained"
-    check_interrupted(tmp_path, recipe, model_type="gpt2", method=method)
+    check_terms_interrupted(tmp_path, recipe, model_type="gpt2", method=method)
 
 
 def build_answers() -> list[dict[str, Any]]:
-    """A term, and the one that comes before it."""
+    """Build prompts that end in a term, and completions that are the term before it."""
     chance = random.Random(5)
     rows = []
     for _ in range(60):

@@ -19,7 +19,7 @@ from transformers.optimization import get_scheduler
 
 
 def trainer_arguments(recipe: Recipe) -> dict[str, Any]:
-    """What `TrainingArguments` of any Trainer take over from a recipe, on a CPU."""
+    """Return what `TrainingArguments` of any Trainer take over from a recipe, on a CPU."""
     training = recipe.training
     return {
         "use_cpu": True,
@@ -39,13 +39,13 @@ def trainer_arguments(recipe: Recipe) -> dict[str, Any]:
 
 
 def count_from_1(schedule: LambdaLR, warmup_steps: int) -> LambdaLR:
-    """Their schedule without the first step of its warm-up, whose rate is 0: each other one comes a step earlier."""
+    """Drop the first step of their warm-up, whose rate is 0: each other one comes a step earlier."""
     (share_of,) = set(schedule.lr_lambdas)
     return LambdaLR(schedule.optimizer, lambda step: share_of(step + 1 if step < warmup_steps else step))
 
 
 def build_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, num_steps: int) -> LambdaLR:
-    """Theirs, for the recipe's settings."""
+    """Build transformers' schedule for the recipe's settings."""
     settings = recipe.training.schedule
     warmup_steps = math.ceil(settings.warmup * num_steps)
     theirs = get_scheduler(
@@ -58,19 +58,47 @@ def build_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, num_steps: 
     return count_from_1(theirs, warmup_steps)
 
 
-class WarmsUpFrom1:
-    """Of a Trainer: its own schedule, whose warm-up counts as ours."""
+class ComparedTrainer:
+    """Mixin for any Trainer: it takes rows as they come, warms up as ours does, and remembers the loss of each step."""
+
+    losses: list[float]
+
+    def train_for_losses(self) -> list[float]:
+        self.losses = []
+        cast(Any, self).train()
+        return self.losses
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
-        """See `Trainer`."""
         trainer = cast(Any, super())
         theirs = trainer.create_scheduler(num_training_steps, optimizer)
         self.lr_scheduler = count_from_1(theirs, cast(Any, self).args.get_warmup_steps(num_training_steps))
         return self.lr_scheduler
 
+    def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler[int]:
+        return torch.utils.data.SequentialSampler(cast(Any, self).train_dataset)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        loss: Any = cast(Any, super()).compute_loss(*args, **kwargs)
+        self.losses.append(float(loss.detach()))
+        return loss
+
+
+def pad_inputs(samples: list[dict[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
+    """Pad token ids and, where the tokenizer has them, token types, as transformers does."""
+    names = [name for name in ("input_ids", "token_type_ids") if name in tokenizer.model_input_names]
+    return dict(
+        tokenizer.pad({name: [sample[name].tolist() for sample in samples] for name in names}, return_tensors="pt")
+    )
+
+
+def pad_classes(samples: list[dict[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
+    """Make a batch of classified texts, as transformers has it."""
+    labels = torch.stack([torch.from_numpy(sample["labels"]) for sample in samples])
+    return {**pad_inputs(samples, tokenizer), "labels": labels.float() if labels.ndim == 2 else labels}
+
 
 def lose_at_once(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """As the model itself computes it of a batch with labels, in one piece."""
+    """Return the loss that the model itself computes of a batch with labels, in one piece."""
     loss: torch.Tensor = model(**batch).loss
     return loss
 
@@ -81,7 +109,7 @@ def train_reference(
     batches: Sequence[Any],
     lose: Callable[[Any, Any], torch.Tensor] = lose_at_once,
 ) -> list[float]:
-    """The loss of each step; `lose` computes it from the model and a batch."""
+    """Return the loss of each step; `lose` computes it from the model and a batch."""
     torch.set_num_threads(1)
     training = recipe.training
     objective = build_objective(recipe, info)

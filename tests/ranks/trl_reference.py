@@ -12,14 +12,13 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from tests.ranks.transformers_reference import WarmsUpFrom1, trainer_arguments
+from tests.ranks.transformers_reference import ComparedTrainer, trainer_arguments
 
 
-class GivenBatches(WarmsUpFrom1, SFTTrainer):
-    """The SFTTrainer, which trains on the rows it is told in each step, and remembers the losses."""
+class GivenBatches(ComparedTrainer, SFTTrainer):
+    """The SFTTrainer, which trains in each step on the rows of the dataset that it is given for it."""
 
     steps: list[list[int]]
-    losses: list[float]
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         rows: Any = self.train_dataset
@@ -27,14 +26,9 @@ class GivenBatches(WarmsUpFrom1, SFTTrainer):
         batches = [self.data_collator([{key: rows[i][key] for key in columns} for i in step]) for step in self.steps]
         return DataLoader(batches, batch_size=None)
 
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        loss: Any = super().compute_loss(*args, **kwargs)
-        self.losses.append(float(loss.detach()))
-        return loss
-
 
 def build_trl_trainer(recipe: Recipe, rows: list[dict[str, Any]], folder: Path) -> GivenBatches:
-    """With the recipe's hyper-parameters; `train_dataset` holds the rows' `input_ids` and `labels` as TRL has them."""
+    """Build it with the recipe's hyper-parameters; `train_dataset` holds TRL's `input_ids` and `labels`."""
     torch.set_num_threads(1)
     source = str(recipe.model.uri).removeprefix("file://")
     return GivenBatches(
@@ -53,7 +47,6 @@ def build_trl_trainer(recipe: Recipe, rows: list[dict[str, Any]], folder: Path) 
 
 
 def train_with_trl(trainer: GivenBatches, steps: list[list[int]]) -> list[float]:
-    """The loss of each step."""
-    trainer.steps, trainer.losses = steps, []
-    trainer.train()
-    return trainer.losses
+    """Return the loss of each step."""
+    trainer.steps = steps
+    return trainer.train_for_losses()

@@ -13,7 +13,7 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.prepare import prepare
 from transformers import BertConfig
 
-from tests.ranks.fine_tuning import build_tokenizer
+from tests.ranks.tiny_models import build_tokenizer
 
 
 def prepare_lines(
@@ -48,7 +48,7 @@ def prepare_lines(
 
 
 def explain(folder: Path, objective: str, *rows: Any, **options: Any) -> str:
-    """What is said of them, the folder's name left out."""
+    """Return what prepare says of them, the folder's name left out."""
     with pytest.raises(UserError) as caught:
         prepare_lines(folder, objective, *rows, **options)
     assert caught.value.code is ExitCode.DATA_ERROR

@@ -10,20 +10,16 @@ from typing import Any
 import pytest
 import transformers
 from runyard_trainer.contract.exits import ExitCode, UserError
-from runyard_trainer.contract.services import Storage
-from runyard_trainer.data.dataset.dataset import Dataset, read_resolved
+from runyard_trainer.data.dataset.dataset import read_resolved
 from runyard_trainer.data.filters.screening import is_held_out
-from runyard_trainer.storage.open import open_store
-from transformers import AutoTokenizer
 
-from tests.places import Place
-from tests.s3server import S3Server
+from tests.places import Place, decode_all
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Place:
     """The quick store, for what has nothing to do with stores."""
-    return Place(open_store(f"file://{tmp_path}/store", Storage()), Storage(), tmp_path / "scratch")
+    return Place.in_folder(tmp_path)
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -32,22 +28,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "folder":
         found: Place = request.getfixturevalue("folder")
         return found
-    server: S3Server = request.getfixturevalue("s3")
-    base = open_store(f"s3://{server.make_bucket()}/base", server.storage)
-    return Place(base, server.storage, tmp_path / "scratch")
-
-
-def decode_all(dataset: Dataset, stream: str) -> list[str]:
-    """The documents of a stream, read back from its tokens."""
-    folder = Path(dataset._cache_dir) / "tokenizer"
-    for name in (dataset.location / "tokenizer").children():
-        (dataset.location / "tokenizer" / name).download_file(folder / name)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    found = dataset.stream(stream)
-    tokens = found.sequence(0, found.info.tokens).input_ids.tolist()
-    documents = str(tokenizer.decode(tokens)).split("<|endoftext|>")
-    assert documents.pop() == ""
-    return documents
+    return Place.on_s3(request.getfixturevalue("s3"), tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------- what it leaves

@@ -12,8 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 from runyard_trainer.contract.exits import ExitCode, UserError
-from runyard_trainer.contract.services import Storage
-from runyard_trainer.storage.open import open_store
 
 from tests.places import Place
 
@@ -225,7 +223,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """With a model: nothing has to be trained first."""
     folder = tmp_path_factory.mktemp("bad-files")
-    made = Place(open_store(f"file://{folder}/store", Storage()), Storage(), folder / "scratch")
+    made = Place.in_folder(folder)
     made.put_model()
     return made
 

@@ -10,23 +10,19 @@ import pytest
 from pydantic import ValidationError
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.dataset.dataset import read_resolved
 from runyard_trainer.data.filters.screening import Reason
 from runyard_trainer.data.filters.selection import choose_documents
 from runyard_trainer.preparation import dataset_writer
 from runyard_trainer.preparation.preview import preview_run
-from runyard_trainer.storage.open import open_store
 
-from tests.places import Place
-from tests.s3server import S3Server
-from tests.unit.trainer.data.filters.test_selection import corpus, documents
-from tests.unit.trainer.test_prepare import decode_all
+from tests.places import Place, decode_all
+from tests.unit.trainer.data.filters.made_corpus import corpus, documents
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Place:
-    return fill(Place(open_store(f"file://{tmp_path}/store", Storage()), Storage(), tmp_path / "scratch"))
+    return fill(Place.in_folder(tmp_path))
 
 
 def fill(place: Place) -> Place:
@@ -65,9 +61,7 @@ def test_a_tenth_is_prepared_and_the_rest_is_counted_by_reason(
     store: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     if store == "s3":
-        server: S3Server = request.getfixturevalue("s3")
-        base = open_store(f"s3://{server.make_bucket()}/base", server.storage)
-        place = fill(Place(base, server.storage, tmp_path / "scratch"))
+        place = fill(Place.on_s3(request.getfixturevalue("s3"), tmp_path))
     else:
         place = request.getfixturevalue("folder")
     select = {"method": "combined", "target": target_of(place), "reference": known_of(place)}

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from runyard_trainer.checkpoints.checkpointer import Checkpointer, select_retained
-from runyard_trainer.checkpoints.head import CheckpointEntry, Head
-from runyard_trainer.context import World
+from runyard_trainer.checkpoints.checkpointer import select_retained
+from runyard_trainer.checkpoints.head import CheckpointEntry
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.storage.base import Location, StorageUnavailable
 from runyard_trainer.storage.open import open_store
+
+from tests.unit.trainer.checkpoints.world_of_one import open_checkpointer
 
 
 def entry(step: int) -> CheckpointEntry:
@@ -73,11 +74,6 @@ def world_of_one() -> Iterator[None]:
 @pytest.fixture
 def output(tmp_path: Path) -> Location:
     return open_store(f"file://{tmp_path}/output", Storage())
-
-
-def open_checkpointer(output: Location, tmp_path: Path, attempt: int = 1, **retention: Any) -> Checkpointer:
-    head = Head.claim(output, "run-uid", attempt)
-    return Checkpointer(output, head, World(), tmp_path / f"scratch-{attempt}", **retention)
 
 
 def state_of(value: float) -> dict[str, Any]:
@@ -286,8 +282,10 @@ FILL_THE_DISK = """
 import sys, torch
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from tests.unit.trainer.checkpoints.test_checkpointer import open_checkpointer, open_store, Storage
 from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.services import Storage
+from runyard_trainer.storage.open import open_store
+from tests.unit.trainer.checkpoints.world_of_one import open_checkpointer
 torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
 tmp_path = Path({tmp_path!r})
 checkpointer = open_checkpointer(open_store(f"file://{{tmp_path}}/output", Storage()), tmp_path)

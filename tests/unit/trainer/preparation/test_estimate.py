@@ -10,7 +10,7 @@ from runyard_trainer.preparation.estimate import count_flops_per_token, count_ma
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from tests.ranks.fine_tuning import CONFIGS
+from tests.ranks.tiny_models import CONFIGS
 
 CAUSAL = ["llama", "qwen2", "gpt_neox", "gpt2"]
 

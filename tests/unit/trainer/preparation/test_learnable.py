@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.reports import PodReport
-from runyard_trainer.contract.services import Storage
 from runyard_trainer.preparation.preview import preview_run
-from runyard_trainer.storage.open import open_store
 from runyard_trainer.training.state import TrainState, count_non_finite
 from runyard_trainer.training.step import StepResult
 
@@ -24,11 +21,10 @@ STREAM_TOKENS = 320
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    made = Place(open_store(f"file://{tmp_path}/store", Storage()), Storage(), tmp_path / "scratch")
-    made.put_model()
-    put_ids(made, [[5] * (STREAM_TOKENS - 1)])
-    return made
+def place(place: Place) -> Place:
+    place.put_model()
+    put_ids(place, [[5] * (STREAM_TOKENS - 1)])
+    return place
 
 
 def put_ids(place: Place, documents: list[list[int]]) -> None:

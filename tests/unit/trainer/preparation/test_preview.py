@@ -13,20 +13,17 @@ import pytest
 import yaml
 from runyard.cli.preview import print_preview
 from runyard_trainer.contract.exits import UserError
-from runyard_trainer.contract.services import Storage
 from runyard_trainer.preparation.first_rows import SAMPLED_ROWS
 from runyard_trainer.preparation.preview import Preview, preview_run
-from runyard_trainer.storage.open import open_store
 
 from tests.places import Place
 from tests.s3server import S3Server
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    made = Place(open_store(f"file://{tmp_path}/store", Storage()), Storage(), tmp_path / "scratch")
-    made.put_model()
-    return made
+def place(place: Place) -> Place:
+    place.put_model()
+    return place
 
 
 def put(place: Place, name: str, rows: list[Any]) -> dict[str, str]:
@@ -78,7 +75,7 @@ def test_few_wrong_rows_that_may_be_dropped_refuse_nothing(place: Place) -> None
 def test_classes_are_shown_as_what_is_to_be_learned(place: Place) -> None:
     from transformers import AutoModelForMaskedLM
 
-    from tests.ranks.fine_tuning import save_model
+    from tests.ranks.tiny_models import save_model
 
     folder = Path(place.base.uri.removeprefix("file://")) / "bert"
     save_model(folder, "bert", AutoModelForMaskedLM)
@@ -122,7 +119,7 @@ SHOWN: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_what_is_trained_on_is_told_apart(place: Place, objective: str) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForPreTraining
 
-    from tests.ranks.fine_tuning import save_model
+    from tests.ranks.tiny_models import save_model
 
     record, shown, target = SHOWN[objective]
     folder = Path(place.base.uri.removeprefix("file://")) / "mine"
@@ -142,7 +139,7 @@ def test_what_is_trained_on_is_told_apart(place: Place, objective: str) -> None:
 def test_a_row_with_a_field_that_would_be_lost_is_shown_with_its_name(place: Place) -> None:
     from transformers import AutoModelForCausalLM
 
-    from tests.ranks.fine_tuning import save_model
+    from tests.ranks.tiny_models import save_model
 
     folder = Path(place.base.uri.removeprefix("file://")) / "mine"
     save_model(folder, "llama", AutoModelForCausalLM)
@@ -195,13 +192,12 @@ def test_what_leaves_nothing_to_train_on_is_refused_as_by_prepare(place: Place) 
 
 
 def test_rows_on_s3_are_shown_without_writing_there(s3: S3Server, tmp_path: Path) -> None:
-    bucket = s3.make_bucket()
-    place = Place(open_store(f"s3://{bucket}/base", s3.storage), s3.storage, tmp_path / "scratch")
+    place = Place.on_s3(s3, tmp_path)
     source = put(place, "a.jsonl", texts(30))
     before = set(place.base.children())
     data = {"train": [source], "validation": {"fraction": 0}}
     found = preview_run(place.recipe(data=data))
-    assert found.rows[0].place == f"s3://{bucket}/base/a.jsonl:1"
+    assert found.rows[0].place == f"{place.base}/a.jsonl:1"
     assert set(place.base.children()) == before
 
 

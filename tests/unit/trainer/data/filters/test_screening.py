@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from runyard_trainer.contract.exits import UserError
-from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.filters.screening import is_held_out
-from runyard_trainer.storage.open import open_store
 
 from tests.places import Place
 
@@ -20,11 +17,6 @@ STORY = (
     "The old dog sees a small red bird in the tree behind the house and follows it along the river until the sun goes "
     "down, then it comes home and sleeps by the fire while the cat watches the door and the rain begins to fall again"
 )
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(open_store(f"file://{tmp_path}/store", Storage()), Storage(), tmp_path / "scratch")
 
 
 def put(place: Place, name: str, rows: list[dict[str, Any]]) -> str:

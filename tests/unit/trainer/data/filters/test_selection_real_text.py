@@ -16,7 +16,7 @@ from runyard_trainer.data.filters.document_scores import BigramModel
 from runyard_trainer.data.filters.selection import choose_documents
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, train_tokenizer
 
-from tests.unit.trainer.data.filters.test_selection import write_noise
+from tests.unit.trainer.data.filters.made_corpus import write_noise
 
 SOURCE = [{"uri": "s3://c/x"}]
 TASK = ("asyncio", "concurrent", "multiprocessing", "threading")

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.order import Part
 from runyard_trainer.data.records.base import Samples
 from runyard_trainer.data.records.kinds import kind_of, parts_of
 from runyard_trainer.preparation.first_rows import SAMPLED_ROWS
 from runyard_trainer.preparation.preview import preview_run
-from runyard_trainer.storage.open import open_store
 
 from tests.places import Place
 
@@ -25,10 +22,9 @@ COUNTS = (300, 0, 90)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    made = Place(open_store(f"file://{tmp_path}/store", Storage()), Storage(), tmp_path / "scratch")
-    made.put_model()
-    return made
+def place(place: Place) -> Place:
+    place.put_model()
+    return place
 
 
 def put_sources(place: Place, *weights: float, is_sft: bool = False) -> list[dict[str, Any]]:

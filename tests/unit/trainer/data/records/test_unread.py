@@ -19,7 +19,7 @@ from runyard_trainer.evaluation.judge.prompts import parse_prompt
 from runyard_trainer.evaluation.tasks.kinds import parse_choices, parse_labelled
 
 from tests.unit.trainer.bad_records import explain, prepare_lines
-from tests.unit.trainer.data.records.test_chat import CHATML, encode, open_tokenizer
+from tests.unit.trainer.data.records.byte_tokenizer import CHATML, encode, open_tokenizer
 
 USER, ASSISTANT = {"role": "user", "content": "who is there"}, {"role": "assistant", "content": "the cat"}
 OTHER = {"role": "assistant", "content": "nobody"}

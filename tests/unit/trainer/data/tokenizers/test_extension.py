@@ -12,12 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.dataset.dataset import read_resolved, write_out
 from runyard_trainer.data.tokenizers.extension import extend_tokenizer, learn_merges, sample_texts
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, open_tokenizer
 from runyard_trainer.export.export import upload
-from runyard_trainer.storage.open import open_store
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, GPT2Tokenizer, GPTNeoXTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
@@ -282,7 +280,7 @@ def test_a_kind_that_cannot_be_extended_exactly_is_refused(
 
 
 def build_place(folder: Path) -> Place:
-    made = Place(open_store(f"file://{folder}/store", Storage()), Storage(), folder / "scratch")
+    made = Place.in_folder(folder)
     made.scratch.mkdir()
     made.put_model()
     made.put_text()

@@ -7,20 +7,17 @@ from pathlib import Path
 
 import pytest
 from runyard_trainer.contract.reports import Fertility
-from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.tokenizers.tokenizer import FertilityCounter, train_tokenizer
 from runyard_trainer.preparation.preview import preview_run
-from runyard_trainer.storage.open import open_store
 
 from tests.places import Place
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    made = Place(open_store(f"file://{tmp_path}/store", Storage()), Storage(), tmp_path / "scratch")
-    made.scratch.mkdir()
-    made.put_text()
-    return made
+def place(place: Place) -> Place:
+    place.scratch.mkdir()
+    place.put_text()
+    return place
 
 
 def test_tokens_are_counted_by_word_and_bytes_by_token_without_special_ones(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from runyard_trainer.contract.exits import ExitCode, UserError
 from transformers import AutoModelForPreTraining, AutoTokenizer
 
-from tests.ranks.fine_tuning import CONFIGS, build_recipe, prepare_run, save_model
+from tests.ranks.fine_tuning import build_recipe, prepare_run
+from tests.ranks.tiny_models import CONFIGS, save_model
 
 GOOD = json.dumps({"text": "The cat sees. The dog finds. A bird likes the tree. " * 5})
 OTHER = json.dumps({"sentences": ["The old house.", "A small tree."]})

@@ -1,18 +1,17 @@
-"""A small prepared corpus and tiny recipes, for tests that train."""
+"""Runs of tiny models from scratch over a small corpus, which is prepared once for all of them."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
 import random
 import shutil
 from pathlib import Path
 from typing import Any
 
-from runyard_trainer.context import RunContext, World
+from runyard_trainer.context import RunContext
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.prepare import prepare
+
+from tests.ranks.outputs import folder_of
 
 LENGTH = 64
 LLAMA = {
@@ -27,28 +26,11 @@ LLAMA = {
 GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
 GPT2_WITHOUT_DROPOUT = GPT2 | {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
-_WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "bird",
-    "sees",
-    "likes",
-    "finds",
-    "small",
-    "red",
-    "old",
-    "house",
-    "tree",
-    "and",
-    "but",
-    "then",
-]
+_WORDS = "the a cat dog bird sees likes finds small red old house tree and but then".split()  # noqa: SIM905 - a list of words reads best as a sentence
 
 
 def write_corpus(folder: Path) -> None:
-    """Documents of very different lengths, so that sequences hold several and documents span several."""
+    """Write documents of very different lengths, so that sequences hold several and documents span several."""
     folder.mkdir(parents=True, exist_ok=True)
     chance = random.Random(7)
     for number in range(160):
@@ -57,7 +39,7 @@ def write_corpus(folder: Path) -> None:
 
 
 def build_recipe(folder: Path, output: str, config: dict[str, Any] = LLAMA, **training: Any) -> Recipe:
-    """A run over the corpus in `folder`, its output beside it; `training` overrides its part."""
+    """Build a run over the corpus in `folder`, its output beside it; `training` overrides its part."""
     return Recipe.model_validate(
         {
             "model": {"scratch": {"config": config, "tokenizer": {"train": {"vocabSize": 400}}}},
@@ -90,23 +72,14 @@ def prepare_corpus(folder: Path) -> None:
     prepare(recipe, RunContext.from_environment({}, recipe))
 
 
-def build_context(folder: Path, recipe: Recipe, world: World, attempt: int = 1) -> RunContext:
-    """Of one rank of a run without a cluster; its output gets what prepare would leave there."""
-    output = Path(recipe.output.uri.removeprefix("file://"))
-    output.mkdir(parents=True, exist_ok=True)
-    shutil.copy(folder / "prepared" / "resolved.json", output)
-    scratch_dir = output / "scratch"
-    scratch_dir.mkdir(exist_ok=True)
-    context = RunContext.from_environment({}, recipe)
-    return dataclasses.replace(context, world=world, attempt=attempt, scratch_dir=scratch_dir, grace_s=30)
+def prepared_recipe(folder: Path, output: str, config: dict[str, Any] = LLAMA, **training: Any) -> Recipe:
+    """Build such a run on what `prepare_corpus` has left."""
+    recipe = build_recipe(folder, output, config, **training)
+    copy_prepared(folder, recipe)
+    return recipe
 
 
-def read_metrics(recipe: Recipe) -> list[dict[str, str]]:
-    """The rows of a finished run's metrics.csv."""
-    text = Path(recipe.output.uri.removeprefix("file://"), "metrics.csv").read_text()
-    return list(csv.DictReader(io.StringIO(text)))
-
-
-def read_losses(recipe: Recipe) -> list[float]:
-    """The loss of each step of a finished run."""
-    return [float(row["loss"]) for row in read_metrics(recipe)]
+def copy_prepared(folder: Path, recipe: Recipe) -> None:
+    """Leave at the run's output what prepare would leave there."""
+    folder_of(recipe).mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / "prepared" / "resolved.json", folder_of(recipe))
