@@ -14,6 +14,7 @@ from pathlib import Path
 
 from runyard_trainer.contract.exits import UserError
 
+from runyard_local.files import replace_file
 from runyard_local.process import ProcessTable
 
 REGION = "us-east-1"
@@ -82,7 +83,7 @@ class Instance:
                 "keys": str(self.s3_keys),
             },
         }
-        write_private(self.state / "instance.json", json.dumps(record, indent=2) + "\n")
+        replace_file(self.state / "instance.json", f"{json.dumps(record, indent=2)}\n".encode())
 
     @property
     def processes(self) -> ProcessTable:
@@ -138,16 +139,6 @@ def is_port_free(port: int) -> bool:
         return True
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, in one step."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    temporary.replace(path)
-
-
 @contextmanager
 def lock_state(state: Path) -> Iterator[None]:
     """Hold the directory, so that two commands do not change one instance at once.
@@ -171,7 +162,7 @@ def lock_state(state: Path) -> Iterator[None]:
 
 def _check_ours(state: Path) -> None:
     """So that `down --delete` never removes somebody's files."""
-    strangers = [path.name for path in state.iterdir() if path.name not in ("lock", "instance.json.tmp")]
+    strangers = [path.name for path in state.iterdir() if path.name not in ("lock", ".instance.json.tmp")]
     if strangers and not (state / "instance.json").exists():
         raise UserError(
             f"{state} holds other files ({', '.join(sorted(strangers)[:3])}); choose a new directory with --dir"

@@ -19,10 +19,10 @@ from runyard_local.chart import SECRET, find_chart, install_operator
 from runyard_local.console import show_step
 from runyard_local.instance import Instance, Ports, is_port_free, lock_state
 from runyard_local.kubectl import Kubectl
-from runyard_local.machine import check_machine
-from runyard_local.node.records import NodeDir
+from runyard_local.node.folders import NodeDir
 from runyard_local.process import Command, read_last_lines
 from runyard_local.programs.binaries import Binaries, find_or_build
+from runyard_local.requirements import check_requirements
 from runyard_local.servers import controlplane, s3server
 from runyard_local.servers.certs import make_certs
 from runyard_local.waiting import wait_until
@@ -33,7 +33,7 @@ _NODE_GRACE_S = 20.0
 
 
 @dataclass(frozen=True)
-class Wanted:
+class UpOptions:
     """What `up` was asked for; None: as it was, or the default."""
 
     nodes: int | None = None
@@ -41,7 +41,7 @@ class Wanted:
     operator: bool = True
 
 
-def bring_up(state: Path, wanted: Wanted) -> bool:
+def bring_up(state: Path, wanted: UpOptions) -> bool:
     """Bring the instance in `state` up, and wait until it can be used.
 
     Returns:
@@ -50,7 +50,7 @@ def bring_up(state: Path, wanted: Wanted) -> bool:
     Raises:
         UserError: the machine cannot run it, or a part of it did not start.
     """
-    check_machine()
+    check_requirements()
     if wanted.operator:
         find_chart()
     binaries = find_or_build()
@@ -87,7 +87,7 @@ def _delete(state: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- servers
 
 
-def _prepare(state: Path, wanted: Wanted) -> Instance:
+def _prepare(state: Path, wanted: UpOptions) -> Instance:
     instance = Instance.load(state) or Instance(state, Ports.choose(), nodes=2, gpus_per_node=2)
     instance = replace(
         instance,

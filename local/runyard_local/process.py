@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from runyard_local.files import replace_file
 from runyard_local.waiting import wait_until
 
 _KILL_DEADLINE_S = 10.0
@@ -118,7 +119,8 @@ class ProcessTable:
             )
         identity = Identity.read(process.pid) or Identity(process.pid, "", 0)
         record = {"pid": identity.pid, "boot": identity.boot, "startTicks": identity.start_ticks}
-        _write_atomically(self._record_path(command.name), json.dumps({**record, "digest": command.digest}))
+        text = json.dumps({**record, "digest": command.digest})
+        replace_file(self._record_path(command.name), text.encode())
         return identity
 
     def stop(self, *names: str, grace_s: float) -> None:
@@ -160,9 +162,3 @@ def read_last_lines(path: Path, count: int) -> Sequence[str]:
 def _base_environment() -> dict[str, str]:
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "RUNYARD_CACHE", "RUNYARD_BIN", "XDG_CACHE_HOME")
     return {name: os.environ[name] for name in kept if name in os.environ}
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

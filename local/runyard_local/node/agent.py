@@ -14,13 +14,13 @@ from runyard_trainer.contract.exits import UserError
 
 from runyard_local.client import Client, Deleted, Listed, connect
 from runyard_local.node import registration
-from runyard_local.node.container.sandbox import find_machine
-from runyard_local.node.hosts import find_entry
+from runyard_local.node.addresses import MAX_NODES, AddressPool, claim_octet
+from runyard_local.node.container.mounts import find_host_view
+from runyard_local.node.context import NodeContext
+from runyard_local.node.etc_hosts import find_hosts_entry
+from runyard_local.node.folders import NodeDir, PodDir
 from runyard_local.node.logs import serve_logs
-from runyard_local.node.network import MAX_NODES, AddressPool, claim_octet
-from runyard_local.node.node import Node
-from runyard_local.node.pods import PodWorker
-from runyard_local.node.records import NodeDir, PodDir
+from runyard_local.node.pod_worker import PodWorker
 
 _SHUTDOWN_GRACE_S = 3.0
 
@@ -53,8 +53,8 @@ async def run_agent(settings: Settings) -> None:
     addresses = AddressPool(claim.octet, settings.index)
     # The credentials are the administrator's, not a node's: a development tool on loopback, in one person's hands.
     async with connect(settings.kubeconfig) as client:
-        node = Node(
-            settings.name, settings.index, settings.num_gpus, client, addresses, find_machine(settings.state), folder
+        node = NodeContext(
+            settings.name, settings.index, settings.num_gpus, client, addresses, find_host_view(settings.state), folder
         )
         await Agent(node, settings.state / "certs").run()
 
@@ -63,7 +63,7 @@ async def run_agent(settings: Settings) -> None:
 class Agent:
     """One node at work."""
 
-    node: Node
+    node: NodeContext
     certs: Path
     workers: dict[str, PodWorker] = field(default_factory=dict)
     """By UID of the pod."""
@@ -106,7 +106,7 @@ class Agent:
                 self._take(event.object)
 
     def _take_list(self, pods: dict[str, Any]) -> None:
-        for uid in (self.workers.keys() | self.node.entries.keys()) - pods.keys():
+        for uid in (self.workers.keys() | self.node.hosts_entries.keys()) - pods.keys():
             self._forget(uid)
         for pod in pods.values():
             self._take(pod)
@@ -138,13 +138,13 @@ class Agent:
         return None
 
     def _set_entry(self, uid: str, pod: dict[str, Any] | None) -> None:
-        entry = None if pod is None else find_entry(pod)
-        if entry == self.node.entries.get(uid):
+        entry = None if pod is None else find_hosts_entry(pod)
+        if entry == self.node.hosts_entries.get(uid):
             return
         if entry is None:
-            del self.node.entries[uid]
+            del self.node.hosts_entries[uid]
         else:
-            self.node.entries[uid] = entry
+            self.node.hosts_entries[uid] = entry
         for worker in self.workers.values():
             worker.write_hosts()
 

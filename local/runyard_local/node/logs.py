@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from runyard_local.node.node import Node
-from runyard_local.node.records import ContainerDir, PodDir
+from runyard_local.node.context import NodeContext
+from runyard_local.node.folders import ContainerDir, PodDir
 
 FindPod = Callable[[str, str], PodDir | None]
 """The folder of a pod of this node, by namespace and name."""
@@ -32,7 +32,7 @@ _TIME_BYTES = len("2026-01-01T00:00:00.000000000Z ")
 
 
 @dataclass(frozen=True)
-class Selection:
+class LogOptions:
     """Which part of a log is wanted, and how."""
 
     since: str = ""
@@ -42,7 +42,7 @@ class Selection:
     timestamps: bool = False
 
 
-def select(content: bytes, wanted: Selection) -> bytes:
+def select_lines(content: bytes, wanted: LogOptions) -> bytes:
     """The wanted part of whole or last log lines, each of which starts with its time."""
     lines = split_lines(content)
     if wanted.since:
@@ -60,7 +60,7 @@ def split_lines(content: bytes) -> list[bytes]:
 
 
 @asynccontextmanager
-async def serve_logs(node: Node, certs: Path, find_pod: FindPod) -> AsyncIterator[int]:
+async def serve_logs(node: NodeContext, certs: Path, find_pod: FindPod) -> AsyncIterator[int]:
     """Serve on the node's address; gives the port."""
     application = web.Application()
     server = LogServer(find_pod)
@@ -105,12 +105,12 @@ class LogServer:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One request of the API server."""
         folder = self._find_run(request)
-        wanted = read_selection(request.query, datetime.now(UTC))
+        wanted = read_log_options(request.query, datetime.now(UTC))
         response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
         await response.prepare(request)
         with folder.log.open("rb") as log:
             content = log.read()
-            await response.write(select(content, wanted))
+            await response.write(select_lines(content, wanted))
             if request.query.get("follow") == "true":
                 is_inside_line = bool(content) and not content.endswith(b"\n")
                 stripper = None if wanted.timestamps else TimeStripper(is_inside_line=is_inside_line)
@@ -147,14 +147,14 @@ async def _follow(
         await asyncio.sleep(_POLL_S)
 
 
-def read_selection(query: Mapping[str, str], now: datetime) -> Selection:
+def read_log_options(query: Mapping[str, str], now: datetime) -> LogOptions:
     """The PodLogOptions that the API server passes on."""
     since = None
     if "sinceTime" in query:
         since = datetime.fromisoformat(query["sinceTime"]).astimezone(UTC)
     elif "sinceSeconds" in query:
         since = now - timedelta(seconds=int(query["sinceSeconds"]))
-    return Selection(
+    return LogOptions(
         since=since.strftime(_TIME_FORMAT) if since else "",
         tail_lines=int(query["tailLines"]) if "tailLines" in query else None,
         limit_bytes=int(query["limitBytes"]) if "limitBytes" in query else None,
@@ -162,7 +162,7 @@ def read_selection(query: Mapping[str, str], now: datetime) -> Selection:
     )
 
 
-def _make_ssl_context(node: Node, certs: Path) -> ssl.SSLContext:
+def _make_ssl_context(node: NodeContext, certs: Path) -> ssl.SSLContext:
     """Who asks must show the certificate that only the API server has."""
     certificate, key = node.folder.path / "serving.crt", node.folder.path / "serving.key"
     _write_serving_certificate(node.address, certificate, key)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import yaml
 
-from runyard_local.instance import Instance, write_private
+from runyard_local.files import replace_file
+from runyard_local.instance import Instance
 from runyard_local.process import Command
 
 SERVICE_CIDR = "10.96.0.0/16"
@@ -121,13 +122,13 @@ def write_credentials(instance: Instance) -> None:
     """Random tokens, made once; and a kubeconfig for each user, written whenever the port may have changed."""
     tokens = _read_or_make_tokens(instance.state / "tokens.csv")
     for user, token in tokens.items():
-        write_private(_kubeconfig_path(instance, user), _render_kubeconfig(instance, user, token))
+        replace_file(_kubeconfig_path(instance, user), _render_kubeconfig(instance, user, token).encode())
 
 
 def _read_or_make_tokens(path: Path) -> Mapping[str, str]:
     if not path.exists():
         rows = [f'{secrets.token_urlsafe(32)},{user},{user},"{group}"\n' for user, group in _GROUPS.items()]
-        write_private(path, "".join(rows))
+        replace_file(path, "".join(rows).encode())
     rows = path.read_text().splitlines()
     return {user: token for token, user, *_ in (row.split(",") for row in rows)}
 

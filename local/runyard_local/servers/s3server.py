@@ -13,7 +13,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from runyard_local.instance import BUCKET, REGION, Instance, write_private
+from runyard_local.files import replace_file
+from runyard_local.instance import BUCKET, REGION, Instance
 from runyard_local.process import Command
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def read_or_make_keys(instance: Instance) -> S3Keys:
     path = instance.s3_keys
     if not path.exists():
         keys = {"accessKeyId": secrets.token_hex(10).upper(), "secretAccessKey": secrets.token_urlsafe(32)}
-        write_private(path, json.dumps(keys) + "\n")
+        replace_file(path, f"{json.dumps(keys)}\n".encode())
     record = json.loads(path.read_text())
     return S3Keys(record["accessKeyId"], record["secretAccessKey"])
 

@@ -7,15 +7,15 @@ emptyDir in memory is a tmpfs of each container. Tokens are asked for by TokenRe
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from runyard_local.files import replace_file
 from runyard_local.node.container.environment import CONFIG_MAP, SECRET, ConfigError, Facts, Json, Reference
 from runyard_local.node.container.shim import Mount
-from runyard_local.node.records import PodDir
+from runyard_local.node.folders import PodDir
 
 KNOWN = ("emptyDir", "configMap", "secret", "projected", "downwardAPI")
 
@@ -112,13 +112,8 @@ def write_file(folder: Path, file: File, content: bytes) -> None:
         raise ConfigError(f"{file.path} is not a path inside a volume")
     target = folder / file.path
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-    temporary.chmod(file.mode | 0o400)  # the owner on disk is the pod's user, whatever fsGroup would do for a group
-    temporary.replace(target)
+    # Its owner on disk is the pod's user, who must be able to read it: fsGroup would see to that for a group.
+    replace_file(target, content, file.mode | 0o400)
 
 
 def plan_volume_mounts(container: Json, volumes: Mapping[str, Json], pod_dir: PodDir) -> list[Mount]:

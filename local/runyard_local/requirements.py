@@ -24,7 +24,7 @@ _SWITCHES = {
 """Kernel settings that switch user namespaces off, and the value that allows them."""
 
 
-def check_machine() -> None:
+def check_requirements() -> None:
     """Raises UserError with what is wrong and how to allow it."""
     if sys.platform != "linux":
         raise UserError("`runyard local` runs on Linux only: pods are processes in Linux namespaces")

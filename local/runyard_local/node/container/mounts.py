@@ -1,4 +1,4 @@
-"""What a container sees of the machine. `find_machine` looks once; `plan_mounts` decides.
+"""What a container sees of the machine. `find_host_view` looks once; `plan_mounts` decides.
 
 The root is a tmpfs of its own. Into it go, read-only: the system's programs and libraries, the Python environment and
 the clone where they lie on the machine, and the few files of /etc that programs need; then devices, and the pod's
@@ -34,23 +34,23 @@ _DEFAULT_SHM_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Machine:
+class HostView:
     """What of the machine containers get to see."""
 
     mounts: tuple[Mount, ...]
-    hidden: str
+    hidden_dir: str
     """The instance's directory."""
     bin_dir: str
     """Programs of the Python environment, first on PATH."""
 
 
-def find_machine(state: Path) -> Machine:
+def find_host_view(state: Path) -> HostView:
     """Look at this machine and this interpreter."""
     system = [_reflect(path) for path in (*_SYSTEM, *(f"/etc/{name}" for name in _ETC)) if os.path.lexists(path)]
     folders = _find_python_folders()
     python = [Mount("bind", path, path, read_only=True) for path in folders]
     links = [_reflect(link) for link in find_links(sys.executable) if not _is_in_any(link, (*folders, "/usr"))]
-    return Machine((*system, *python, *links), str(state.resolve()), sysconfig.get_path("scripts"))
+    return HostView((*system, *python, *links), str(state.resolve()), sysconfig.get_path("scripts"))
 
 
 def find_links(path: str) -> list[str]:
@@ -85,14 +85,14 @@ def _find_python_folders() -> list[str]:
     return [str(path) for path in outer if not path.is_relative_to("/usr")]
 
 
-def plan_mounts(machine: Machine, pod_etc: Path, termination_log: Mount, volumes: Sequence[Mount]) -> tuple[Mount, ...]:
+def plan_mounts(host: HostView, pod_etc: Path, termination_log: Mount, volumes: Sequence[Mount]) -> tuple[Mount, ...]:
     """Every mount of a container in the order of mounting: what lies inside comes after what it lies in.
 
     So a volume on /tmp does not hide a clone that lies below /tmp. Where a volume has the very path of one of ours, the
     volume is what the pod wants.
     """
     ours = [
-        *machine.mounts,
+        *host.mounts,
         Mount("bind", POD_ETC, str(pod_etc), read_only=True),
         *(Mount("symlink", f"/etc/{name}", f"pod/{name}") for name in POD_ETC_FILES),
         *(Mount("bind", f"/dev/{name}", f"/dev/{name}") for name in _DEVICES),
@@ -103,8 +103,8 @@ def plan_mounts(machine: Machine, pod_etc: Path, termination_log: Mount, volumes
         Mount("directory", "/var/tmp"),  # noqa: S108 - likewise
         termination_log,
     ]
-    if any(mount.kind == "bind" and _is_inside(machine.hidden, mount.target) for mount in machine.mounts):
-        ours.append(Mount("tmpfs", machine.hidden, read_only=True))
+    if any(mount.kind == "bind" and _is_inside(host.hidden_dir, mount.target) for mount in host.mounts):
+        ours.append(Mount("tmpfs", host.hidden_dir, read_only=True))
     by_target = {mount.target: mount for mount in (*ours, *volumes)}
     return tuple(sorted(by_target.values(), key=lambda mount: PurePosixPath(mount.target).parts))
 

@@ -29,9 +29,8 @@ from runyard_local.node.container.environment import (
     check_container,
     find_references,
 )
-from runyard_local.node.container.sandbox import plan_mounts
-from runyard_local.node.container.shim import START_FAILED, ContainerSpec, Mount
-from runyard_local.node.container.status import (
+from runyard_local.node.container.mounts import plan_mounts
+from runyard_local.node.container.pod_status import (
     ContainerState,
     Running,
     Terminated,
@@ -39,11 +38,12 @@ from runyard_local.node.container.status import (
     restart_delay_s,
     will_restart,
 )
+from runyard_local.node.container.shim import START_FAILED, ContainerSpec, Mount
 from runyard_local.node.container.volumes import plan_volume_mounts
-from runyard_local.node.hosts import find_hostname
+from runyard_local.node.context import NodeContext, format_now
+from runyard_local.node.etc_hosts import find_hostname
+from runyard_local.node.folders import ContainerDir
 from runyard_local.node.logs import split_lines
-from runyard_local.node.node import Node, format_now
-from runyard_local.node.records import ContainerDir
 
 _CONFIG_RETRY_S = 1.0
 _STEADY_AFTER_S = 600.0
@@ -57,12 +57,12 @@ _MAX_LOG_MESSAGE_BYTES = 2048
 log = logging.getLogger(__name__)
 
 
-class Container:
+class ContainerWorker:
     """See the module. `state` is what status shows; `changed` is called whenever it is another."""
 
     def __init__(
         self,
-        node: Node,
+        node: NodeContext,
         pod: Mapping[str, Any],
         spec: Mapping[str, Any],
         state: ContainerState,
@@ -177,7 +177,7 @@ class Container:
         volumes = {volume["name"]: volume for volume in self._pod["spec"].get("volumes", [])}
         termination_path = self.spec.get("terminationMessagePath", "/dev/termination-log")
         mounts = plan_mounts(
-            self._node.machine,
+            self._node.host_view,
             self._pod_dir.etc,
             Mount("bind", termination_path, str(folder.termination_log)),
             plan_volume_mounts(self.spec, volumes, self._pod_dir),
@@ -200,7 +200,7 @@ class Container:
         """What an image and the cluster would give."""
         server = self._node.client.server
         return {
-            "PATH": f"{self._node.machine.bin_dir}:{_SYSTEM_PATH}",
+            "PATH": f"{self._node.host_view.bin_dir}:{_SYSTEM_PATH}",
             "HOME": "/root" if uid == 0 else "/tmp",  # noqa: S108 - the only folder a pod may write to
             "LANG": "C.UTF-8",
             "HOSTNAME": find_hostname(self._pod),

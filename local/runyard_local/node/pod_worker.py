@@ -18,7 +18,7 @@ from typing import Any
 from runyard_local.client import STRATEGIC_MERGE_PATCH, ApiError
 from runyard_local.node.container import volumes
 from runyard_local.node.container.environment import ConfigError, Facts
-from runyard_local.node.container.status import (
+from runyard_local.node.container.pod_status import (
     ContainerState,
     PodState,
     Running,
@@ -28,9 +28,9 @@ from runyard_local.node.container.status import (
     read_container_state,
 )
 from runyard_local.node.container.volumes import File, Token, write_file
-from runyard_local.node.containers import Container, find_user, read_termination_message
-from runyard_local.node.hosts import find_hostname, render_hosts
-from runyard_local.node.node import Node, format_now, pod_path
+from runyard_local.node.container_worker import ContainerWorker, find_user, read_termination_message
+from runyard_local.node.context import NodeContext, format_now, pod_path
+from runyard_local.node.etc_hosts import find_hostname, render_hosts
 
 Pod = dict[str, Any]
 
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 class PodWorker:
     """See the module. `update` and `forget` tell it what the API server has; `run` is its life."""
 
-    def __init__(self, node: Node, pod: Pod) -> None:
+    def __init__(self, node: NodeContext, pod: Pod) -> None:
         self.pod = pod
         self._node = node
         self._dir = node.folder.pod(pod["metadata"]["uid"])
@@ -82,7 +82,7 @@ class PodWorker:
     def write_hosts(self) -> None:
         """Names have changed."""
         if self._address and not self._is_over:
-            self._write_etc("hosts", render_hosts(self.pod, self._address, self._node.entries.values()))
+            self._write_etc("hosts", render_hosts(self.pod, self._address, self._node.hosts_entries.values()))
 
     async def run(self) -> None:
         """Returns when the object and everything that belongs to it are gone, or the node goes down."""
@@ -161,10 +161,10 @@ class PodWorker:
 
     # ----------------------------------------------------------------------------------------------------- containers
 
-    def _make_containers(self, member: str, status_member: str) -> list[Container]:
+    def _make_containers(self, member: str, status_member: str) -> list[ContainerWorker]:
         known = {status["name"]: status for status in self.pod.get("status", {}).get(status_member, [])}
         return [
-            Container(self._node, self.pod, spec, self._recover(spec, known.get(spec["name"])), self._changed.set)
+            ContainerWorker(self._node, self.pod, spec, self._recover(spec, known.get(spec["name"])), self._changed.set)
             for spec in self.pod["spec"].get(member, [])
         ]
 

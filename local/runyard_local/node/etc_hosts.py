@@ -11,7 +11,7 @@ _HEADER = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 
 
 @dataclass(frozen=True, order=True)
-class Entry:
+class HostsEntry:
     """A pod that can be found by name."""
 
     namespace: str
@@ -25,27 +25,27 @@ def find_hostname(pod: Mapping[str, Any]) -> str:
     return str(pod["spec"].get("hostname") or pod["metadata"]["name"])[:63]
 
 
-def find_entry(pod: Mapping[str, Any]) -> Entry | None:
+def find_hosts_entry(pod: Mapping[str, Any]) -> HostsEntry | None:
     """The pod's entry; None while it has no address, after its end, and where it has no subdomain."""
     spec, status = pod["spec"], pod.get("status", {})
     has_ended = status.get("phase") in ("Succeeded", "Failed")
     if has_ended or not status.get("podIP") or not spec.get("subdomain"):
         return None
-    return Entry(pod["metadata"]["namespace"], find_hostname(pod), spec["subdomain"], status["podIP"])
+    return HostsEntry(pod["metadata"]["namespace"], find_hostname(pod), spec["subdomain"], status["podIP"])
 
 
-def render_hosts(pod: Mapping[str, Any], address: str, entries: Iterable[Entry]) -> str:
+def render_hosts(pod: Mapping[str, Any], address: str, entries: Iterable[HostsEntry]) -> str:
     """The /etc/hosts of a pod with this address, which may not be in its status yet."""
     namespace, hostname = pod["metadata"]["namespace"], find_hostname(pod)
     subdomain = pod["spec"].get("subdomain")
-    own = Entry(namespace, hostname, subdomain, address) if subdomain else None
+    own = HostsEntry(namespace, hostname, subdomain, address) if subdomain else None
     lines = [_render(own, hostname) if own else f"{address} {hostname}"]
     others = (entry for entry in entries if entry.namespace == namespace and entry.address != address)
     lines += [_render(entry) for entry in sorted(others)]
     return _HEADER + "\n".join(lines) + "\n"
 
 
-def _render(entry: Entry, *more_names: str) -> str:
+def _render(entry: HostsEntry, *more_names: str) -> str:
     short = f"{entry.hostname}.{entry.subdomain}"
     service = f"{short}.{entry.namespace}.svc"
     names = (f"{service}.{_CLUSTER_DOMAIN}", service, f"{short}.{entry.namespace}", short, *more_names)

@@ -8,18 +8,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from runyard_local.client import ApiError, Client
+from runyard_local.node.addresses import AddressPool
 from runyard_local.node.container import volumes
 from runyard_local.node.container.environment import SECRET, Reference
-from runyard_local.node.container.sandbox import Machine
-from runyard_local.node.hosts import Entry
-from runyard_local.node.network import AddressPool
-from runyard_local.node.records import NodeDir
+from runyard_local.node.container.mounts import HostView
+from runyard_local.node.etc_hosts import HostsEntry
+from runyard_local.node.folders import NodeDir
 
 _PLURALS = {SECRET: "secrets", "ConfigMap": "configmaps"}
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeContext:
     """One node of an instance."""
 
     name: str
@@ -27,9 +27,9 @@ class Node:
     num_gpus: int
     client: Client
     addresses: AddressPool
-    machine: Machine
+    host_view: HostView
     folder: NodeDir
-    entries: dict[str, Entry] = field(default_factory=dict)
+    hosts_entries: dict[str, HostsEntry] = field(default_factory=dict)
     """Every pod of the cluster that can be found by name, by UID."""
 
     @property
