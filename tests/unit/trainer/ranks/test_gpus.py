@@ -72,7 +72,9 @@ def test_fewer_gpus_than_ranks_end_the_attempt_for_good(tmp_path: Path) -> None:
 
 
 CUDA = "torch 2.15.0+cu132 is built for CUDA 13.2"
-OLD = VisibleGpus(0, CUDA, is_cpu_build=False, reason="The NVIDIA driver is too old (found version 12020)")
+OLD = VisibleGpus(
+    0, CUDA, is_cpu_build=False, reason="The NVIDIA driver on your system is too old (found version 12020)"
+)
 CAUSES = {
     "a build of torch without GPUs": (
         VisibleGpus(0, "torch 2.15.0+cpu is built for CPUs only", is_cpu_build=True),
