@@ -1,4 +1,4 @@
-"""The agent of one node: claims its addresses, ends what a crashed one left, registers, keeps a worker for each pod."""
+"""The agent of one node: claim addresses, kill what a crashed agent left, register, run a worker for each pod."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """What an agent is told."""
+    """The command line of an agent."""
 
     state: Path
     name: str
@@ -39,10 +39,10 @@ class Settings:
 
 
 async def run_agent(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT, then end all pods.
+    """Run the node until SIGTERM or SIGINT, then end all pods.
 
     Raises:
-        UserError: the node runs already, or cannot be made.
+        UserError: the node runs already, or its addresses or credentials cannot be had.
     """
     if not 0 <= settings.index < MAX_NODES:
         raise UserError(f"--index is {settings.index}; it must be from 0 to {MAX_NODES - 1}")
@@ -51,7 +51,7 @@ async def run_agent(settings: Settings) -> None:
     folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.kill_leftovers()
     addresses = AddressPool(claim.octet, settings.index)
-    # The credentials are the administrator's, not a node's: a development tool on loopback, in one person's hands.
+    # The administrator's credentials, not a node's: the tool runs on loopback for one person.
     async with connect(settings.kubeconfig) as client:
         node = NodeContext(
             settings.name, settings.index, settings.num_gpus, client, addresses, find_host_view(settings.state), folder
@@ -61,16 +61,16 @@ async def run_agent(settings: Settings) -> None:
 
 @dataclass
 class Agent:
-    """One node at work."""
+    """A running node: its pods' workers and the tasks in which they run."""
 
     node: NodeContext
     certs: Path
     workers: dict[str, PodWorker] = field(default_factory=dict)
-    """By UID of the pod."""
+    """By the pod's UID."""
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Until a signal; see `run_agent`."""
+        """Serve logs, keep the node registered and follow pods until a signal comes."""
         stop = asyncio.Event()
         for signum in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signum, stop.set)
@@ -88,7 +88,7 @@ class Agent:
             await self._shut_down(port)
 
     async def _shut_down(self, port: int) -> None:
-        # Not until their tasks are done: those stay with a pod for as long as its object is there.
+        # Wait for `ended`, not for the tasks: a task stays with its pod until the object is gone.
         ended = [worker.ended.wait() for worker in self.workers.values()]
         for worker in self.workers.values():
             worker.shut_down(_SHUTDOWN_GRACE_S)
@@ -153,7 +153,7 @@ class Agent:
         try:
             await worker.run()
         except Exception:
-            # A defect that one pod meets must not take the others' node down.
+            # A defect that one pod runs into must not end the node of the others.
             log.exception("the worker of pod %s broke", worker.pod["metadata"]["name"])
         finally:
             del self.workers[uid], self._tasks[uid]

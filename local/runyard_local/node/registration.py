@@ -1,4 +1,4 @@
-"""The Node object and its Lease: what the scheduler and the node lifecycle controller know of this node."""
+"""Keep the Node object and its Lease, which the scheduler and the node lifecycle controller read."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MAX_PODS = 110
 _HEARTBEAT_S = 5.0
 _LEASE_S = 40
 _MIN_CPUS = 64
-"""CPUs are over-committed on purpose: every pod of a demo fits on a laptop, only slower."""
+"""CPUs that a node claims at least: more than a laptop has, so that every pod of a demo fits, only slower."""
 
 log = logging.getLogger(__name__)
 
 
 async def keep_registered(node: NodeContext, port: int) -> None:
-    """Register, then renew Lease and status for ever. `port` is where logs are served."""
+    """Register, then renew Lease and status for ever. `port` serves the logs."""
     while True:
         try:
             await _patch_or_create_node(node, build_node(node, port, is_ready=True))
@@ -39,7 +39,7 @@ async def keep_registered(node: NodeContext, port: int) -> None:
 
 
 async def report_not_ready(node: NodeContext, port: int) -> None:
-    """Say that the node goes down, so that nobody takes it for ready when the instance is up again."""
+    """Report that the node goes down: it must not count as ready when the instance is up again."""
     body = {"status": {"conditions": build_node(node, port, is_ready=False)["status"]["conditions"]}}
     try:
         await node.client.patch(f"/api/v1/nodes/{node.name}/status", body, STRATEGIC_MERGE_PATCH)
@@ -71,7 +71,7 @@ async def _renew_lease(node: NodeContext) -> None:
 
 
 def build_node(node: NodeContext, port: int, *, is_ready: bool) -> dict[str, Any]:
-    """The Node object. Each node claims the machine's whole memory and disk: limits are not enforced."""
+    """Build the Node object. Each node claims the machine's whole memory and disk: limits are not enforced."""
     resources = {
         "cpu": str(max(_MIN_CPUS, os.cpu_count() or 1)),
         "memory": f"{psutil.virtual_memory().total // 1024}Ki",

@@ -1,6 +1,6 @@
-"""The instance's keys and certificates: made once, kept in `certs/`, readable by their owner only.
+"""Make the instance's keys and certificates: once, in `certs/`, readable by their owner only.
 
-Three authorities, so that a certificate opens one door only: `ca` (the API server's own), `etcd-ca`, and
+Three authorities, so that a certificate is good for one server only: `ca` (for the API server), `etcd-ca`, and
 `kubelet-client-ca` (by which node agents recognise the API server).
 """
 
@@ -24,7 +24,7 @@ _CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 
 
 def make_certs(folder: Path) -> None:
-    """Make whatever is missing. `complete` is written last: a half-made set is made anew."""
+    """Make the whole set, unless `complete`, which is written last, says that it is there."""
     if (folder / "complete").exists():
         return
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -38,9 +38,9 @@ def make_certs(folder: Path) -> None:
 
 
 class _Authority:
-    """A certificate authority: writes `<name>.crt`, and `<issued>.crt`, `<issued>.key` for what it issues.
+    """A certificate authority: writes `<name>.crt`, and `<issued>.crt` and `<issued>.key` for each that it issues.
 
-    Its own key is never written: nothing more can be issued later.
+    Its own key is never written, so nothing can be issued later.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -55,7 +55,7 @@ class _Authority:
         _write_certificate(folder / f"{name}.crt", builder.sign(self._key, hashes.SHA256()))
 
     def issue(self, name: str, *usages: x509.ObjectIdentifier) -> None:
-        """A certificate for loopback, good for `usages`."""
+        """Issue a certificate for loopback, good for `usages`."""
         key = ec.generate_private_key(ec.SECP256R1())
         hosts: list[x509.GeneralName] = [x509.DNSName(host) for host in _HOST_NAMES]
         hosts.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
