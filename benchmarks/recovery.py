@@ -1,13 +1,13 @@
-"""How long a run stands still after a rank was killed: on a real control plane, of two pods with one rank each.
+"""Measure how long a run stands still after a rank is killed: two pods of one rank each, on a real control plane.
 
     python benchmarks/recovery.py [--kills 5]
 
 Rank 1 is killed (-9) while the run trains; seconds from there until
-    the API server has its pod Failed    the node's agent and the kubelet's protocol
-    the next attempt's Job is there      the operator: judging the end, settling, backing off
-    its rank 0 answers /progress         the Job controller, the scheduler, the agent, Python and torch imported
-    it has made its first step           rendezvous, the checkpoint read back
-and how many steps the next attempt made again. Prints a table in Markdown: the median, and each kill.
+    its pod is Failed on the API server      (the node's agent)
+    the next attempt's Job exists            (the operator: classify the end, write it down, back off)
+    the attempt's rank 0 answers /progress   (Job controller, scheduler, agent; Python and torch imported)
+    it has made its first step               (rendezvous, checkpoint read back)
+and how many steps the next attempt repeats. Prints a table in Markdown: the median, and each kill.
 """
 
 from __future__ import annotations
@@ -60,26 +60,26 @@ MOMENTS = ("its pod is Failed", "the next Job is there", "rank 0 answers", "the 
 
 
 class Watched:
-    """The run, as the API server and its rank 0 tell."""
+    """The run as the API server and its rank 0 report it."""
 
     def __init__(self, kube: Kube, session: aiohttp.ClientSession) -> None:
         self._kube = kube
         self._session = session
 
     async def has_failed_pod(self, attempt: int) -> bool:
-        """Whether a pod of the attempt has failed."""
+        """Return whether a pod of the attempt has failed."""
         return any(
             pod["status"].get("phase") == "Failed" and pod["metadata"]["labels"]["runyard.dev/attempt"] == str(attempt)
             for pod in await self._list_pods()
         )
 
     async def has_job(self, attempt: int) -> bool:
-        """Whether the attempt's Job exists."""
+        """Return whether the attempt's Job exists."""
         jobs = await self._kube.get("/apis/batch/v1/namespaces/default/jobs")
         return f"{RUN}-a{attempt}" in {job["metadata"]["name"] for job in jobs["items"]}
 
     async def read_progress(self, attempt: int) -> dict[str, Any] | None:
-        """What rank 0 of the attempt says, once it does."""
+        """Read the progress from rank 0 of the attempt; None while it does not answer."""
         pod = find_rank_0(await self._list_pods())
         if pod is None:
             return None
@@ -91,7 +91,7 @@ class Watched:
         return found if found["attempt"] == attempt else None
 
     async def has_step(self, attempt: int, step: int) -> bool:
-        """Whether the attempt has got beyond the step."""
+        """Return whether the attempt has got beyond the step."""
         progress = await self.read_progress(attempt)
         return progress is not None and progress["step"] > step
 
@@ -101,7 +101,7 @@ class Watched:
 
 
 async def wait_until(holds: Callable[[], Awaitable[object]]) -> float:
-    """When it was first seen to hold."""
+    """Poll until it holds; return when that was."""
     async with asyncio.timeout(DEADLINE_S):
         while not await holds():
             await asyncio.sleep(INTERVAL_S)
@@ -109,7 +109,7 @@ async def wait_until(holds: Callable[[], Awaitable[object]]) -> float:
 
 
 def kill_rank_1() -> float:
-    """When."""
+    """Kill rank 1 with SIGKILL; return when that was."""
     for process in psutil.process_iter():
         try:
             environment = process.environ()
@@ -122,7 +122,7 @@ def kill_rank_1() -> float:
 
 
 async def measure_kill(watched: Watched, attempt: int, committed: Callable[[], int]) -> tuple[float, ...]:
-    """Kill the rank of a training attempt; the figures of MOMENTS."""
+    """Kill the rank of a training attempt; return the figures of MOMENTS."""
     before = committed()
     await wait_until(lambda: watched.has_step(attempt, before + 15))  # one checkpoint has been committed since
     progress = await watched.read_progress(attempt)
@@ -139,7 +139,7 @@ async def measure_kill(watched: Watched, attempt: int, committed: Callable[[], i
 
 
 async def measure(kills: int, committed: Callable[[], int]) -> list[tuple[float, ...]]:
-    """All kills of one run."""
+    """Measure several kills of one run."""
     async with connect() as kube, aiohttp.ClientSession() as session:
         await kube.request("POST", f"/apis/{API_VERSION}/namespaces/default/trainingruns", body=MANIFEST)
         watched = Watched(kube, session)

@@ -1,9 +1,10 @@
-"""Trained tokens per second: the loop of Runyard, a bare loop around the same model, and the Hugging Face Trainer.
+"""Measure trained tokens per second: Runyard's loop, a bare loop around the same model, Hugging Face's Trainer.
 
     python benchmarks/training.py [--steps 16] [--repeats 3] [--threads 1]
 
-The three take turns in one process, on the same packed batches, so that a machine which slows down slows them all. One
-turn is `--steps` optimizer steps after a warm-up; the median over the turns counts. On a GPU if there is one.
+The three take turns in one process, on the same packed batches, so that a machine that slows down slows all of them.
+One turn is `--steps` optimizer steps after a warm-up; the result is the median over the turns. Runs on a GPU if there
+is one.
 
     runyard   train(): order, prefetching, FSDP2, metrics, /progress, and an asynchronous checkpoint within the turn
     bare      forward, backward, clip, AdamW on the plain model; batches read beforehand; no logging, no checkpoint
@@ -71,7 +72,7 @@ def main() -> None:
 
 
 def print_table(speeds: dict[str, list[float]], device: torch.device) -> None:
-    """Medians, and how they compare with the bare loop turn by turn."""
+    """Print medians, and their ratio to the bare loop turn by turn."""
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(f"\n{where}, torch {torch.__version__}, Python {platform.python_version()}")
     print(f"{'':10}{'tokens/s':>10}{'of bare':>10}   each turn")
@@ -85,7 +86,7 @@ def print_table(speeds: dict[str, list[float]], device: torch.device) -> None:
 
 
 def write_text(folder: Path) -> None:
-    """Words of a made-up language, as many documents as there are lengths."""
+    """Write 300 documents of three lengths in words of a made-up language."""
     folder.mkdir()
     chance = random.Random(0)
     words = ["".join(chance.choices("abcdefghijklmnop", k=chance.randint(2, 8))) for _ in range(3000)]
@@ -95,7 +96,7 @@ def write_text(folder: Path) -> None:
 
 
 def build_recipe(folder: Path, turn: int, steps: int, device: torch.device) -> Recipe:
-    """Of one turn; every turn has an output of its own, and all share the prepared data."""
+    """Build the recipe of one turn: each has an output of its own, and all share the prepared data."""
     is_cpu = device.type == "cpu"
     config = {"model_type": "llama", "max_position_embeddings": 2048, **(CPU_SIZES if is_cpu else CUDA_SIZES)}
     return Recipe.model_validate(
@@ -116,19 +117,19 @@ def build_recipe(folder: Path, turn: int, steps: int, device: torch.device) -> R
 
 
 def build_context(recipe: Recipe) -> RunContext:
-    """Of a run alone."""
+    """Build the context of a run without an operator."""
     return RunContext.from_environment({}, recipe)
 
 
 def build_model(recipe: Recipe, dataset: Dataset) -> Any:
-    """The model as Runyard builds it, not sharded."""
+    """Build the model as Runyard does, not sharded."""
     return initialize_model(
         fit_to_tokenizer(check_model(recipe), dataset.info), build_objective(recipe, dataset.info), recipe.training.seed
     )
 
 
 def read_steps(recipe: Recipe) -> tuple[Dataset, list[StepBatches]]:
-    """The prepared data, and every step's micro-batches."""
+    """Open the prepared data and read every step's micro-batches."""
     training = recipe.training
     resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
     cache = build_context(recipe).scratch_dir / "bench"
@@ -144,7 +145,7 @@ def read_steps(recipe: Recipe) -> tuple[Dataset, list[StepBatches]]:
 
 
 def time_runyard(recipe: Recipe, _device: torch.device) -> float:
-    """Tokens per second between the metrics of the last warm-up step and of the last step."""
+    """Time Runyard: tokens per second from the metrics of the last warm-up step to those of the last step."""
     train(recipe, build_context(recipe))
     text = Path(recipe.output.uri.removeprefix("file://"), "metrics.csv").read_text()
     rows = list(csv.DictReader(io.StringIO(text)))[WARM_UP_STEPS - 1 :]
@@ -153,7 +154,7 @@ def time_runyard(recipe: Recipe, _device: torch.device) -> float:
 
 
 def time_bare(recipe: Recipe, device: torch.device) -> float:
-    """What the same model does with nothing around it."""
+    """Time the bare loop around the same model."""
     dataset, steps = read_steps(recipe)
     model = build_model(recipe, dataset)
     module = CausalLM(model, probe(model)).to(device).train()
@@ -175,7 +176,7 @@ def time_bare(recipe: Recipe, device: torch.device) -> float:
 
 
 def time_trainer(recipe: Recipe, device: torch.device) -> float:
-    """What transformers' Trainer does with the same sequences."""
+    """Time transformers' Trainer with the same sequences."""
     training = recipe.training
     dataset, steps = read_steps(recipe)
     clock = Clock(device)
@@ -208,7 +209,7 @@ def time_trainer(recipe: Recipe, device: torch.device) -> float:
 
 
 class Clock(TrainerCallback):
-    """When the warm-up ended, and when the last step did."""
+    """The times at which the warm-up and the last step ended."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -216,19 +217,19 @@ class Clock(TrainerCallback):
         self.ended = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 - its signature
-        """Called by the Trainer."""
+        """Note the time: the Trainer calls this after each step."""
         self.ended = now(self.device)
         if state.global_step == WARM_UP_STEPS:
             self.started = self.ended
 
 
 def count_tokens(steps: list[StepBatches]) -> int:
-    """Trained after the warm-up."""
+    """Count the tokens trained after the warm-up."""
     return sum(step.tokens for step in steps[WARM_UP_STEPS:])
 
 
 def now(device: torch.device) -> float:
-    """Seconds, when all that was asked of the device is done."""
+    """Return the time in seconds, after waiting for the device's pending work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
