@@ -142,7 +142,7 @@ def run_classes(runs: SeedRuns) -> dict[str, dict[str, Losses]]:
 
 
 def build_files() -> dict[str, bytes]:
-    """All text, by its name below `corpora/`."""
+    """Build all text, by name below `corpora/`."""
     ((_, records),) = classification_records.build_files().items()
     lines = records.splitlines(keepends=True)
     learned = lines[NUM_HELD_OUT:]

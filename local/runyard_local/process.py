@@ -40,7 +40,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Identity:
-    """A process, told apart from all that ever ran on this machine."""
+    """A process, unlike a pid unique among all that ever ran on this machine."""
 
     pid: int
     boot: str

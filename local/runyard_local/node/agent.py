@@ -99,22 +99,22 @@ class Agent:
     async def _follow_pods(self, client: Client) -> None:
         async for event in client.observe("/api/v1/pods"):
             if isinstance(event, Listed):
-                self._take_list({pod["metadata"]["uid"]: pod for pod in event.objects})
+                self._update_all_pods({pod["metadata"]["uid"]: pod for pod in event.objects})
             elif isinstance(event, Deleted):
-                self._forget(event.object["metadata"]["uid"])
+                self._forget_pod(event.object["metadata"]["uid"])
             else:
-                self._take(event.object)
+                self._update_pod(event.object)
 
-    def _take_list(self, pods: dict[str, Any]) -> None:
+    def _update_all_pods(self, pods: dict[str, Any]) -> None:
         for uid in (self.workers.keys() | self.node.hosts_entries.keys()) - pods.keys():
-            self._forget(uid)
+            self._forget_pod(uid)
         for pod in pods.values():
-            self._take(pod)
+            self._update_pod(pod)
         for uid, folder in self.node.folder.pods():
             if uid not in self.workers:
                 folder.remove()
 
-    def _take(self, pod: dict[str, Any]) -> None:
+    def _update_pod(self, pod: dict[str, Any]) -> None:
         uid = pod["metadata"]["uid"]
         self._set_entry(uid, pod)
         if pod["spec"].get("nodeName") != self.node.name:
@@ -123,9 +123,9 @@ class Agent:
             self.workers[uid].update(pod)
             return
         self.workers[uid] = PodWorker(self.node, pod)
-        self._tasks[uid] = asyncio.create_task(self._work(uid))
+        self._tasks[uid] = asyncio.create_task(self._run_worker(uid))
 
-    def _forget(self, uid: str) -> None:
+    def _forget_pod(self, uid: str) -> None:
         self._set_entry(uid, None)
         if uid in self.workers:
             self.workers[uid].forget()
@@ -148,7 +148,7 @@ class Agent:
         for worker in self.workers.values():
             worker.write_hosts()
 
-    async def _work(self, uid: str) -> None:
+    async def _run_worker(self, uid: str) -> None:
         worker = self.workers[uid]
         try:
             await worker.run()

@@ -150,8 +150,8 @@ class ContainerWorker:
         return code if code >= 0 else 128 - code
 
     def _report_health(self, health: probes.Health) -> None:
-        if health.must_end:
-            log.info("container %s failed its %s probe", self.state.name, health.must_end)
+        if health.failed_probe:
+            log.info("container %s failed its %s probe", self.state.name, health.failed_probe)
             self.terminate(float(self._pod["spec"].get("terminationGracePeriodSeconds", 30)))
         self._set(started=health.started, ready=health.ready)
 

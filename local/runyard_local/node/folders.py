@@ -50,7 +50,7 @@ class ContainerDir:
         self.termination_log.touch()
 
     def record(self, pid: int) -> None:
-        """Write down the shim's process, before it is told what to run."""
+        """Write down the shim's process, before the shim gets its ContainerSpec."""
         identity = Identity.read(pid)
         if identity is not None:
             (self.path / "process.json").write_text(json.dumps(asdict(identity)))

@@ -18,7 +18,7 @@ class Health:
 
     started: bool = False
     ready: bool = False
-    must_end: str = ""
+    failed_probe: str = ""
     """The kind of probe that has failed too often, so that the container has to be ended; empty while none has."""
 
 
@@ -27,7 +27,7 @@ async def watch(container: Mapping[str, Any], address: str, report: Report) -> N
     if probe := container.get("startupProbe"):
         report(Health())
         if not await _wait_until_started(probe, container, address):
-            report(Health(must_end="startup"))
+            report(Health(failed_probe="startup"))
             return
     monitor = _Monitor(Health(started=True, ready="readinessProbe" not in container), report)
     probing = [
@@ -65,7 +65,7 @@ class _Monitor:
         if kind == "readinessProbe":
             health = replace(health, ready=succeeded)
         elif not succeeded:
-            health = replace(health, must_end="liveness")
+            health = replace(health, failed_probe="liveness")
         if health != self._health:
             self._health = health
             self._report(health)
