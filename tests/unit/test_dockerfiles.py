@@ -36,15 +36,3 @@ def test_pip_is_the_one_that_the_project_is_installed_with_before_it_installs_an
     text = read(image)
     assert f"pip install --upgrade {pinned}\n" in text
     assert text.index(f"--upgrade {pinned}") < text.index(f".[{image}]")
-
-
-@pytest.mark.parametrize("image", IMAGES)
-def test_the_local_control_plane_is_in_no_image(image: str) -> None:
-    lines = re.findall(r"^COPY (?!--from)(.*)$", read(image), re.MULTILINE)
-    assert [path for line in lines for path in line.split()[:-1]] == [
-        "pyproject.toml",
-        "README.md",
-        "LICENSE",
-        "operator",
-        "trainer",
-    ]
