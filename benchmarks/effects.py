@@ -1,15 +1,15 @@
-"""Measure what small models gain and forget by training, with several seeds, and whether each claim holds for all.
+"""Measure what small models learn and forget in training, with several seeds, and check each claim for every seed.
 
     python benchmarks/effects.py [--seeds 3] [--jobs 2]
 
     language   a llama pre-trained on English, then continued on source code: without replay, with 5 and with 25 % of
-               it, with 25 % that the model writes itself, by LoRA; and another one from random weights on the same
-               code for as many steps
+               English replayed, with 25 % that the model writes itself, by LoRA; and one from random weights on the
+               same code for the same number of steps
     classes    a BERT pre-trained on source code, then fine-tuned on 500 docstrings to name their package; and the same
-               after it has seen the docstrings of these packages without their labels
+               after masked-lm training on unlabelled docstrings of these packages
 
-The text is the running Python's own (examples/). Each run is the trainer alone, one process and one thread; a seed
-changes the weights that are drawn and the order of the samples. Prints two tables, in Markdown.
+The text is from the running Python (examples/). Each run is the trainer alone, in one process with one thread; a seed
+changes the initial weights and the order of the samples. Prints two tables in Markdown.
 """
 
 from __future__ import annotations
@@ -61,22 +61,22 @@ Losses = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Place:
-    """A folder with all text, and the outputs of one seed's runs."""
+class SeedRuns:
+    """The folder with the corpora and the outputs of all runs, for one seed."""
 
     folder: Path
     seed: int
 
     def source(self, name: str) -> list[dict[str, str]]:
-        """Return a corpus as a source of a recipe."""
+        """Return a corpus as the sources of a recipe."""
         return [{"uri": f"{self.folder.as_uri()}/corpora/{name}"}]
 
     def model(self, run: str) -> dict[str, str]:
-        """Return the model that another run has left, as a recipe has it."""
+        """Return the model of another run as a recipe's model."""
         return {"uri": f"{self.folder.as_uri()}/{run}-{self.seed}/model"}
 
     def train(self, run: str, steps: int, learning_rate: float, **sections: Any) -> dict[str, Losses]:
-        """Train as a person would without a cluster; return `before` and `after` of eval.json."""
+        """Train without a cluster; return `before` and `after` of eval.json."""
         name = f"{run}-{self.seed}"
         recipe = sections | {
             "training": BATCH | {"steps": steps, "learningRate": learning_rate, "seed": self.seed},
@@ -96,23 +96,23 @@ class Place:
         return {moment: found[moment] for moment in ("before", "after")}
 
 
-def run_language(place: Place) -> dict[str, dict[str, Losses]]:
-    """Run everything with the llama; return the evaluations by name."""
-    general = {"general": place.source("general-held-out/")}
-    english, code = place.source("general/"), place.source("code/")
+def run_language(runs: SeedRuns) -> dict[str, dict[str, Losses]]:
+    """Run all runs of the llama; return their losses by name."""
+    general = {"general": runs.source("general-held-out/")}
+    english, code = runs.source("general/"), runs.source("code/")
     scratch = {"scratch": {"config": LLAMA, "tokenizer": {"train": {"vocabSize": 1024}}}}
     validation = {"fraction": 0.1}
-    place.train("english", 600, 3e-3, model=scratch, data={"train": english, "validation": validation})
-    tokenizer = {"uri": f"{place.folder.as_uri()}/english-{place.seed}/model"}
+    runs.train("english", 600, 3e-3, model=scratch, data={"train": english, "validation": validation})
+    tokenizer = {"uri": f"{runs.folder.as_uri()}/english-{runs.seed}/model"}
     own = {"scratch": {"config": LLAMA, "tokenizer": tokenizer}}
-    continue_run = partial(place.train, steps=120, learning_rate=3e-3, evaluation=general)
+    continue_run = partial(runs.train, steps=120, learning_rate=3e-3, evaluation=general)
 
     def data(replayed: float) -> dict[str, Any]:
         replay = {"replay": {"fraction": replayed, "sources": english}} if replayed else {}
         return {"train": code, "validation": validation, **replay}
 
     own_replay = data(0) | {"replay": {"fraction": 0.25, "source": "self"}}
-    english_model = place.model("english")
+    english_model = runs.model("english")
     return {
         "no replay": continue_run("replay-0", model=english_model, data=data(0)),
         "5 % replay": continue_run("replay-5", model=english_model, data=data(0.05)),
@@ -123,26 +123,26 @@ def run_language(place: Place) -> dict[str, dict[str, Losses]]:
     }
 
 
-def run_classes(place: Place) -> dict[str, dict[str, Losses]]:
-    """Run everything with the BERT that ends with a classifier; return the evaluations by name."""
+def run_classes(runs: SeedRuns) -> dict[str, dict[str, Losses]]:
+    """Run all runs of the BERT; return the losses of those that end with a classifier, by name."""
     scratch = {"scratch": {"config": BERT, "tokenizer": {"train": {"type": "wordpiece", "vocabSize": 2048}}}}
-    masked = partial(place.train, objective="masked-lm", learning_rate=2e-3)
-    masked("code-encoder", 400, model=scratch, data={"train": place.source("code/")})
-    unlabelled = {"train": place.source("docstrings/unlabelled.jsonl")}
-    masked("docstring-encoder", 300, model=place.model("code-encoder"), data=unlabelled)
+    masked = partial(runs.train, objective="masked-lm", learning_rate=2e-3)
+    masked("code-encoder", 400, model=scratch, data={"train": runs.source("code/")})
+    unlabelled = {"train": runs.source("docstrings/unlabelled.jsonl")}
+    masked("docstring-encoder", 300, model=runs.model("code-encoder"), data=unlabelled)
     labelled = {
-        "train": place.source("docstrings/labelled.jsonl"),
-        "validation": {"sources": place.source("docstrings/held-out.jsonl")},
+        "train": runs.source("docstrings/labelled.jsonl"),
+        "validation": {"sources": runs.source("docstrings/held-out.jsonl")},
     }
-    classify = partial(place.train, steps=120, learning_rate=5e-4, objective="classification", data=labelled)
+    classify = partial(runs.train, steps=120, learning_rate=5e-4, objective="classification", data=labelled)
     return {
-        "classification alone": classify("classes", model=place.model("code-encoder")),
-        "masked-lm in the domain first": classify("classes-after", model=place.model("docstring-encoder")),
+        "classification alone": classify("classes", model=runs.model("code-encoder")),
+        "masked-lm in the domain first": classify("classes-after", model=runs.model("docstring-encoder")),
     }
 
 
 def build_files() -> dict[str, bytes]:
-    """Build all text, by its name below `corpora/`."""
+    """Build all text, by name below `corpora/`."""
     ((_, records),) = classification_records.build_files().items()
     lines = records.splitlines(keepends=True)
     learned = lines[NUM_HELD_OUT:]
@@ -158,7 +158,7 @@ def build_files() -> dict[str, bytes]:
 # --------------------------------------------------------------------------------------------------------------- claims
 
 Seed = dict[str, dict[str, Losses]]
-"""What the runs of one seed measured."""
+"""The losses of one seed's runs, by name, before and after training."""
 
 
 def forgot(run: dict[str, Losses]) -> float:
@@ -167,7 +167,7 @@ def forgot(run: dict[str, Losses]) -> float:
 
 
 def domain_loss(run: dict[str, Losses]) -> float:
-    """Return the nats per token of held-out domain text."""
+    """Return the loss on held-out domain text, in nats per token."""
     return float(run["after"]["domainLoss"])
 
 
@@ -196,7 +196,7 @@ CLAIMS: dict[str, Callable[[Seed], bool]] = {
 
 
 def print_runs(seeds: list[Seed]) -> None:
-    """Print what each run gained and forgot: the mean, and each seed."""
+    """Print what each run has learned and forgotten: the mean, and each seed."""
     print("| run | held-out domain, nats per token | general, change in nats | macro F1 |\n|---|---|---|---|")
     for name in seeds[0]:
         runs = [seed[name] for seed in seeds]
@@ -213,15 +213,15 @@ def _format(values: Any, sign: str = "") -> str:
 
 
 def main() -> int:
-    """Run all seeds and print; return 1 if a claim does not hold for every seed."""
+    """Run all seeds and print; exit status 1 where a claim does not hold for every seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds at once (default: one a CPU)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="runyard-effects-") as name, ThreadPoolExecutor(arguments.jobs) as pool:
         corpora.upload(build_files(), f"{name}/corpora", Storage())
-        places = [Place(Path(name), seed) for seed in range(arguments.seeds)]
-        seeds = list(pool.map(lambda place: run_language(place) | run_classes(place), places))
+        seeded = [SeedRuns(Path(name), seed) for seed in range(arguments.seeds)]
+        seeds = list(pool.map(lambda runs: run_language(runs) | run_classes(runs), seeded))
     print_runs(seeds)
     print("\n| claim | holds for |\n|---|---|")
     held = {claim: sum(map(holds, seeds)) for claim, holds in CLAIMS.items()}

@@ -1,4 +1,4 @@
-"""An instance of `runyard local` that a benchmark has for itself."""
+"""An instance of `runyard local` for one benchmark alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runyard_local.instance import Instance
 
 @contextmanager
 def open_instance(*flags: str) -> Iterator[Instance]:
-    """Bring up an instance with these flags of `runyard local up`, in a new directory that is removed afterwards."""
+    """Bring an instance up with these flags of `runyard local up`, in a new directory that is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="runyard-bench-") as parent:
         state = Path(parent, "local")
         local = [sys.executable, "-m", "runyard", "local"]

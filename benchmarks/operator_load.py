@@ -1,14 +1,14 @@
-"""Measure what the operator costs, on a real control plane without nodes or Job controller, so no pod is created.
+"""Measure the operator: on a real control plane without nodes, whose Job controller is stopped, so that no pod is made.
 
     python benchmarks/operator_load.py [--runs 1000] [--restart 100 1000 5000] [--one-by-one 50]
 
-    one by one     a run is created; until its first Job is there
-    all at once    `--runs` runs, as fast as one client can (16 requests at a time); until all first Jobs are there
-    restart        so many runs whose preparation goes on; the operator is stopped and started: until it has seen all
-    one look       then, beside so many, a hundred runs get a label one by one: what each costs the operator
+    one by one     seconds from creating a run to its first Job
+    all at once    seconds from creating `--runs` runs, 16 requests at a time, to the first Jobs of all
+    restart        with N runs whose preparation goes on: seconds from the operator's start until it has seen all
+    one look       with the same N runs: CPU of the operator for each of a hundred runs that get a label in turn
 
-`--plot` draws what one look costs beside how many runs. CPU seconds are those of the processes; writes are requests
-that the operator made, by its own metrics, its Lease's left out. Prints a table in Markdown.
+`--plot` draws the CPU for one look over N. CPU seconds are the processes' own; writes are the operator's requests by
+its own metrics, without those for its Lease. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -17,131 +17,45 @@ import argparse
 import asyncio
 import json
 import os
-import re
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import psutil
 from instances import open_instance
 from matplotlib.figure import Figure
-from runyard.api.trainingrun import API_VERSION
+from operator_process import (
+    DEADLINE_S,
+    RUNS,
+    OperatorProcess,
+    build_run,
+    count_looks,
+    count_writes,
+    install_crds,
+    read_metrics,
+    wait_for_seen,
+)
 from runyard.cluster.client import MERGE_PATCH, Kube, connect
 from runyard_local.instance import Instance
 
-ROOT = Path(__file__).parents[1]
 AT_ONCE = 16
 LOOKS = 100
-METRICS_PORT, PROBE_PORT = 18080, 18081
-RUNS = f"/apis/{API_VERSION}/namespaces/default/trainingruns"
 JOBS = "/apis/batch/v1/namespaces/default/jobs"
-DEADLINE_S = 600.0
-
-
-def build_run(name: str) -> dict[str, Any]:
-    """Return a run with the fewest fields."""
-    return {
-        "apiVersion": API_VERSION,
-        "kind": "TrainingRun",
-        "metadata": {"name": name},
-        "spec": {
-            "model": {"uri": "s3://models/base"},
-            "data": {"train": [{"uri": "s3://corpora/text/"}]},
-            "output": {"uri": f"s3://models/{name}"},
-            "compute": {"nodes": 2, "gpusPerNode": 8},
-        },
-    }
-
-
-class OperatorProcess:
-    """`python -m runyard operator` as the administrator, outside of the cluster."""
-
-    def __init__(self, log: Path) -> None:
-        self._log = log
-        self.started = 0.0
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it."""
-        settings = {
-            "RUNYARD_TRAINER_IMAGE": "trainer:1",
-            "RUNYARD_METRICS_PORT": str(METRICS_PORT),
-            "RUNYARD_PROBE_PORT": str(PROBE_PORT),
-            "RUNYARD_LOG_LEVEL": "WARNING",
-        }
-        self.started = time.monotonic()
-        with self._log.open("ab") as log:
-            argv = [sys.executable, "-m", "runyard", "operator"]
-            self._process = subprocess.Popen(argv, env=os.environ | settings, stdout=log, stderr=log)
-
-    def stop(self) -> None:
-        """Stop it as Kubernetes does, so that it gives its Lease back."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
-
-    @property
-    def usage(self) -> tuple[float, float]:
-        """Return its CPU seconds so far, and its resident MiB."""
-        assert self._process is not None
-        process = psutil.Process(self._process.pid)
-        times = process.cpu_times()
-        return times.user + times.system, process.memory_info().rss / 2**20
-
-
-async def read_metrics() -> dict[str, float]:
-    """Return its metrics by name and labels; none while it starts."""
-    try:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"http://127.0.0.1:{METRICS_PORT}/metrics") as answer,
-        ):
-            lines = (await answer.text()).splitlines()
-    except aiohttp.ClientError:
-        return {}
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
-
-
-def count_writes(metrics: dict[str, float]) -> int:
-    """Count the requests that were no reads."""
-    pattern = re.compile(r'runyard_api_requests_total\{method="(POST|PATCH|PUT|DELETE)"')
-    return round(sum(value for name, value in metrics.items() if pattern.match(name)))
-
-
-async def count_looks() -> int:
-    """Return how often the operator has looked at a run since its start."""
-    metrics = await read_metrics()
-    return round(sum(value for name, value in metrics.items() if name.startswith("runyard_reconciles_total")))
-
-
-async def wait_for_seen(count: int) -> None:
-    """Wait until the operator has looked at so many runs and has nothing to do."""
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        metrics = await read_metrics()
-        seen = sum(value for name, value in metrics.items() if name.startswith("runyard_runs{"))
-        if seen >= count and metrics.get("runyard_queue_depth") == 0 and metrics.get("runyard_leader") == 1:
-            return
-        await asyncio.sleep(0.05)
-    raise TimeoutError(f"{count} runs were not looked at in {DEADLINE_S:.0f} s")
 
 
 class JobWatch:
-    """The time at which each Job was seen first."""
+    """The time at which each Job was first seen."""
 
     def __init__(self) -> None:
         self.seen: dict[str, float] = {}
         self._changed = asyncio.Event()
 
     async def follow(self, kube: Kube) -> None:
-        """Watch until it is cancelled."""
+        """Watch Jobs until cancelled."""
         url = f"{kube.server}{JOBS}?watch=true&resourceVersion=0"
         timeout = aiohttp.ClientTimeout(total=None)
         async with await kube.open_session() as session, session.get(url, timeout=timeout) as stream:
@@ -151,7 +65,7 @@ class JobWatch:
                 self._changed.set()
 
     async def wait_for(self, names: Iterable[str]) -> None:
-        """Wait until all of them were seen."""
+        """Wait until all these Jobs were seen."""
         missing = set(names)
         async with asyncio.timeout(DEADLINE_S):
             while missing := missing - self.seen.keys():
@@ -161,7 +75,7 @@ class JobWatch:
 
 @dataclass
 class Bench:
-    """A control plane, an operator on it, and the measurements."""
+    """A control plane with an operator, and the rows measured so far."""
 
     kube: Kube
     operator: OperatorProcess
@@ -169,16 +83,16 @@ class Bench:
     jobs: JobWatch
     rows: list[tuple[str, str]]
     look_ms: dict[int, float] = field(default_factory=dict)
-    """CPU of the operator for one look, by how many runs there are."""
+    """CPU of the operator for one look, by number of runs."""
 
     async def create(self, name: str) -> float:
-        """Create a run; return when."""
+        """Create a run; return when that began."""
         began = time.monotonic()
         await self.kube.request("POST", RUNS, body=build_run(name))
         return began
 
     async def create_all(self, names: list[str]) -> None:
-        """Create runs as fast as one client can."""
+        """Create runs, 16 requests at a time."""
         turn = asyncio.Semaphore(AT_ONCE)
 
         async def create(name: str) -> None:
@@ -193,7 +107,7 @@ class Bench:
         return self.operator.usage[0], times.user + times.system
 
     async def run_one_by_one(self, count: int) -> None:
-        """Measure how long one run waits."""
+        """Measure how long a single run waits for its first Job."""
         waits = []
         for number in range(count):
             name = f"single-{number}"
@@ -204,7 +118,7 @@ class Bench:
         self.rows.append((f"{count} one by one: create to first Job", f"p50 {cuts[9]:.0f} ms, p95 {cuts[18]:.0f} ms"))
 
     async def run_all_at_once(self, count: int) -> None:
-        """Measure a burst."""
+        """Measure a burst of runs."""
         before, writes = self.cpu_s(), count_writes(await read_metrics())
         names = [f"burst-{number}" for number in range(count)]
         began = time.monotonic()
@@ -226,7 +140,7 @@ class Bench:
         ]
 
     async def restart(self, count: int) -> None:
-        """Measure a start with so many runs, and then what a look at one of them costs."""
+        """Measure a start with `count` runs, and then the cost of one look at a run."""
         there = len((await self.kube.get(RUNS))["items"])
         await self.create_all([f"idle-{number}" for number in range(there, count)])
         await wait_for_seen(count)
@@ -255,13 +169,9 @@ class Bench:
 
 @asynccontextmanager
 async def open_bench(instance: Instance) -> AsyncIterator[Bench]:
-    """Bring up a control plane with the CRD, its Job controller stopped, and an operator that leads."""
+    """Install the CRDs, stop Job controller and scheduler, and start an operator; give them once it leads."""
     os.environ["KUBECONFIG"] = str(instance.kubeconfig)
-    crds = str(ROOT / "crds")
-    subprocess.run([instance.kubectl, "apply", "--server-side", "-f", crds], check=True, stdout=subprocess.DEVNULL)
-    is_served = [instance.kubectl, "get", "trainingruns,gpubudgets"]
-    while subprocess.run(is_served, check=False, capture_output=True).returncode:
-        time.sleep(0.1)
+    install_crds(instance)
     parts = {name: instance.processes.find(name) for name in instance.processes.names()}
     for name in ("controller-manager", "scheduler"):
         part = next(each for key, each in parts.items() if name in key and each is not None)
@@ -281,7 +191,7 @@ async def open_bench(instance: Instance) -> AsyncIterator[Bench]:
 
 
 async def measure_creation(instance: Instance, arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    """Measure how long a run waits for its first Job, alone and in a burst."""
+    """Measure how long runs wait for their first Job, alone and in a burst."""
     async with open_bench(instance) as bench:
         await bench.run_one_by_one(arguments.one_by_one)
         await bench.run_all_at_once(arguments.runs)
@@ -289,7 +199,7 @@ async def measure_creation(instance: Instance, arguments: argparse.Namespace) ->
 
 
 async def measure_restarts(instance: Instance, arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    """Measure what a restart and a look cost beside many runs."""
+    """Measure restarts and looks with many runs."""
     async with open_bench(instance) as bench:
         for count in sorted(arguments.restart):
             await bench.restart(count)
@@ -299,7 +209,7 @@ async def measure_restarts(instance: Instance, arguments: argparse.Namespace) ->
 
 
 def draw(look_ms: dict[int, float], path: Path) -> None:
-    """Draw what one look costs beside how many runs."""
+    """Draw the CPU for one look over the number of runs."""
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.add_subplot(xlabel="runs there are", ylabel="ms of CPU", xscale="log")
     axes.set_title("What one look at a run costs the operator")

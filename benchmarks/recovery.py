@@ -1,13 +1,13 @@
-"""Measure how long a run of two pods stands still after a rank was killed, on a real control plane.
+"""Measure how long a run stands still after a rank is killed: two pods of one rank each, on a real control plane.
 
     python benchmarks/recovery.py [--kills 5]
 
 Rank 1 is killed (-9) while the run trains; seconds from there until
-    the API server has its pod Failed    the node's agent and the kubelet's protocol
-    the next attempt's Job is there      the operator: judging the end, settling, backing off
-    its rank 0 answers /progress         the Job controller, the scheduler, the agent, Python and torch imported
-    it has made its first step           rendezvous, the checkpoint read back
-and how many steps the next attempt made again. Prints a table in Markdown: the median, and each kill.
+    its pod is Failed on the API server      (the node's agent)
+    the next attempt's Job exists            (the operator: classify the end, write it down, back off)
+    the attempt's rank 0 answers /progress   (Job controller, scheduler, agent; Python and torch imported)
+    it has made its first step               (rendezvous, checkpoint read back)
+and how many steps the next attempt repeats. Prints a table in Markdown: the median, and each kill.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ MOMENTS = ("its pod is Failed", "the next Job is there", "rank 0 answers", "the 
 
 
 class Watched:
-    """A run, as the API server and its rank 0 report it."""
+    """The run as the API server and its rank 0 report it."""
 
     def __init__(self, kube: Kube, session: aiohttp.ClientSession) -> None:
         self._kube = kube
@@ -79,7 +79,7 @@ class Watched:
         return f"{RUN}-a{attempt}" in {job["metadata"]["name"] for job in jobs["items"]}
 
     async def read_progress(self, attempt: int) -> dict[str, Any] | None:
-        """Read the progress of the attempt's rank 0; None until it answers."""
+        """Read the progress from rank 0 of the attempt; None while it does not answer."""
         pod = find_rank_0(await self._list_pods())
         if pod is None:
             return None
@@ -91,7 +91,7 @@ class Watched:
         return found if found["attempt"] == attempt else None
 
     async def has_step(self, attempt: int, step: int) -> bool:
-        """Return whether the attempt has passed the step."""
+        """Return whether the attempt has got beyond the step."""
         progress = await self.read_progress(attempt)
         return progress is not None and progress["step"] > step
 
@@ -101,7 +101,7 @@ class Watched:
 
 
 async def wait_until(holds: Callable[[], Awaitable[object]]) -> float:
-    """Wait until the condition holds; return when that was first seen."""
+    """Poll until it holds; return when that was."""
     async with asyncio.timeout(DEADLINE_S):
         while not await holds():
             await asyncio.sleep(INTERVAL_S)
@@ -109,7 +109,7 @@ async def wait_until(holds: Callable[[], Awaitable[object]]) -> float:
 
 
 def kill_rank_1() -> float:
-    """Kill rank 1; return when."""
+    """Kill rank 1 with SIGKILL; return when that was."""
     for process in psutil.process_iter():
         try:
             environment = process.environ()
@@ -139,7 +139,7 @@ async def measure_kill(watched: Watched, attempt: int, committed: Callable[[], i
 
 
 async def measure(kills: int, committed: Callable[[], int]) -> list[tuple[float, ...]]:
-    """Measure all kills of one run."""
+    """Measure several kills of one run."""
     async with connect() as kube, aiohttp.ClientSession() as session:
         await kube.request("POST", f"/apis/{API_VERSION}/namespaces/default/trainingruns", body=MANIFEST)
         watched = Watched(kube, session)

@@ -1,10 +1,10 @@
-"""Measure how often the status of a run is written while it only trains, by how many GPUs it has.
+"""Count how often the status of a run is written while it only trains, by its number of GPUs.
 
     python benchmarks/status_writes.py [--gpus 1 16 64 1024] [--seconds 60]
 
-A real control plane without nodes: the Job controller makes the pods, this script says for them that they run, and
-answers for each rank 0 with one step a second. The operator runs outside as the administrator, with the chart's
-progress interval of 5 s. Prints a table in Markdown.
+On a real control plane without nodes: the Job controller makes the pods, this script reports that they run, as kubelets
+would, and answers for each rank 0 with one step a second. The operator runs outside of the cluster with the
+administrator's rights and the chart's progress interval of 5 s. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -23,7 +22,7 @@ from typing import Any
 
 from aiohttp import web
 from instances import open_instance
-from operator_load import ROOT, RUNS, OperatorProcess, build_run, wait_for_seen
+from operator_process import RUNS, OperatorProcess, build_run, install_crds, wait_for_seen
 from runyard.cluster.client import MERGE_PATCH, Kube, connect
 from runyard_local.instance import Instance
 from runyard_trainer.contract.reports import PROGRESS_PORT
@@ -39,12 +38,12 @@ def name_of(gpus: int) -> str:
 
 
 def now() -> str:
-    """Return the time as Kubernetes writes it."""
+    """Format the current time as Kubernetes does."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 async def create(kube: Kube, gpus: int) -> None:
-    """Create a run that trains on so many GPUs."""
+    """Create a run on so many GPUs."""
     run = build_run(name_of(gpus))
     nodes = max(1, gpus // GPUS_PER_NODE)
     run["spec"]["compute"] = {"nodes": nodes, "gpusPerNode": gpus // nodes}
@@ -52,7 +51,7 @@ async def create(kube: Kube, gpus: int) -> None:
 
 
 async def patch_pod(kube: Kube, pod: dict[str, Any], phase: str, state: dict[str, Any], **status: Any) -> None:
-    """Write the status of a pod that its kubelet would write."""
+    """Report a pod's state as its kubelet would."""
     container = {"name": "trainer", "image": "trainer", "imageID": "", "restartCount": 0, "ready": True, "state": state}
     body = {"status": {"phase": phase, "startTime": now(), "containerStatuses": [container], **status}}
     path = f"{PODS}/{pod['metadata']['name']}/status"
@@ -60,7 +59,7 @@ async def patch_pod(kube: Kube, pod: dict[str, Any], phase: str, state: dict[str
 
 
 async def play_kubelet(kube: Kube, addresses: dict[str, str]) -> None:
-    """Let pods that prepare succeed, and pods that train run."""
+    """Let pods that prepare succeed and pods that train run."""
     while True:
         for pod in (await kube.get(PODS, fieldSelector="status.phase=Pending"))["items"]:
             labels = pod["metadata"]["labels"]
@@ -76,13 +75,13 @@ async def play_kubelet(kube: Kube, addresses: dict[str, str]) -> None:
 
 @asynccontextmanager
 async def play_rank_0(address: str) -> AsyncIterator[None]:
-    """Report one step a second."""
+    """Serve /progress with one step a second."""
     began = time.monotonic()
 
     async def answer(_: web.Request) -> web.Response:
         step = int(time.monotonic() - began)
-        told = {"stage": "training", "attempt": 1, "step": step, "totalSteps": 100_000, "lastHeartbeatTime": now()}
-        return web.json_response(told)
+        progress = {"stage": "training", "attempt": 1, "step": step, "totalSteps": 100_000, "lastHeartbeatTime": now()}
+        return web.json_response(progress)
 
     app = web.Application()
     app.add_routes([web.get("/progress", answer)])
@@ -96,7 +95,7 @@ async def play_rank_0(address: str) -> AsyncIterator[None]:
 
 
 async def wait_until_all_train(kube: Kube, names: list[str]) -> None:
-    """Wait until all of these are Running and have reported a step."""
+    """Wait until the status of each of these runs has a step."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         runs = (await kube.get(RUNS))["items"]
@@ -123,7 +122,7 @@ async def count_writes(instance: Instance, seconds: float) -> Counter[str]:
                 while text.strip():
                     try:
                         event, end = decoder.raw_decode(text.lstrip())
-                    except ValueError:  # the rest is still to come
+                    except ValueError:  # an event that has not come whole
                         break
                     text = text.lstrip()[end:]
                     counted[event["object"]["metadata"]["name"]] += 1
@@ -136,14 +135,9 @@ async def count_writes(instance: Instance, seconds: float) -> Counter[str]:
 
 
 async def measure(instance: Instance, gpus: list[int], seconds: float) -> dict[int, int]:
-    """Measure the writes by number of GPUs, all runs at once."""
+    """Count writes by number of GPUs, with all runs at once."""
     os.environ["KUBECONFIG"] = str(instance.kubeconfig)
-    crds = [instance.kubectl, "apply", "--server-side", "-f", str(ROOT / "crds")]
-    subprocess.run(crds, check=True, stdout=subprocess.DEVNULL)
-    while subprocess.run(
-        [instance.kubectl, "get", "trainingruns,gpubudgets"], check=False, capture_output=True
-    ).returncode:
-        time.sleep(0.1)
+    install_crds(instance)
     addresses = {name_of(each): f"127.0.7.{number + 1}" for number, each in enumerate(gpus)}
     operator = OperatorProcess(instance.state / "operator.log")
     async with connect() as kube:
@@ -164,7 +158,7 @@ async def measure(instance: Instance, gpus: list[int], seconds: float) -> dict[i
 async def count_while_serving(
     instance: Instance, kube: Kube, addresses: dict[str, str], seconds: float
 ) -> Counter[str]:
-    """Answer for all rank 0, wait until all runs train, and count."""
+    """Serve the progress of all runs, wait until all train, and count."""
     async with AsyncExitStack() as stack:
         for address in addresses.values():
             await stack.enter_async_context(play_rank_0(address))

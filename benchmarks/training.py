@@ -1,9 +1,10 @@
-"""Measure trained tokens per second of Runyard's loop, a bare loop around the same model, and Hugging Face's Trainer.
+"""Measure trained tokens per second: Runyard's loop, a bare loop around the same model, Hugging Face's Trainer.
 
     python benchmarks/training.py [--steps 16] [--repeats 3] [--threads 1]
 
-The three take turns in one process, on the same packed batches, so that a machine which slows down slows them all. One
-turn is `--steps` optimizer steps after a warm-up; the median over the turns counts. On a GPU if there is one.
+The three take turns in one process, on the same packed batches, so that a machine that slows down slows all of them.
+One turn is `--steps` optimizer steps after a warm-up; the result is the median over the turns. Runs on a GPU if there
+is one.
 
     runyard   train(): order, prefetching, FSDP2, metrics, /progress, and an asynchronous checkpoint within the turn
     bare      forward, backward, clip, AdamW on the plain model; batches read beforehand; no logging, no checkpoint
@@ -71,7 +72,7 @@ def main() -> None:
 
 
 def print_table(speeds: dict[str, list[float]], device: torch.device) -> None:
-    """Print the medians, and how they compare with the bare loop turn by turn."""
+    """Print medians, and their ratio to the bare loop turn by turn."""
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(f"\n{where}, torch {torch.__version__}, Python {platform.python_version()}")
     print(f"{'':10}{'tokens/s':>10}{'of bare':>10}   each turn")
@@ -85,7 +86,7 @@ def print_table(speeds: dict[str, list[float]], device: torch.device) -> None:
 
 
 def write_text(folder: Path) -> None:
-    """Write words of a made-up language, as many documents as there are lengths."""
+    """Write 300 documents of three lengths in words of a made-up language."""
     folder.mkdir()
     chance = random.Random(0)
     words = ["".join(chance.choices("abcdefghijklmnop", k=chance.randint(2, 8))) for _ in range(3000)]
@@ -95,7 +96,7 @@ def write_text(folder: Path) -> None:
 
 
 def build_recipe(folder: Path, turn: int, steps: int, device: torch.device) -> Recipe:
-    """Build the recipe of one turn. Each turn has an output of its own; all share the prepared data."""
+    """Build the recipe of one turn: each has an output of its own, and all share the prepared data."""
     is_cpu = device.type == "cpu"
     config = {"model_type": "llama", "max_position_embeddings": 2048, **(CPU_SIZES if is_cpu else CUDA_SIZES)}
     return Recipe.model_validate(
@@ -116,7 +117,7 @@ def build_recipe(folder: Path, turn: int, steps: int, device: torch.device) -> R
 
 
 def build_context(recipe: Recipe) -> RunContext:
-    """Build the context of a run without a cluster."""
+    """Build the context of a run without an operator."""
     return RunContext.from_environment({}, recipe)
 
 
@@ -128,7 +129,7 @@ def build_model(recipe: Recipe, dataset: Dataset) -> Any:
 
 
 def read_steps(recipe: Recipe) -> tuple[Dataset, list[StepBatches]]:
-    """Read the prepared data, and every step's micro-batches."""
+    """Open the prepared data and read every step's micro-batches."""
     training = recipe.training
     resolved = read_resolved(open_store(recipe.output.uri, recipe.storage))
     cache = build_context(recipe).scratch_dir / "bench"
@@ -144,7 +145,7 @@ def read_steps(recipe: Recipe) -> tuple[Dataset, list[StepBatches]]:
 
 
 def time_runyard(recipe: Recipe, _device: torch.device) -> float:
-    """Return the tokens per second between the metrics of the last warm-up step and of the last step."""
+    """Time Runyard: tokens per second from the metrics of the last warm-up step to those of the last step."""
     train(recipe, build_context(recipe))
     text = Path(recipe.output.uri.removeprefix("file://"), "metrics.csv").read_text()
     rows = list(csv.DictReader(io.StringIO(text)))[WARM_UP_STEPS - 1 :]
@@ -153,7 +154,7 @@ def time_runyard(recipe: Recipe, _device: torch.device) -> float:
 
 
 def time_bare(recipe: Recipe, device: torch.device) -> float:
-    """Return the tokens per second of the same model with nothing around it."""
+    """Time the bare loop around the same model."""
     dataset, steps = read_steps(recipe)
     model = build_model(recipe, dataset)
     module = CausalLM(model, probe(model)).to(device).train()
@@ -175,7 +176,7 @@ def time_bare(recipe: Recipe, device: torch.device) -> float:
 
 
 def time_trainer(recipe: Recipe, device: torch.device) -> float:
-    """Return the tokens per second of transformers' Trainer on the same sequences."""
+    """Time transformers' Trainer with the same sequences."""
     training = recipe.training
     dataset, steps = read_steps(recipe)
     clock = Clock(device)
@@ -216,7 +217,7 @@ class Clock(TrainerCallback):
         self.ended = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 - its signature
-        """Note the time; the Trainer calls it."""
+        """Note the time: the Trainer calls this after each step."""
         self.ended = now(self.device)
         if state.global_step == WARM_UP_STEPS:
             self.started = self.ended
@@ -228,7 +229,7 @@ def count_tokens(steps: list[StepBatches]) -> int:
 
 
 def now(device: torch.device) -> float:
-    """Return the time in seconds, after the device has done all that it was asked."""
+    """Return the time in seconds, after waiting for the device's pending work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""Docstrings with the package that they are from, for classification.yaml.
+"""Make records for classification.yaml: docstrings, labelled with the package that they are from.
 
     python examples/classification_records.py FOLDER | s3://bucket/prefix
 
@@ -15,13 +15,13 @@ from corpora import keep_prose
 from docstrings import main, read_docstrings, to_jsonl
 
 PACKAGES = frozenset({"asyncio", "email", "importlib", "logging", "tkinter", "xml"})
-"""Those with the most docstrings, of subjects that differ."""
+"""The packages with the most docstrings, on different subjects."""
 
 MIN_CHARACTERS = 40
 
 
 def build_files() -> dict[str, bytes]:
-    """Build everything that is uploaded, by its name below the destination."""
+    """Build the files to upload, by name below the destination."""
     labelled = ((keep_prose(each.text), each.module.partition(".")[0]) for each in read_docstrings())
     rows = [
         {"text": text, "label": package}

@@ -1,14 +1,14 @@
-"""Build two corpora from the running Python itself, so that text is at hand without a network.
+"""Make two corpora from the running Python itself: no network is needed.
 
     python examples/corpora.py FOLDER | s3://bucket/prefix
 
     general/docstrings.jsonl           the prose of the standard library's docstrings and of pydoc's topics
-    general-held-out/docstrings.jsonl  other modules' docstrings, other topics: to measure forgetting
+    general-held-out/docstrings.jsonl  docstrings of other modules and other topics: to measure forgetting
     code/<module>.py                   the standard library's source without its docstrings: the new domain
 
-The same Python gives the same bytes. A module is wholly in one of the two general parts; its source has no docstrings,
-so nothing of the held-out part is read with the code. S3 is reached as boto3 reaches it: AWS_ACCESS_KEY_ID,
-AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL_S3.
+The same Python gives the same bytes. All docstrings of a module are in one of the two general parts, and its source has
+none, so training on the code reads nothing of the held-out part. boto3 finds S3 by AWS_ENDPOINT_URL_S3,
+AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ LEFT_OUT = frozenset(
 """Folders of the standard library that hold other people's modules, tests or tables."""
 
 MIN_DOCSTRING_CHARACTERS = 120
-"""A shorter one teaches little English."""
+"""Shorter docstrings teach little English."""
 
 PROSE_SHARE = 0.95
-"""A paragraph is English if so much of it is letters, spaces, commas and full stops."""
+"""A paragraph counts as English if at least this share of it is letters, spaces, commas and full stops."""
 
 HELD_OUT_SHARE = 0.1
 
@@ -58,29 +58,29 @@ class Document:
 
     @property
     def size_bytes(self) -> int:
-        """Return the size of its UTF-8."""
+        """Size of the text in UTF-8."""
         return len(self.text.encode())
 
 
 def build_general(is_held_out: bool, max_bytes: int) -> list[Document]:
-    """Build the docstrings and topics of one side of the split, up to a size."""
+    """Collect docstrings and topics of one side of the split, up to a size."""
     documents = (document for document in _all_general() if _is_held_out(document.origin) == is_held_out)
     return list(_take(sorted(documents, key=_shuffled), max_bytes))
 
 
 def build_code(max_bytes: int) -> list[Document]:
-    """Build the modules without their docstrings, up to a size."""
+    """Collect modules without their docstrings, up to a size."""
     return list(_take(sorted(_all_code(), key=_shuffled), max_bytes))
 
 
 def strip_docstrings(source: str) -> str:
-    """Take each docstring's lines out of the source, or put `...` where a body has nothing else."""
+    """Remove the lines of each docstring; put `...` where a body has nothing else."""
     lines = source.splitlines(keepends=True)
     for node in documented_nodes(source):
         docstring = node.body[0]
         assert docstring.end_lineno is not None
         first, last = docstring.lineno - 1, docstring.end_lineno
-        if docstring.lineno == _body_line(node):
+        if docstring.lineno == _definition_line(node):
             continue
         lines[first:last] = [""] * (last - first)
         if len(node.body) == 1 and not isinstance(node, ast.Module):
@@ -97,14 +97,14 @@ def documented_nodes(source: str) -> Iterator[Documented]:
             yield node
 
 
-def _body_line(node: Documented) -> int:
-    """Return the line that a one-line definition shares with its docstring; 0 for a module."""
+def _definition_line(node: Documented) -> int:
+    """Return the line of a definition, which a docstring on the same line shares; 0 for a module."""
     return 0 if isinstance(node, ast.Module) else node.lineno
 
 
 @cache
 def sources() -> list[tuple[str, str]]:
-    """Yield name and source of every module of the standard library, in order of name."""
+    """Read name and source of every module of the standard library, in order of name."""
     root = Path(sysconfig.get_path("stdlib"))
     paths = (path for path in root.rglob("*.py") if not LEFT_OUT.intersection(path.relative_to(root).parts))
     found = ((".".join(path.relative_to(root).with_suffix("").parts), path) for path in paths)
@@ -132,7 +132,7 @@ def _docstrings() -> Iterator[Document]:
 
 
 def keep_prose(text: str) -> str:
-    """Return the paragraphs that read as English, without examples, tables and signatures."""
+    """Keep the paragraphs that read as English: not examples, tables and signatures."""
     paragraphs = (inspect.cleandoc(paragraph) for paragraph in re.split(r"\n\s*\n", text))
     return "\n\n".join(paragraph for paragraph in paragraphs if _is_prose(paragraph))
 
@@ -160,7 +160,7 @@ def _digest(text: str) -> int:
 
 
 def _shuffled(document: Document) -> int:
-    """Return an order that mixes modules and topics, and is always the same."""
+    """Return a sort key that mixes modules and topics and is always the same."""
     return _digest(document.text)
 
 
@@ -168,13 +168,13 @@ def _is_held_out(origin: str) -> bool:
     return _digest(origin) < HELD_OUT_SHARE * 2**64
 
 
-# ------------------------------------------------------------------------------------------------------------- leaving
+# -------------------------------------------------------------------------------------------------------------- upload
 
 
 def build_files(
     general_bytes: int = 1_500_000, held_out_bytes: int = 60_000, code_bytes: int = 1_500_000
 ) -> dict[str, bytes]:
-    """Build everything that is uploaded, by its name below the destination."""
+    """Build the files to upload, by name below the destination."""
     files = {
         "general/docstrings.jsonl": _to_jsonl(build_general(is_held_out=False, max_bytes=general_bytes)),
         "general-held-out/docstrings.jsonl": _to_jsonl(build_general(is_held_out=True, max_bytes=held_out_bytes)),
@@ -200,7 +200,7 @@ def _to_jsonl(documents: list[Document]) -> bytes:
 
 
 def main() -> int:
-    """Build, upload, and say how much it was."""
+    """Build the corpora, upload them and print their size."""
     parser = argparse.ArgumentParser(description="Build two corpora from the running Python.")
     parser.add_argument("destination", help="a folder, or s3://bucket/prefix")
     parser.add_argument("--general-bytes", type=int, default=1_500_000, help="training text (default: %(default)s)")

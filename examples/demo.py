@@ -1,9 +1,9 @@
 """Pre-train a small language model, adapt it to source code, and show what that did: `make demo`.
 
-    corpora of this very Python ─> S3 ─> kubectl apply general.yaml ─> a model that knows English
-                                                                        └─> kubectl apply code.yaml ─> and code
+    corpora from this Python ─> S3 ─> kubectl apply general.yaml ─> a model of English
+                                                                     └─> kubectl apply code.yaml ─> a model of code
 
-Needs an instance: `runyard local up`. Every call starts the two runs anew, under an output of its own.
+Needs an instance: `runyard local up`. Every call starts both runs anew, with an output of their own.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ EXAMPLES = Path(__file__).parent
 RUNS = ("general", "code")
 CORPORA = f"s3://{BUCKET}/demo/corpora"
 STALL_S = 600
-"""Without any change of a run's status for so long, something is wrong."""
+"""How long the status of a run may stay the same before the demo gives up."""
 
 PLAIN_INTERVAL_S = 10.0
-"""Between two lines of progress where there is no terminal."""
+"""Time between two lines of progress where there is no terminal."""
 
 PROMPT = "import os\n\n\ndef "
 
@@ -49,15 +49,15 @@ console = Console(highlight=False)
 
 @dataclass(frozen=True)
 class Local:
-    """An instance of `runyard local`, which the demo runs on."""
+    """The instance that the demo runs on."""
 
     instance: Instance
 
     def kubectl(self, *arguments: str, text: str | None = None) -> str:
-        """Run kubectl; return what it prints.
+        """Run kubectl and return its output.
 
         Raises:
-            UserError: with what it says is wrong.
+            UserError: it failed; the message ends with its stderr.
         """
         done = subprocess.run(self._argv(*arguments), input=text, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -66,7 +66,7 @@ class Local:
 
     @contextmanager
     def watch_status(self, name: str) -> Iterator[Iterator[dict[str, Any]]]:
-        """Yield the run's status, as it is and each time it changes, until the watch ends by itself."""
+        """Give the run's status, now and each time it changes, until the watch ends by itself."""
         argv = self._argv("get", "trainingrun", name, "--watch", "--output", 'jsonpath={.status}{"\\n"}')
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
             try:
@@ -75,7 +75,7 @@ class Local:
                 process.terminate()
 
     def path_of(self, uri: str) -> Path:
-        """Return the path at which the S3 server keeps an object or prefix: it stores plain files."""
+        """Return the path of an object or prefix: the S3 server stores plain files."""
         return self.instance.state / "s3" / uri.removeprefix("s3://")
 
     def _argv(self, *arguments: str) -> list[str]:
@@ -108,7 +108,7 @@ def _read_statuses(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
 
 
 def build_manifest(name: str, output: str) -> dict[str, Any]:
-    """Read the run in `<name>.yaml`, and have it read and write models below `output`."""
+    """Build the run in `<name>.yaml`, with its models below `output`."""
     manifest: dict[str, Any] = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
     spec = manifest["spec"]
     spec["output"]["uri"] = f"{output}/{name}"
@@ -118,10 +118,10 @@ def build_manifest(name: str, output: str) -> dict[str, Any]:
 
 
 def follow(local: Local, name: str) -> dict[str, Any]:
-    """Show the run until it ends; return its result.
+    """Show the run's progress until it ends, and return its result.
 
     Raises:
-        UserError: it failed; with the reason and the last lines of its log.
+        UserError: it failed; the message has the reason and the last lines of its log.
     """
     with show_progress(name) as show:
         while True:
@@ -147,7 +147,7 @@ def _explain(status: dict[str, Any]) -> str:
 
 @contextmanager
 def show_progress(name: str) -> Iterator[Any]:
-    """Show a moving line on a terminal; elsewhere a line when the phase changes, and now and then."""
+    """Give a function that shows a status: as a moving line on a terminal, as a line now and then elsewhere."""
     if not console.is_terminal:
         yield PlainProgress(name)
         return
@@ -165,7 +165,7 @@ def show_progress(name: str) -> Iterator[Any]:
 
 
 class PlainProgress:
-    """Lines for a log."""
+    """Progress as lines of a log: at each change of phase, and every 10 s."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -173,7 +173,7 @@ class PlainProgress:
         self._printed_at = float("-inf")
 
     def __call__(self, status: dict[str, Any]) -> None:
-        """Print a line if there is news."""
+        """Print a line if it is time for one."""
         phase, now = status.get("phase", "Pending"), time.monotonic()
         if phase != self._phase or now - self._printed_at >= PLAIN_INTERVAL_S:
             self._phase, self._printed_at = phase, now
@@ -181,7 +181,7 @@ class PlainProgress:
 
 
 def describe(status: dict[str, Any]) -> str:
-    """Describe step, loss and ETA, as far as they are known."""
+    """Format step, loss and ETA, as far as they are known."""
     steps = status.get("progress", {})
     parts = []
     if steps.get("totalSteps"):
@@ -199,7 +199,7 @@ def describe(status: dict[str, Any]) -> str:
 
 
 def build_table(result: dict[str, Any]) -> Table:
-    """Build the table of domain and general text, nats and bits per byte: before, after, change."""
+    """Build the table of losses before and after, for both texts, in nats per token and bits per byte."""
     table = Table("held-out text", "measure", title="Adapting it to source code", title_justify="left")
     for heading in ("before", "after", "change"):
         table.add_column(heading, justify="right")
@@ -215,7 +215,7 @@ def build_table(result: dict[str, Any]) -> Table:
 
 
 def write_sample(model_folder: Path) -> str:
-    """Continue `PROMPT` with the adapted model's likeliest tokens; return one line."""
+    """Let the adapted model continue `PROMPT` with its likeliest tokens; return that as one line."""
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when transformers is imported
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -228,10 +228,10 @@ def write_sample(model_folder: Path) -> str:
 
 
 def run_demo(local: Local) -> None:
-    """Run everything, in order.
+    """Build the corpora, run both runs, and print what they have changed.
 
     Raises:
-        UserError: what went wrong.
+        UserError: a step failed.
     """
     started = time.monotonic()
     keys = read_or_make_keys(local.instance)
@@ -261,7 +261,7 @@ def run_demo(local: Local) -> None:
 
 
 def load_instance(state: Path) -> Instance:
-    """Load the instance in a directory.
+    """Read the instance in a directory.
 
     Raises:
         UserError: there is none.
@@ -273,7 +273,7 @@ def load_instance(state: Path) -> Instance:
 
 
 def main() -> int:
-    """Run the demo; return 0 if both runs have succeeded."""
+    """Run the demo; return exit status 0 when both runs have succeeded."""
     parser = argparse.ArgumentParser(description="Pre-train and adapt two small models on a local control plane.")
     parser.add_argument("--dir", type=Path, default=default_state_dir(), help="the instance (default: %(default)s)")
     state = parser.parse_args().dir.expanduser().absolute()

@@ -1,4 +1,4 @@
-"""The docstrings of the standard library with what they belong to, and the upload: for the examples with records."""
+"""Read the docstrings of the standard library, from which the examples with records are made, and upload the result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Docstring:
 
 @cache
 def read_docstrings() -> list[Docstring]:
-    """Read each text once, in an order that mixes modules and is always the same."""
+    """Read each docstring once, in an order that mixes modules and is always the same."""
     found = {
         text: Docstring(module, node.name, text)
         for module, source in sources()
@@ -39,12 +39,12 @@ def read_docstrings() -> list[Docstring]:
 
 
 def to_jsonl(rows: Iterable[dict[str, Any]]) -> bytes:
-    """Write a row a line."""
+    """Render one JSON object per line."""
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def main(build_files: Callable[[], dict[str, bytes]], description: str) -> int:
-    """Build, upload, and say how much it was."""
+    """Build the files, upload them and print how many records they hold."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("destination", help="a folder, or s3://bucket/prefix")
     destination = parser.parse_args().destination

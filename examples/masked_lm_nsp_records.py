@@ -1,11 +1,11 @@
-"""Documents of sentences for masked-lm-nsp, out of the running Python: docstrings and pydoc's topics.
+"""Make records for masked-lm-nsp.yaml: docstrings and pydoc's topics as documents of sentences.
 
     python examples/masked_lm_nsp_records.py FOLDER | s3://bucket/prefix
 
     sentences/docstrings.jsonl           documents of two sentences or more: {"sentences": [...]}
-    sentences-held-out/docstrings.jsonl  those of other modules, other topics
+    sentences-held-out/docstrings.jsonl  such documents of other modules and topics
 
-They are the general text of `corpora.py`, with its split. The same Python gives the same bytes.
+The text and the split are those of `corpora.py`. The same Python gives the same bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HELD_OUT_BYTES = 60_000
 
 
 def build_files(train_bytes: int = TRAIN_BYTES, held_out_bytes: int = HELD_OUT_BYTES) -> dict[str, bytes]:
-    """Build everything that is uploaded, by its name below the destination."""
+    """Build the files to upload, by name below the destination."""
     return {
         "sentences/docstrings.jsonl": _build(is_held_out=False, max_bytes=train_bytes),
         "sentences-held-out/docstrings.jsonl": _build(is_held_out=True, max_bytes=held_out_bytes),

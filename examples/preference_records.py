@@ -1,4 +1,4 @@
-"""Beginnings of docstrings with two ways to go on, for preference.yaml: its own, and the same words in disorder.
+"""Make records for preference.yaml: docstrings cut in two; chosen is the real second half, rejected its words sorted.
 
     python examples/preference_records.py FOLDER | s3://bucket/prefix
 
@@ -19,7 +19,7 @@ ANSWER_CHARACTERS = 160
 
 
 def build_files(max_bytes: int = 400_000) -> dict[str, bytes]:
-    """Build everything that is uploaded, by its name below the destination."""
+    """Build the files to upload, by name below the destination."""
     texts = [" ".join(document.text.split()) for document in build_general(is_held_out=False, max_bytes=max_bytes)]
     halves = [_cut(text) for text in texts if len(text) >= PROMPT_CHARACTERS + ANSWER_CHARACTERS]
     rows = [
@@ -31,14 +31,14 @@ def build_files(max_bytes: int = 400_000) -> dict[str, bytes]:
 
 
 def _cut(text: str) -> tuple[str, str]:
-    """Cut a text into a beginning and what follows it, both ending where a word does."""
+    """Cut a text into a prompt and an answer, both at the end of a word."""
     middle = text.rfind(" ", 0, PROMPT_CHARACTERS)
     end = text.rfind(" ", middle + 1, middle + ANSWER_CHARACTERS)
     return text[:middle], text[middle:end]
 
 
 def _disorder(text: str) -> str:
-    """Put its words into the order of the alphabet."""
+    """Sort the words of a text."""
     return " " + " ".join(sorted(text.split()))
 
 

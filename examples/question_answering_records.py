@@ -1,8 +1,8 @@
-"""What functions return, as questions to their docstrings, for question-answering.yaml.
+"""Make records for question-answering.yaml: docstrings, and the question what their function returns.
 
     python examples/question_answering_records.py FOLDER | s3://bucket/prefix
 
-    question-answering/docstrings.jsonl    as SQuAD has it
+    question-answering/docstrings.jsonl    in the format of SQuAD
         {"id": "abc.get_cache_token", "question": "What does get_cache_token return?",
          "context": "Returns the current ABC cache token. The token is an opaque object ...",
          "answers": {"text": ["the current ABC cache token"], "answer_start": [8]}}
@@ -19,13 +19,13 @@ from typing import Any
 from docstrings import Docstring, main, read_docstrings, to_jsonl
 
 MAX_CHARACTERS = 1000
-"""Of a docstring."""
+"""Longest docstring that is used."""
 
 _ANSWER = re.compile(r"\bReturns? (.{1,80}?)[.:;](?=\s|$)", re.DOTALL)
 
 
 def build_files() -> dict[str, bytes]:
-    """Build everything that is uploaded, by its name below the destination."""
+    """Build the files to upload, by name below the destination."""
     rows = [row for docstring in read_docstrings() if (row := _to_row(docstring))]
     return {"question-answering/docstrings.jsonl": to_jsonl(rows)}
 

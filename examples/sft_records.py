@@ -1,8 +1,8 @@
-"""Functions with what their docstrings say they do, as instructions, for sft.yaml.
+"""Make records for sft.yaml: the signature of a function as the input, its docstring's first line as the output.
 
     python examples/sft_records.py FOLDER | s3://bucket/prefix
 
-    sft/docstrings.jsonl    Alpaca's records
+    sft/docstrings.jsonl    in the format of Alpaca
         {"instruction": "Say what this function does.", "input": "def get_cache_token()",
          "output": "Returns the current ABC cache token."}
 
@@ -27,7 +27,7 @@ MAX_SUMMARY_CHARACTERS = 120
 
 
 def build_files() -> dict[str, bytes]:
-    """Build everything that is uploaded, by its name below the destination."""
+    """Build the files to upload, by name below the destination."""
     found = {
         row["output"]: row
         for _, source in sources()

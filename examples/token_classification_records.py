@@ -1,4 +1,4 @@
-"""The words of docstrings, with exceptions, constants and terms tagged, for token-classification.yaml.
+"""Make records for token-classification.yaml: words of docstrings, with exceptions, constants and terms tagged.
 
     python examples/token_classification_records.py FOLDER | s3://bucket/prefix
 
@@ -31,7 +31,7 @@ _EXCEPTION = re.compile(r"[A-Z]\w*(Error|Exception|Warning)")
 
 
 def build_files() -> dict[str, bytes]:
-    """Build everything that is uploaded, by its name below the destination."""
+    """Build the files to upload, by name below the destination."""
     paragraphs = (paragraph for each in read_docstrings() for paragraph in keep_prose(each.text).split("\n\n"))
     tagged = ((words, list(tag_words(words))) for paragraph in paragraphs if (words := _WORD.findall(paragraph)))
     rows = [{"tokens": words, "tags": tags} for words, tags in tagged if len(words) <= MAX_WORDS and set(tags) != {"O"}]
@@ -39,16 +39,16 @@ def build_files() -> dict[str, bytes]:
 
 
 def tag_words(words: Sequence[str]) -> Iterator[str]:
-    """Return the tag of each word."""
-    place = 0
-    while place < len(words):
-        kind, length = _find_entity(words[place:])
+    """Tag each word in the BIO scheme."""
+    position = 0
+    while position < len(words):
+        kind, length = _find_entity(words[position:])
         yield from ["O"] if kind is None else [f"B-{kind}", *[f"I-{kind}"] * (length - 1)]
-        place += length
+        position += length
 
 
 def _find_entity(words: Sequence[str]) -> tuple[str | None, int]:
-    """Find the entity that the first of these words begins; return its type and its length in words."""
+    """Return the kind of entity that the first of these words begins, None for none, and its number of words."""
     if words[0] in CONSTANTS:
         return "CONSTANT", 1
     if _EXCEPTION.fullmatch(words[0]):

@@ -1,15 +1,10 @@
 """`runyard local`: a real Kubernetes control plane, an S3 server and simulated GPU nodes in one directory.
 
-For development and demonstration on one machine: everything listens on loopback, nothing needs root or containers.
+    requirements: can this machine run pods? ─> programs/: find or build the servers' binaries
+    lifecycle: instance (ports, paths) ─> servers/: etcd, API server, controllers, S3 ─> node/: an agent per node
+               ─> chart: the operator, installed as its users install it
+    status: which of these run
 
-    binaries      find or build kube-apiserver, etcd, versitygw, helm and the rest
-    machine       can this machine run pods as unprivileged processes?
-    instance      one state directory: its ports, nodes and file paths
-    certs         the instance's CAs, certificates and signing key
-    process       start, recognise and stop a detached process
-    controlplane  the command lines of the servers, and when each is ready
-    s3server      the same for the S3 server
-    node/         the node agent: runs a pod's container as local processes
-    chart         the operator, installed from the chart
-    lifecycle     up, down and status, made of these
+For development on one machine: everything listens on loopback and needs neither root nor containers. A package apart:
+it knows nothing of the operator or the trainer but the trainer's UserError, and is in no image.
 """

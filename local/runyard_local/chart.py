@@ -1,4 +1,4 @@
-"""The operator of an instance, installed as its users install it: from the chart, under its ServiceAccount and RBAC."""
+"""Install the operator as its users do: from the chart, under its ServiceAccount and RBAC."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _AVAILABLE_DEADLINE_S = 90
 
 
 def find_chart() -> Path:
-    """The chart's folder, in the clone that this package is installed from.
+    """Find the chart's folder in the clone that this package is installed from.
 
     Raises:
         UserError: this package does not come from a clone.
@@ -36,7 +36,7 @@ def find_chart() -> Path:
 
 
 def install_operator(instance: Instance, kubectl: Kubectl) -> None:
-    """Apply what the chart renders, and wait until the operator says that it is ready.
+    """Apply the rendered chart and wait until the operator is ready.
 
     Raises:
         UserError: the chart does not render, is not accepted, or the operator does not become ready.
@@ -56,13 +56,13 @@ def install_operator(instance: Instance, kubectl: Kubectl) -> None:
 
 
 def is_operator_available(kubectl: Kubectl) -> bool:
-    """Whether the operator's Deployment has a pod that is ready."""
+    """Return whether the operator's Deployment has a pod that is ready."""
     found = kubectl.get("deployments", "--namespace", NAMESPACE, "--selector", _SELECTOR)
     return any(item.get("status", {}).get("availableReplicas", 0) > 0 for item in (found or {"items": []})["items"])
 
 
 def render_chart(instance: Instance) -> str:
-    """The chart's manifests for this instance, CRD included."""
+    """Render the chart's manifests for this instance, CRDs included."""
     values = instance.state / "values.yaml"
     values.write_text(yaml.safe_dump(_build_values(instance)))
     argv = [str(instance.helm), "template", "runyard", str(find_chart()), "--include-crds"]

@@ -1,7 +1,7 @@
 """A thin client for the API server of an instance: raw JSON over aiohttp, credentials from a kubeconfig.
 
-`observe` is a watch that never ends: it lists, follows, and lists again whenever the stream breaks (restarted server,
-410 Gone, reset), so that whoever reads it needs no error handling of its own.
+`observe` is a watch that never ends: it lists, follows, and lists again whenever the stream breaks (a restarted server,
+410 Gone, a reset), so its readers need no error handling.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Credentials:
-    """Where the API server is, and who we are."""
+    """The API server's address and CA, and our token."""
 
     server: URL
     ca_path: str
@@ -52,10 +52,10 @@ class Credentials:
 
     @classmethod
     def read(cls, kubeconfig: Path) -> Credentials:
-        """What the current context of a kubeconfig with a CA file and a token says.
+        """Read the current context of a kubeconfig that names a CA file and a token.
 
         Raises:
-            UserError: the file cannot be read or says something else.
+            UserError: the file cannot be read, or has no such context.
         """
         try:
             config = yaml.safe_load(kubeconfig.read_text())
@@ -76,21 +76,21 @@ def _find(entries: list[Object], name: str) -> Object:
 
 @dataclass(frozen=True)
 class Listed:
-    """All objects there are: what is not among them is gone."""
+    """All objects of the collection: others no longer exist."""
 
     objects: list[Object]
 
 
 @dataclass(frozen=True)
 class Changed:
-    """An object was made or changed."""
+    """An object that was created or changed."""
 
     object: Object
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """An object was removed; this is its last state."""
+    """The last state of an object that was removed."""
 
     object: Object
 
@@ -103,15 +103,15 @@ class Client:
         self._session = session
 
     async def get(self, path: str) -> Object:
-        """One object. Raises ApiError."""
+        """Read an object, or a list of them. Raises ApiError."""
         return await self._request("GET", path)
 
     async def create(self, path: str, body: Object) -> Object:
-        """Raises ApiError."""
+        """Create an object. Raises ApiError."""
         return await self._request("POST", path, body)
 
     async def patch(self, path: str, body: Object, content_type: str = MERGE_PATCH) -> Object:
-        """Raises ApiError."""
+        """Patch an object. Raises ApiError."""
         return await self._request("PATCH", path, body, content_type)
 
     async def delete(self, path: str, options: Object) -> Object:
@@ -134,7 +134,7 @@ class Client:
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)
 
     async def _watch(self, path: str, version: str) -> AsyncIterator[Changed | Deleted]:
-        """One stream after the other, until one breaks."""
+        """Follow one stream after the other, until one breaks."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_REQUEST_TIMEOUT_S, sock_read=_WATCH_TIMEOUT_S + 30)
         while True:
             params = {
@@ -187,7 +187,7 @@ async def connect(kubeconfig: Path) -> AsyncIterator[Client]:
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Lines of any length; the reader's own has a limit that a large object goes beyond."""
+    """Split a stream into lines of any length: a large object is longer than StreamReader's limit."""
     rest = b""
     async for chunk in content.iter_any():
         *lines, rest = (rest + chunk).split(b"\n")

@@ -1,4 +1,4 @@
-"""What a person sees of a long step: a moving line on a terminal, lines now and then elsewhere. All on stderr."""
+"""Show the progress of long steps on stderr: a moving line on a terminal, a line every 20 s elsewhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PLAIN_INTERVAL_S = 20.0
 
 @contextmanager
 def show_step(title: str) -> Iterator[None]:
-    """Show `title` while the body runs, and how long it took."""
+    """Show `title` while the body runs, and then how long that took."""
     start = time.monotonic()
     with CONSOLE.status(f"{title} ..."):
         yield
@@ -34,14 +34,14 @@ def show_step(title: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Counter:
-    """Told of each thing that is done."""
+    """The handle of a shown count: call `advance` for each thing that is done."""
 
     advance: Callable[[], None]
 
 
 @contextmanager
 def show_count(title: str, total: int | None = None) -> Iterator[Counter]:
-    """Show how much is done of `total` (None: nobody knows), and the time it has taken and will still take."""
+    """Show how many of `total` (None: unknown) are done, the time taken and the time left."""
     if CONSOLE.is_terminal:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=CONSOLE) as progress:
@@ -54,7 +54,7 @@ def show_count(title: str, total: int | None = None) -> Iterator[Counter]:
 
 
 class _PlainCount:
-    """A line every 20 s at most."""
+    """A count without a terminal: one line every 20 s at most."""
 
     def __init__(self, title: str, total: int | None) -> None:
         self._title = title

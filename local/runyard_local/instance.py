@@ -1,4 +1,4 @@
-"""One instance is one state directory: what was chosen for it, and where its files lie."""
+"""An instance: one state directory with its ports, its number of nodes, and the paths of its files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from pathlib import Path
 
 from runyard_trainer.contract.exits import UserError
 
+from runyard_local.files import replace_file
 from runyard_local.process import ProcessTable
 
 REGION = "us-east-1"
 BUCKET = "runyard"
 
 _FIRST_PORT, _LAST_PORT = 10000, 19999
-"""Below what the kernel hands out to outgoing connections, and off the ports that pods use."""
+"""Below the ports that the kernel gives outgoing connections, and apart from those that pods use."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Ports:
 
     @classmethod
     def choose(cls) -> Ports:
-        """Four ports that are free now."""
+        """Choose four ports that are free now."""
         candidates = random.SystemRandom().sample(range(_FIRST_PORT, _LAST_PORT + 1), 200)
         free = [port for port in candidates if is_port_free(port)]
         return cls(*free[:4])
@@ -42,7 +43,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Instance:
-    """What `instance.json` records. All paths are absolute."""
+    """The content of `instance.json`, and the paths below the state directory. All are absolute."""
 
     state: Path
     ports: Ports
@@ -51,7 +52,7 @@ class Instance:
 
     @classmethod
     def load(cls, state: Path) -> Instance | None:
-        """The instance in this directory; None if there is none.
+        """Read the instance in this directory; None if there is none.
 
         Raises:
             UserError: instance.json cannot be read.
@@ -68,7 +69,7 @@ class Instance:
             raise UserError(f"{path} is broken ({error}); start afresh with `runyard local down --delete`") from error
 
     def save(self) -> None:
-        """Write instance.json, which also tells other programs where things are."""
+        """Write instance.json, in which other programs also find the kubeconfig and S3."""
         record = {
             "ports": asdict(self.ports),
             "nodes": self.nodes,
@@ -82,7 +83,7 @@ class Instance:
                 "keys": str(self.s3_keys),
             },
         }
-        write_private(self.state / "instance.json", json.dumps(record, indent=2) + "\n")
+        replace_file(self.state / "instance.json", f"{json.dumps(record, indent=2)}\n".encode())
 
     @property
     def processes(self) -> ProcessTable:
@@ -123,12 +124,12 @@ class Instance:
 
 
 def default_state_dir() -> Path:
-    """Where the instance lives unless --dir says otherwise."""
+    """Return $RUNYARD_LOCAL_DIR or ~/.runyard/local, the directory without --dir."""
     return Path(os.environ.get("RUNYARD_LOCAL_DIR") or "~/.runyard/local").expanduser()
 
 
 def is_port_free(port: int) -> bool:
-    """Whether a server could listen on it now."""
+    """Return whether a server could listen on the port now."""
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -138,26 +139,16 @@ def is_port_free(port: int) -> bool:
         return True
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, in one step."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    temporary.replace(path)
-
-
 @contextmanager
 def lock_state(state: Path) -> Iterator[None]:
-    """Hold the directory, so that two commands do not change one instance at once.
+    """Lock the directory: two commands must not change one instance at once.
 
     Raises:
         UserError: the directory cannot be made, or another command holds it.
     """
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _check_ours(state)
+        _refuse_foreign_files(state)
         lock = (state / "lock").open("a")
     except OSError as error:
         raise UserError(f"cannot use the directory {state}: {error.strerror}; choose another with --dir") from error
@@ -169,9 +160,9 @@ def lock_state(state: Path) -> Iterator[None]:
         yield
 
 
-def _check_ours(state: Path) -> None:
-    """So that `down --delete` never removes somebody's files."""
-    strangers = [path.name for path in state.iterdir() if path.name not in ("lock", "instance.json.tmp")]
+def _refuse_foreign_files(state: Path) -> None:
+    """Refuse a directory with other files: `down --delete` would remove them."""
+    strangers = [path.name for path in state.iterdir() if path.name not in ("lock", ".instance.json.tmp")]
     if strangers and not (state / "instance.json").exists():
         raise UserError(
             f"{state} holds other files ({', '.join(sorted(strangers)[:3])}); choose a new directory with --dir"

@@ -1,4 +1,4 @@
-"""kubectl, for the few objects that `runyard local` itself reads and writes."""
+"""Call kubectl, for the few objects that `runyard local` itself reads and writes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from runyard_trainer.contract.exits import UserError
 
 @dataclass(frozen=True)
 class Kubectl:
-    """Runs as the instance's administrator."""
+    """kubectl with the rights of the instance's administrator."""
 
     binary: Path
     kubeconfig: Path
 
     def run(self, *arguments: str, stdin: str | None = None) -> str:
-        """Its stdout.
+        """Run it and return its stdout.
 
         Raises:
-            UserError: it failed; the message is its stderr.
+            UserError: it failed; the message ends with its stderr.
         """
         done = self._call(arguments, stdin)
         if done.returncode != 0:
@@ -30,7 +30,7 @@ class Kubectl:
         return done.stdout
 
     def get(self, *arguments: str) -> dict[str, Any] | None:
-        """An object or a list of them as JSON; None where there is none, or nobody answers."""
+        """Read an object or a list of them; None where there is none or the API server does not answer."""
         done = self._call(("get", *arguments, "-o", "json"), None)
         if done.returncode != 0:
             return None
@@ -38,7 +38,7 @@ class Kubectl:
         return found
 
     def apply(self, manifests: str) -> None:
-        """Server-side apply of YAML documents."""
+        """Apply YAML documents, server-side."""
         flags = ("--server-side", "--force-conflicts", "--field-manager=runyard-local", "--filename=-")
         self.run("apply", *flags, stdin=manifests)
 

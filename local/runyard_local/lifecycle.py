@@ -1,6 +1,6 @@
-"""Up, down and status of an instance.
+"""Bring an instance up and take it down.
 
-`bring_up` is level-based: it looks at what runs, stops what is out of date and starts what is missing, so the same call
+`bring_up` is level-based: it looks at what runs, stops what is out of date and starts what is missing, so one call
 makes an instance, repairs a crashed one and leaves a healthy one alone.
 """
 
@@ -19,10 +19,10 @@ from runyard_local.chart import SECRET, find_chart, install_operator
 from runyard_local.console import show_step
 from runyard_local.instance import Instance, Ports, is_port_free, lock_state
 from runyard_local.kubectl import Kubectl
-from runyard_local.machine import check_machine
-from runyard_local.node.records import NodeDir
+from runyard_local.node.folders import NodeDir
 from runyard_local.process import Command, read_last_lines
 from runyard_local.programs.binaries import Binaries, find_or_build
+from runyard_local.requirements import check_requirements
 from runyard_local.servers import controlplane, s3server
 from runyard_local.servers.certs import make_certs
 from runyard_local.waiting import wait_until
@@ -33,24 +33,24 @@ _NODE_GRACE_S = 20.0
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What `up` was asked for; None: as it was, or the default."""
+class UpOptions:
+    """The options of `up`; None: as before, or the default."""
 
     nodes: int | None = None
     gpus_per_node: int | None = None
     operator: bool = True
 
 
-def bring_up(state: Path, wanted: Wanted) -> bool:
+def bring_up(state: Path, wanted: UpOptions) -> bool:
     """Bring the instance in `state` up, and wait until it can be used.
 
     Returns:
-        False where everything ran already.
+        Whether anything had to be started.
 
     Raises:
         UserError: the machine cannot run it, or a part of it did not start.
     """
-    check_machine()
+    check_requirements()
     if wanted.operator:
         find_chart()
     binaries = find_or_build()
@@ -87,7 +87,7 @@ def _delete(state: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- servers
 
 
-def _prepare(state: Path, wanted: Wanted) -> Instance:
+def _prepare(state: Path, wanted: UpOptions) -> Instance:
     instance = Instance.load(state) or Instance(state, Ports.choose(), nodes=2, gpus_per_node=2)
     instance = replace(
         instance,
@@ -104,7 +104,7 @@ def _prepare(state: Path, wanted: Wanted) -> Instance:
 
 
 def _link_clients(instance: Instance, binaries: Binaries) -> None:
-    """`bin/` is what a person puts on PATH: the clients, and none of the servers."""
+    """Link kubectl and helm into `bin/`, for a person's PATH; the servers do not belong there."""
     for link, binary in ((instance.kubectl, binaries.kubectl), (instance.helm, binaries.helm)):
         link.parent.mkdir(exist_ok=True)
         link.unlink(missing_ok=True)
@@ -146,7 +146,7 @@ def _run_servers(instance: Instance, binaries: Binaries, kubectl: Kubectl) -> bo
 
 
 def _run(instance: Instance, title: str, commands: list[Command], is_ready: Callable[[], bool]) -> bool:
-    """Start those that do not run as they should, and wait until all are ready. False where there was nothing to do."""
+    """Start the commands that do not run or are out of date, and wait until all are ready; False if none had to be."""
     stale = [command for command in commands if not instance.processes.is_current(command)]
     if not stale and is_ready():
         return False
@@ -189,7 +189,7 @@ def _run_nodes(instance: Instance, kubectl: Kubectl) -> bool:
 
 
 def _stop_nodes(instance: Instance, names: list[str]) -> None:
-    """And their pods, even if an agent was killed before it could stop them."""
+    """Stop agents, and the pods of agents that were killed before they could stop them."""
     instance.processes.stop(*names, grace_s=_NODE_GRACE_S)
     for folder in (instance.state / "nodes").glob("*"):
         if instance.processes.find(folder.name) is None:
@@ -209,20 +209,20 @@ def _build_node(instance: Instance, index: int) -> Command:
 
 
 def are_nodes_ready(instance: Instance, kubectl: Kubectl) -> bool:
-    """Whether every node of the instance says Ready."""
+    """Return whether every node of the instance is Ready."""
     found = kubectl.get("nodes")
     ready = {node["metadata"]["name"] for node in (found or {"items": []})["items"] if is_node_ready(node)}
     return ready >= set(instance.node_names)
 
 
 def is_node_ready(node: dict[str, object]) -> bool:
-    """Whether a Node object carries Ready=True."""
+    """Return whether a Node object has the condition Ready=True."""
     status = node.get("status")
     conditions = status.get("conditions", []) if isinstance(status, dict) else []
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
-# --------------------------------------------------------------------------------------------------------------- rest
+# -------------------------------------------------------------------------------------------- the instance as a whole
 
 
 def _apply_secret(instance: Instance, kubectl: Kubectl) -> None:
@@ -240,7 +240,7 @@ def _apply_secret(instance: Instance, kubectl: Kubectl) -> None:
 
 
 def _stop_all(instance: Instance) -> None:
-    """Nodes first, so that pods are told; then those that write to the API, the API, and what it stores in."""
+    """Stop in the order of dependence: nodes with their pods, the API's clients, the API server, etcd."""
     _stop_nodes(instance, [name for name in instance.processes.names() if name.startswith("node-")])
     for stage in (("kube-scheduler", "kube-controller-manager", "versitygw"), ("kube-apiserver",), ("etcd",)):
         instance.processes.stop(*stage, grace_s=_SERVER_GRACE_S)

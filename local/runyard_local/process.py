@@ -1,7 +1,7 @@
-"""A detached process that outlives the command that started it, and is recognised again by a later one.
+"""Detached processes, which outlive the command that started them and are found again by later commands.
 
-Its record, `run/<name>.json`, holds the pid and what makes that pid unique: the machine's boot and the process's start
-time. A pid that was since given to another process is never signalled.
+The record of a process, `run/<name>.json`, holds its pid with the machine's boot and the process's start time: so a
+pid that the kernel has given to another process since is never signalled.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from runyard_local.files import replace_file
 from runyard_local.waiting import wait_until
 
 _KILL_DEADLINE_S = 10.0
@@ -25,7 +26,7 @@ _KILL_DEADLINE_S = 10.0
 
 @dataclass(frozen=True)
 class Command:
-    """What to run. `env` is added to a minimal environment and holds what must not be seen in the argument list."""
+    """A command line. `env` is added to a minimal environment; secrets go there: anyone can read argument lists."""
 
     name: str
     argv: tuple[str, ...]
@@ -33,13 +34,13 @@ class Command:
 
     @property
     def digest(self) -> str:
-        """Changes whenever the process would have to be started anew to be up to date."""
+        """A hash of all of it: where it differs, the running process is out of date."""
         return hashlib.sha256(json.dumps([self.argv, sorted(self.env.items())]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One process among all that ever ran on this machine."""
+    """A process, unlike a pid unique among all that ever ran on this machine."""
 
     pid: int
     boot: str
@@ -47,7 +48,7 @@ class Identity:
 
     @classmethod
     def read(cls, pid: int) -> Identity | None:
-        """The process that has this pid now; None if there is none, or only a zombie."""
+        """Find the process that has this pid now; None if there is none, or only a zombie."""
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()
         except (FileNotFoundError, ProcessLookupError):
@@ -59,17 +60,17 @@ class Identity:
         return cls(pid, boot, int(fields[19]))
 
     def is_running(self) -> bool:
-        """Whether it is this very process that has the pid."""
+        """Return whether the pid still belongs to this process."""
         return Identity.read(self.pid) == self
 
     def send(self, signum: int) -> None:
-        """Signal it, if it is still there."""
+        """Send a signal, if the process is still there."""
         if self.is_running():
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signum)
 
     def descendants(self) -> list[Identity]:
-        """Its children, their children and so on, as far as they have not been orphaned."""
+        """List its children, their children and so on; orphans are not among them."""
         try:
             children = psutil.Process(self.pid).children(recursive=True) if self.is_running() else []
         except psutil.NoSuchProcess:
@@ -85,21 +86,21 @@ class ProcessTable:
         self._log_dir = log_dir
 
     def names(self) -> list[str]:
-        """Every process that was started and not stopped, alive or not."""
+        """List every process that was started and not stopped, alive or not."""
         return sorted(path.stem for path in self._run_dir.glob("*.json"))
 
     def find(self, name: str) -> Identity | None:
-        """The process of that name, if it runs."""
+        """Find the process of that name; None if it does not run."""
         record = self._read(name)
         return record[0] if record and record[0].is_running() else None
 
     def is_current(self, command: Command) -> bool:
-        """Whether it runs, and was started with this very command."""
+        """Return whether it runs and was started with exactly this command."""
         record = self._read(command.name)
         return record is not None and record[1] == command.digest and record[0].is_running()
 
     def log_path(self, name: str) -> Path:
-        """Where its stdout and stderr go."""
+        """Return the file with its stdout and stderr."""
         return self._log_dir / f"{name}.log"
 
     def start(self, command: Command) -> Identity:
@@ -118,11 +119,12 @@ class ProcessTable:
             )
         identity = Identity.read(process.pid) or Identity(process.pid, "", 0)
         record = {"pid": identity.pid, "boot": identity.boot, "startTicks": identity.start_ticks}
-        _write_atomically(self._record_path(command.name), json.dumps({**record, "digest": command.digest}))
+        text = json.dumps({**record, "digest": command.digest})
+        replace_file(self._record_path(command.name), text.encode())
         return identity
 
     def stop(self, *names: str, grace_s: float) -> None:
-        """SIGTERM them all, SIGKILL them and whatever they leave behind after `grace_s`, and forget them."""
+        """Send them SIGTERM, after `grace_s` SIGKILL to those left and to their children; delete the records."""
         running = [identity for name in names if (identity := self.find(name))]
         family = [*running, *(child for identity in running for child in identity.descendants())]
         for identity in running:
@@ -150,7 +152,7 @@ def _any_runs(identities: Iterable[Identity]) -> bool:
 
 
 def read_last_lines(path: Path, count: int) -> Sequence[str]:
-    """The end of a log file; empty if there is none."""
+    """Read the last lines of a log file; none if there is no file."""
     try:
         return path.read_text(errors="replace").splitlines()[-count:]
     except FileNotFoundError:
@@ -160,9 +162,3 @@ def read_last_lines(path: Path, count: int) -> Sequence[str]:
 def _base_environment() -> dict[str, str]:
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "RUNYARD_CACHE", "RUNYARD_BIN", "XDG_CACHE_HOME")
     return {name: os.environ[name] for name in kept if name in os.environ}
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

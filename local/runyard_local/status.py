@@ -1,8 +1,7 @@
-"""What runs of an instance, for `runyard local status`."""
+"""Find out which parts of an instance run, for `runyard local status`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,23 +11,21 @@ from runyard_local.kubectl import Kubectl
 from runyard_local.lifecycle import is_node_ready
 from runyard_local.servers import controlplane, s3server
 
-Health = Callable[[], bool]
-
 
 @dataclass(frozen=True)
 class Part:
-    """One line of the table."""
+    """A server, a node or the operator: one line of the table."""
 
     name: str
     state: str
-    """ready; running: alive but not ready; stopped."""
+    """`ready`; `running`: alive but not ready; `stopped`."""
     pid: int | None
     address: str
     log: str
 
 
 def read_status(instance: Instance) -> list[Part]:
-    """Every part of the instance, the operator last."""
+    """Read the state of every part, the operator last."""
     kubectl = Kubectl(instance.kubectl, instance.kubeconfig)
     api_is_ready = controlplane.is_apiserver_ready(instance)
     nodes = (kubectl.get("nodes") if api_is_ready else None) or {"items": []}
@@ -49,7 +46,7 @@ def read_status(instance: Instance) -> list[Part]:
 
 
 def is_healthy(parts: list[Part]) -> bool:
-    """Whether everything that `up` keeps running is ready. The operator is optional."""
+    """Return whether every server and node is ready. The operator is optional."""
     return all(part.state == "ready" for part in parts if part.name != "operator")
 
 

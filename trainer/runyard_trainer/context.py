@@ -1,6 +1,6 @@
-"""Where a process of a run stands: the frozen values of its environment, with defaults to run alone.
+"""The values that a process of a run reads from its environment, frozen; with defaults for a run without an operator.
 
-`__main__` and `launch` read the real environment and pass it in; nothing else does.
+`__main__` and `launch` pass the real environment in; nothing else reads it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from runyard_trainer.contract.services import MLFLOW_VARIABLES
 
 @dataclass(frozen=True)
 class World:
-    """Which of how many ranks this process is. The defaults are a world of one."""
+    """This process among the ranks of the run. The defaults are a world of one."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    """Which rank of this node."""
+    """This process among the ranks of its node."""
     local_size: int = 1
-    """Ranks of this node."""
+    """Number of ranks on this node."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.rank < self.size and 0 <= self.local_rank < self.local_size):
@@ -33,43 +33,43 @@ class World:
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a process knows of its run besides the recipe."""
+    """The run that a process belongs to, besides the recipe."""
 
     run_uid: str
-    """UID of the TrainingRun; `alone-<recipe digest>` without one, so that a rerun goes on where the last one was."""
+    """UID of the TrainingRun; `alone-<recipe digest>` without one, so that a rerun continues the run before."""
     namespace: str
     run_name: str
     attempt: int
     world: World
     pod_ip: str
-    """Address that servers bind to."""
+    """Address that this process's servers bind to."""
     scratch_dir: Path
-    """Folder on the node's disk that all its ranks share."""
+    """Folder on the node's disk, shared by all ranks of the node."""
     grace_s: float
     """Seconds between SIGTERM and SIGKILL."""
     master_addr: str
-    """Where rank 0's rendezvous listens."""
+    """Host name or address at which rank 0's rendezvous listens."""
     master_port: int
-    """Its port; 0 where none was given: a world of one needs none."""
+    """Port of the rendezvous; 0 where none was given: a world of one needs none."""
     gpus_per_node: int = 0
-    """GPUs that the run asks for on each node and that have to be there; 0: it may train on the CPU."""
+    """GPUs that must be there on each node; 0: the run may train on the CPU."""
     gpu_resource_name: str = "nvidia.com/gpu"
-    """What the cluster calls them."""
+    """Name of the cluster's resource that counts GPUs."""
     stall_s: float = 0.0
-    """After how long a step that does not end counts as hanging; 0: never."""
+    """Seconds after which a step that has not ended counts as hanging; 0: never."""
     restarts_on_stall: bool = True
-    """Whether the attempt ends then; otherwise it is only told."""
+    """Whether the attempt ends when a step hangs; otherwise that is only reported."""
     judge_api_key: str | None = field(default=None, repr=False)
-    """What the judge's endpoint asks for."""
+    """Bearer token for the judge's endpoint."""
     mlflow_credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """What MLflow's server asks for, by the variable's name."""
+    """Credentials for MLflow's server, by the name of their variable."""
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str], recipe: Recipe) -> RunContext:
-        """Read the variables of docs/architecture.md, and torchrun's. Creates the scratch folder.
+        """Read the variables of docs/architecture.md, and torchrun's; create the scratch folder.
 
         Raises:
-            UserError: where a number is none, or the ranks make no world.
+            UserError: a number is not one, or RANK and WORLD_SIZE do not fit together.
         """
         alone = f"alone-{recipe.digest}"
         run_uid = env.get("RUNYARD_RUN_UID") or alone

@@ -1,20 +1,10 @@
 """A node of `runyard local`: registers a Node object and runs the containers of its pods as local processes.
 
-    agent         node, watch and shutdown: the top of everything
-    registration  the Node object and its Lease
-    pods          one worker a pod: volumes, containers, status, deletion
-    containers    one container: start, exit, restart
-    shim          the process above a container: namespaces, log, exit code; outlives the agent
-    sandbox       what a container sees of the machine (pure)
-    environment   its variables and command (pure)
-    volumes       its files
-    status        what the pod's status is (pure)
-    hosts         names of pods (pure)
-    probes        readiness, liveness, startup
-    logs          what `kubectl logs` reads
-    network       addresses in 127.0.0.0/8
-    records       which processes are ours after a crash
+    agent ─(watch)─> pod_worker, one per pod ─> pod_files, then container_worker, one per container
+                     container_worker ─(container/)─> a process; its log ─(logs)─> `kubectl logs`; probes watch it
+    agent ─(registration)─> the Node object and its Lease;  addresses: 127.x of node and pods;  etc_hosts: their names
+    folders: what is on disk, by which the next agent finds the processes of one that was killed
 
-What differs from a kubelet: images are not pulled (everything runs in this Python environment), the network is the
-machine's loopback, memory and CPU limits are not enforced, GPUs are simulated. A development tool.
+A development tool, not a kubelet: it pulls no images (everything runs in this Python environment), the network is the
+machine's loopback, limits of memory and CPU are not enforced, and GPUs are simulated.
 """

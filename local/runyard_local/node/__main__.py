@@ -14,7 +14,7 @@ from runyard_local.node.agent import Settings, run_agent
 
 
 def main() -> int:
-    """Run the agent until it is told to stop."""
+    """Run the agent until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="python -m runyard_local.node", description=__doc__)
     parser.add_argument("--state", type=Path, required=True, help="directory of the instance")
     parser.add_argument("--name", required=True, help="name of the Node object")
@@ -26,7 +26,7 @@ def main() -> int:
     try:
         asyncio.run(run_agent(Settings(flags.state, flags.name, flags.index, flags.gpus, flags.kubeconfig)))
     except UserError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the command's answer to whoever started it
+        print(error, file=sys.stderr)  # noqa: T201 - it goes to the node's log
         return error.code
     return 0
 

@@ -1,4 +1,4 @@
-"""The agent of one node: claims its addresses, ends what a crashed one left, registers, keeps a worker for each pod."""
+"""The agent of one node: claim addresses, kill what a crashed agent left, register, run a worker for each pod."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from runyard_trainer.contract.exits import UserError
 
 from runyard_local.client import Client, Deleted, Listed, connect
 from runyard_local.node import registration
-from runyard_local.node.container.sandbox import find_machine
-from runyard_local.node.hosts import find_entry
+from runyard_local.node.addresses import MAX_NODES, AddressPool, claim_octet
+from runyard_local.node.container.mounts import find_host_view
+from runyard_local.node.context import NodeContext
+from runyard_local.node.etc_hosts import find_hosts_entry
+from runyard_local.node.folders import NodeDir, PodDir
 from runyard_local.node.logs import serve_logs
-from runyard_local.node.network import MAX_NODES, AddressPool, claim_octet
-from runyard_local.node.node import Node
-from runyard_local.node.pods import PodWorker
-from runyard_local.node.records import NodeDir, PodDir
+from runyard_local.node.pod_worker import PodWorker
 
 _SHUTDOWN_GRACE_S = 3.0
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settings:
-    """What an agent is told."""
+    """The command line of an agent."""
 
     state: Path
     name: str
@@ -39,10 +39,10 @@ class Settings:
 
 
 async def run_agent(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT, then end all pods.
+    """Run the node until SIGTERM or SIGINT, then end all pods.
 
     Raises:
-        UserError: the node runs already, or cannot be made.
+        UserError: the node runs already, or its addresses or credentials cannot be had.
     """
     if not 0 <= settings.index < MAX_NODES:
         raise UserError(f"--index is {settings.index}; it must be from 0 to {MAX_NODES - 1}")
@@ -51,26 +51,26 @@ async def run_agent(settings: Settings) -> None:
     folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.kill_leftovers()
     addresses = AddressPool(claim.octet, settings.index)
-    # The credentials are the administrator's, not a node's: a development tool on loopback, in one person's hands.
+    # The administrator's credentials, not a node's: the tool runs on loopback for one person.
     async with connect(settings.kubeconfig) as client:
-        node = Node(
-            settings.name, settings.index, settings.num_gpus, client, addresses, find_machine(settings.state), folder
+        node = NodeContext(
+            settings.name, settings.index, settings.num_gpus, client, addresses, find_host_view(settings.state), folder
         )
         await Agent(node, settings.state / "certs").run()
 
 
 @dataclass
 class Agent:
-    """One node at work."""
+    """A running node: its pods' workers and the tasks in which they run."""
 
-    node: Node
+    node: NodeContext
     certs: Path
     workers: dict[str, PodWorker] = field(default_factory=dict)
-    """By UID of the pod."""
+    """By the pod's UID."""
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Until a signal; see `run_agent`."""
+        """Serve logs, keep the node registered and follow pods until a signal comes."""
         stop = asyncio.Event()
         for signum in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signum, stop.set)
@@ -88,7 +88,7 @@ class Agent:
             await self._shut_down(port)
 
     async def _shut_down(self, port: int) -> None:
-        # Not until their tasks are done: those stay with a pod for as long as its object is there.
+        # Wait for `ended`, not for the tasks: a task stays with its pod until the object is gone.
         ended = [worker.ended.wait() for worker in self.workers.values()]
         for worker in self.workers.values():
             worker.shut_down(_SHUTDOWN_GRACE_S)
@@ -99,22 +99,22 @@ class Agent:
     async def _follow_pods(self, client: Client) -> None:
         async for event in client.observe("/api/v1/pods"):
             if isinstance(event, Listed):
-                self._take_list({pod["metadata"]["uid"]: pod for pod in event.objects})
+                self._update_all_pods({pod["metadata"]["uid"]: pod for pod in event.objects})
             elif isinstance(event, Deleted):
-                self._forget(event.object["metadata"]["uid"])
+                self._forget_pod(event.object["metadata"]["uid"])
             else:
-                self._take(event.object)
+                self._update_pod(event.object)
 
-    def _take_list(self, pods: dict[str, Any]) -> None:
-        for uid in (self.workers.keys() | self.node.entries.keys()) - pods.keys():
-            self._forget(uid)
+    def _update_all_pods(self, pods: dict[str, Any]) -> None:
+        for uid in (self.workers.keys() | self.node.hosts_entries.keys()) - pods.keys():
+            self._forget_pod(uid)
         for pod in pods.values():
-            self._take(pod)
+            self._update_pod(pod)
         for uid, folder in self.node.folder.pods():
             if uid not in self.workers:
                 folder.remove()
 
-    def _take(self, pod: dict[str, Any]) -> None:
+    def _update_pod(self, pod: dict[str, Any]) -> None:
         uid = pod["metadata"]["uid"]
         self._set_entry(uid, pod)
         if pod["spec"].get("nodeName") != self.node.name:
@@ -123,9 +123,9 @@ class Agent:
             self.workers[uid].update(pod)
             return
         self.workers[uid] = PodWorker(self.node, pod)
-        self._tasks[uid] = asyncio.create_task(self._work(uid))
+        self._tasks[uid] = asyncio.create_task(self._run_worker(uid))
 
-    def _forget(self, uid: str) -> None:
+    def _forget_pod(self, uid: str) -> None:
         self._set_entry(uid, None)
         if uid in self.workers:
             self.workers[uid].forget()
@@ -138,22 +138,22 @@ class Agent:
         return None
 
     def _set_entry(self, uid: str, pod: dict[str, Any] | None) -> None:
-        entry = None if pod is None else find_entry(pod)
-        if entry == self.node.entries.get(uid):
+        entry = None if pod is None else find_hosts_entry(pod)
+        if entry == self.node.hosts_entries.get(uid):
             return
         if entry is None:
-            del self.node.entries[uid]
+            del self.node.hosts_entries[uid]
         else:
-            self.node.entries[uid] = entry
+            self.node.hosts_entries[uid] = entry
         for worker in self.workers.values():
             worker.write_hosts()
 
-    async def _work(self, uid: str) -> None:
+    async def _run_worker(self, uid: str) -> None:
         worker = self.workers[uid]
         try:
             await worker.run()
         except Exception:
-            # A defect that one pod meets must not take the others' node down.
+            # A defect that one pod runs into must not end the node of the others.
             log.exception("the worker of pod %s broke", worker.pod["metadata"]["name"])
         finally:
             del self.workers[uid], self._tasks[uid]

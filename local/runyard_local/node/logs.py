@@ -1,4 +1,4 @@
-"""What `kubectl logs` reads: /containerLogs of a kubelet, over HTTPS, for the API server only."""
+"""Serve a kubelet's /containerLogs, which `kubectl logs` reads: over HTTPS, to the API server only."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from runyard_local.node.node import Node
-from runyard_local.node.records import ContainerDir, PodDir
+from runyard_local.node.context import NodeContext
+from runyard_local.node.folders import ContainerDir, PodDir
 
 FindPod = Callable[[str, str], PodDir | None]
-"""The folder of a pod of this node, by namespace and name."""
+"""Finds the folder of a pod of this node by namespace and name."""
 
 _POLL_S = 0.1
 _BLOCK_BYTES = 65536
@@ -32,18 +32,18 @@ _TIME_BYTES = len("2026-01-01T00:00:00.000000000Z ")
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Which part of a log is wanted, and how."""
+class LogOptions:
+    """Which lines of a log to send, and whether with their times: PodLogOptions of the API."""
 
     since: str = ""
-    """Lines before this time are left out; as in the log, so that text compares as time does."""
+    """Leave out lines before this time, written as in the log: so text compares as time does."""
     tail_lines: int | None = None
     limit_bytes: int | None = None
     timestamps: bool = False
 
 
-def select(content: bytes, wanted: Selection) -> bytes:
-    """The wanted part of whole or last log lines, each of which starts with its time."""
+def select_lines(content: bytes, wanted: LogOptions) -> bytes:
+    """Return the wanted part of a log, each line of which starts with its time."""
     lines = split_lines(content)
     if wanted.since:
         lines = [line for line in lines if line[: _TIME_BYTES - 1].decode() >= wanted.since]
@@ -55,13 +55,13 @@ def select(content: bytes, wanted: Selection) -> bytes:
 
 
 def split_lines(content: bytes) -> list[bytes]:
-    """Lines with their ends; a carriage return, as progress bars write it, ends none."""
+    """Split at line feeds and keep them; a carriage return, as progress bars write it, ends no line."""
     return BytesIO(content).readlines()
 
 
 @asynccontextmanager
-async def serve_logs(node: Node, certs: Path, find_pod: FindPod) -> AsyncIterator[int]:
-    """Serve on the node's address; gives the port."""
+async def serve_logs(node: NodeContext, certs: Path, find_pod: FindPod) -> AsyncIterator[int]:
+    """Serve on the node's address while the body runs; give the port."""
     application = web.Application()
     server = LogServer(find_pod)
     application.router.add_get("/containerLogs/{namespace}/{pod}/{container}", server.handle)
@@ -76,14 +76,14 @@ async def serve_logs(node: Node, certs: Path, find_pod: FindPod) -> AsyncIterato
 
 
 class TimeStripper:
-    """Takes the times off a log that is read piece by piece."""
+    """Takes the times off a log that is followed piece by piece."""
 
     def __init__(self, *, is_inside_line: bool) -> None:
         self._is_inside_line = is_inside_line
         self._pending = b""
 
     def strip(self, piece: bytes) -> bytes:
-        """What of the log so far has not been returned yet, without times."""
+        """Take the next piece, and return the text of the log that is now known, without times."""
         self._pending += piece
         text = b""
         while self._pending:
@@ -97,20 +97,20 @@ class TimeStripper:
 
 
 class LogServer:
-    """Answers with a container's log, and follows it if asked."""
+    """The handler of requests for a container's log."""
 
     def __init__(self, find_pod: FindPod) -> None:
         self._find_pod = find_pod
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """One request of the API server."""
+        """Answer a request with the log, and follow it if asked to."""
         folder = self._find_run(request)
-        wanted = read_selection(request.query, datetime.now(UTC))
+        wanted = read_log_options(request.query, datetime.now(UTC))
         response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
         await response.prepare(request)
         with folder.log.open("rb") as log:
             content = log.read()
-            await response.write(select(content, wanted))
+            await response.write(select_lines(content, wanted))
             if request.query.get("follow") == "true":
                 is_inside_line = bool(content) and not content.endswith(b"\n")
                 stripper = None if wanted.timestamps else TimeStripper(is_inside_line=is_inside_line)
@@ -137,7 +137,7 @@ class LogServer:
 async def _follow(
     folder: ContainerDir, log: BinaryIO, stripper: TimeStripper | None, response: web.StreamResponse
 ) -> None:
-    """Write what comes, until the container has ended and all of its log is written."""
+    """Send what is added to the log, until the container has ended and all is sent."""
     while True:
         has_ended = folder.has_ended()
         while piece := log.read(_BLOCK_BYTES):
@@ -147,14 +147,14 @@ async def _follow(
         await asyncio.sleep(_POLL_S)
 
 
-def read_selection(query: Mapping[str, str], now: datetime) -> Selection:
-    """The PodLogOptions that the API server passes on."""
+def read_log_options(query: Mapping[str, str], now: datetime) -> LogOptions:
+    """Read the PodLogOptions that the API server passes on as a query."""
     since = None
     if "sinceTime" in query:
         since = datetime.fromisoformat(query["sinceTime"]).astimezone(UTC)
     elif "sinceSeconds" in query:
         since = now - timedelta(seconds=int(query["sinceSeconds"]))
-    return Selection(
+    return LogOptions(
         since=since.strftime(_TIME_FORMAT) if since else "",
         tail_lines=int(query["tailLines"]) if "tailLines" in query else None,
         limit_bytes=int(query["limitBytes"]) if "limitBytes" in query else None,
@@ -162,8 +162,8 @@ def read_selection(query: Mapping[str, str], now: datetime) -> Selection:
     )
 
 
-def _make_ssl_context(node: Node, certs: Path) -> ssl.SSLContext:
-    """Who asks must show the certificate that only the API server has."""
+def _make_ssl_context(node: NodeContext, certs: Path) -> ssl.SSLContext:
+    """Demand the client certificate that only the API server has."""
     certificate, key = node.folder.path / "serving.crt", node.folder.path / "serving.key"
     _write_serving_certificate(node.address, certificate, key)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -174,7 +174,7 @@ def _make_ssl_context(node: Node, certs: Path) -> ssl.SSLContext:
 
 
 def _write_serving_certificate(address: str, certificate: Path, key: Path) -> None:
-    """Self-signed, as a kubelet's is: the API server takes any."""
+    """Write a self-signed certificate, like a kubelet's: the API server takes any."""
     private = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "runyard-local-node")])
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Probes of a running container: startup, then readiness and liveness side by side."""
+"""Probe a running container: startup, then readiness and liveness side by side."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Report = Callable[["Health"], None]
 
 @dataclass(frozen=True)
 class Health:
-    """What probes have found out about a container."""
+    """The results of a container's probes so far."""
 
     started: bool = False
     ready: bool = False
-    must_end: str = ""
-    """The kind of the probe that has failed too often: the container is to be ended."""
+    failed_probe: str = ""
+    """The kind of probe that has failed too often, so that the container has to be ended; empty while none has."""
 
 
 async def watch(container: Mapping[str, Any], address: str, report: Report) -> None:
@@ -27,7 +27,7 @@ async def watch(container: Mapping[str, Any], address: str, report: Report) -> N
     if probe := container.get("startupProbe"):
         report(Health())
         if not await _wait_until_started(probe, container, address):
-            report(Health(must_end="startup"))
+            report(Health(failed_probe="startup"))
             return
     monitor = _Monitor(Health(started=True, ready="readinessProbe" not in container), report)
     probing = [
@@ -39,7 +39,7 @@ async def watch(container: Mapping[str, Any], address: str, report: Report) -> N
 
 
 class _Monitor:
-    """Reports what readiness and liveness together say."""
+    """The combined result of readiness and liveness, reported when it changes."""
 
     def __init__(self, health: Health, report: Report) -> None:
         self._health = health
@@ -47,7 +47,7 @@ class _Monitor:
         report(health)
 
     async def follow(self, kind: str, probe: Mapping[str, Any], container: Mapping[str, Any], address: str) -> None:
-        """Count successes and failures in a row, for ever."""
+        """Probe for ever; decide when successes or failures in a row reach their threshold."""
         await asyncio.sleep(probe.get("initialDelaySeconds", 0))
         num_in_a_row, last = 0, None
         while True:
@@ -65,7 +65,7 @@ class _Monitor:
         if kind == "readinessProbe":
             health = replace(health, ready=succeeded)
         elif not succeeded:
-            health = replace(health, must_end="liveness")
+            health = replace(health, failed_probe="liveness")
         if health != self._health:
             self._health = health
             self._report(health)
@@ -81,7 +81,7 @@ async def _wait_until_started(probe: Mapping[str, Any], container: Mapping[str, 
 
 
 async def _is_successful(probe: Mapping[str, Any], container: Mapping[str, Any], address: str) -> bool:
-    """One try."""
+    """Probe once."""
     try:
         async with asyncio.timeout(probe.get("timeoutSeconds", 1)):
             if "httpGet" in probe:
@@ -96,7 +96,7 @@ async def _get(action: Mapping[str, Any], container: Mapping[str, Any], address:
     scheme = action.get("scheme", "HTTP").lower()
     url = f"{scheme}://{action.get('host') or address}:{port}{action.get('path', '/')}"
     headers = {header["name"]: header["value"] for header in action.get("httpHeaders", [])}
-    # Like a kubelet, it takes any certificate.
+    # Any certificate will do, as for a kubelet.
     async with aiohttp.ClientSession() as session, session.get(url, headers=headers, ssl=False) as response:
         return 200 <= response.status < 400
 
@@ -108,7 +108,7 @@ async def _connect(action: Mapping[str, Any], container: Mapping[str, Any], addr
 
 
 def _find_port(port: int | str, container: Mapping[str, Any]) -> int:
-    """A port's number; it may be given by its name in the container's ports. 0, where nobody listens, if unknown."""
+    """Return a port's number; look up a name in the container's ports. 0, where nothing listens, if unknown."""
     if isinstance(port, int):
         return port
     return next((entry["containerPort"] for entry in container.get("ports", []) if entry.get("name") == port), 0)

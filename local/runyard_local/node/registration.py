@@ -1,4 +1,4 @@
-"""The Node object and its Lease: what the scheduler and the node lifecycle controller know of this node."""
+"""Keep the Node object and its Lease, which the scheduler and the node lifecycle controller read."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any
 import psutil
 
 from runyard_local.client import STRATEGIC_MERGE_PATCH, ApiError
-from runyard_local.node.node import Node, format_now
+from runyard_local.node.context import NodeContext, format_now
 
 MAX_PODS = 110
 
 _HEARTBEAT_S = 5.0
 _LEASE_S = 40
 _MIN_CPUS = 64
-"""CPUs are over-committed on purpose: every pod of a demo fits on a laptop, only slower."""
+"""CPUs that a node claims at least: more than a laptop has, so that every pod of a demo fits, only slower."""
 
 log = logging.getLogger(__name__)
 
 
-async def keep_registered(node: Node, port: int) -> None:
-    """Register, then renew Lease and status for ever. `port` is where logs are served."""
+async def keep_registered(node: NodeContext, port: int) -> None:
+    """Register, then renew Lease and status for ever. `port` serves the logs."""
     while True:
         try:
             await _patch_or_create_node(node, build_node(node, port, is_ready=True))
@@ -38,8 +38,8 @@ async def keep_registered(node: Node, port: int) -> None:
             await asyncio.sleep(_HEARTBEAT_S)
 
 
-async def report_not_ready(node: Node, port: int) -> None:
-    """Say that the node goes down, so that nobody takes it for ready when the instance is up again."""
+async def report_not_ready(node: NodeContext, port: int) -> None:
+    """Report that the node goes down: it must not count as ready when the instance is up again."""
     body = {"status": {"conditions": build_node(node, port, is_ready=False)["status"]["conditions"]}}
     try:
         await node.client.patch(f"/api/v1/nodes/{node.name}/status", body, STRATEGIC_MERGE_PATCH)
@@ -47,7 +47,7 @@ async def report_not_ready(node: Node, port: int) -> None:
         log.info("cannot report the node's end: %s", error)
 
 
-async def _patch_or_create_node(node: Node, wanted: dict[str, Any]) -> None:
+async def _patch_or_create_node(node: NodeContext, wanted: dict[str, Any]) -> None:
     body = {"status": wanted["status"]}
     try:
         await node.client.patch(f"/api/v1/nodes/{node.name}/status", body, STRATEGIC_MERGE_PATCH)
@@ -57,7 +57,7 @@ async def _patch_or_create_node(node: Node, wanted: dict[str, Any]) -> None:
         await node.client.create("/api/v1/nodes", wanted)
 
 
-async def _renew_lease(node: Node) -> None:
+async def _renew_lease(node: NodeContext) -> None:
     path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     spec = {"holderIdentity": node.name, "leaseDurationSeconds": _LEASE_S, "renewTime": now}
@@ -70,12 +70,12 @@ async def _renew_lease(node: Node) -> None:
         await node.client.create(path, lease)
 
 
-def build_node(node: Node, port: int, *, is_ready: bool) -> dict[str, Any]:
-    """The Node object. Each node claims the machine's whole memory and disk: limits are not enforced."""
+def build_node(node: NodeContext, port: int, *, is_ready: bool) -> dict[str, Any]:
+    """Build the Node object. Each node claims the machine's whole memory and disk: limits are not enforced."""
     resources = {
         "cpu": str(max(_MIN_CPUS, os.cpu_count() or 1)),
         "memory": f"{psutil.virtual_memory().total // 1024}Ki",
-        "ephemeral-storage": f"{shutil.disk_usage(node.machine.hidden).total // 1024}Ki",
+        "ephemeral-storage": f"{shutil.disk_usage(node.host_view.hidden_dir).total // 1024}Ki",
         "pods": str(MAX_PODS),
         "nvidia.com/gpu": str(node.num_gpus),
     }

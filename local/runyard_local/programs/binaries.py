@@ -1,8 +1,8 @@
-"""The programs that an instance is made of, each in one pinned version: found, or else built into the cache.
+"""Find the programs that an instance is made of, each in one pinned version, or build them into the cache.
 
-A program is taken from $RUNYARD_BIN (the user vouches for its version), from the cache, or from PATH if it says that
-it is the pinned version. What is missing is built from source by `gobuild`, pinned by the go.sum in `gomods/`; programs
-reach the cache one by one, each in one step, so an interrupted build goes on where it stopped.
+A program is taken from $RUNYARD_BIN (the user vouches for its version), from the cache, or from PATH if it prints the
+pinned version. `gobuild` builds missing ones from source, pinned by the go.sum in `gomods/`; each reaches the cache in
+one step, so an interrupted build goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _KUBERNETES_FLAGS = tuple(
 
 @dataclass(frozen=True)
 class Module:
-    """A folder with a Go module, and the programs that are built from it."""
+    """A Go module, and the programs that are built from it."""
 
     name: str
     version: str
     packages: Mapping[str, str]
-    """Import path by program."""
+    """Import path of each program."""
     linker_flags: tuple[str, ...] = ()
     gomods: Path = Path(__file__).parent / "gomods"
-    """Where the module's folder is."""
+    """The folder that holds the module's folder."""
 
 
 MODULES = (
@@ -61,12 +61,12 @@ MODULES = (
 )
 
 _VERSION_ARGUMENTS = {"kubectl": ("version", "--client"), "helm": ("version",)}
-"""With what a program prints its version, where that is not --version."""
+"""Arguments that make a program print its version, where these are not --version."""
 
 
 @dataclass(frozen=True)
 class Binaries:
-    """Where each program is."""
+    """The paths of all programs."""
 
     etcd: Path
     apiserver: Path
@@ -78,7 +78,7 @@ class Binaries:
 
 
 def find_or_build() -> Binaries:
-    """Every program, after building those that are missing.
+    """Find every program, and build those that are missing.
 
     Raises:
         UserError: one could not be built.
@@ -96,7 +96,7 @@ def find_or_build() -> Binaries:
 
 
 def find_or_build_module(module: Module) -> dict[str, Path]:
-    """Each program of the module.
+    """Find each program of one module, and build those that are missing.
 
     Raises:
         UserError: one could not be built.

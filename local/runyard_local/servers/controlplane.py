@@ -1,8 +1,8 @@
-"""etcd, kube-apiserver, kube-controller-manager and kube-scheduler: how each is started, and when it is ready.
+"""The command lines of etcd, kube-apiserver, kube-controller-manager and kube-scheduler, and their credentials.
 
-Everything listens on 127.0.0.1. etcd asks for a client certificate that only the API server has; the API server knows
-its users by random tokens. Endpoint controllers are off: they refuse the 127.x addresses of pods, so names are resolved
-from Pods by the node agent.
+All listen on 127.0.0.1. etcd demands a client certificate that only the API server has; the API server knows its users
+by random tokens. The controllers of endpoints are off: they refuse pods' addresses in 127.x. Node agents write the
+names of pods into /etc/hosts instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import yaml
 
-from runyard_local.instance import Instance, write_private
+from runyard_local.files import replace_file
+from runyard_local.instance import Instance
 from runyard_local.process import Command
 
 SERVICE_CIDR = "10.96.0.0/16"
@@ -30,7 +31,7 @@ _CONTROLLERS_OFF = ("endpoints-controller", "endpointslice-controller", "endpoin
 
 
 def build_etcd(instance: Instance, binary: Path) -> Command:
-    """Without fsync: a process that crashes loses nothing, and that the machine does not crash is good enough here."""
+    """Build etcd's command: without fsync, which only matters when the machine itself crashes."""
     certs = instance.certs
     client_url = f"https://127.0.0.1:{instance.ports.etcd}"
     peer_url = f"https://127.0.0.1:{instance.ports.etcd_peer}"
@@ -106,9 +107,9 @@ def build_scheduler(instance: Instance, binary: Path) -> Command:
 
 
 def is_apiserver_ready(instance: Instance) -> bool:
-    """Whether /readyz says ok."""
+    """Return whether the API server's /readyz says ok."""
     context = ssl.create_default_context(cafile=str(instance.certs / "ca.crt"))
-    # Loopback never goes through a proxy, whatever the environment says.
+    # No proxy for loopback, whatever the environment says.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
         with opener.open(f"{instance.apiserver_url}/readyz", timeout=2) as answer:
@@ -118,16 +119,16 @@ def is_apiserver_ready(instance: Instance) -> bool:
 
 
 def write_credentials(instance: Instance) -> None:
-    """Random tokens, made once; and a kubeconfig for each user, written whenever the port may have changed."""
+    """Make the users' random tokens once, and write a kubeconfig for each, as the port may have changed."""
     tokens = _read_or_make_tokens(instance.state / "tokens.csv")
     for user, token in tokens.items():
-        write_private(_kubeconfig_path(instance, user), _render_kubeconfig(instance, user, token))
+        replace_file(_kubeconfig_path(instance, user), _render_kubeconfig(instance, user, token).encode())
 
 
 def _read_or_make_tokens(path: Path) -> Mapping[str, str]:
     if not path.exists():
         rows = [f'{secrets.token_urlsafe(32)},{user},{user},"{group}"\n' for user, group in _GROUPS.items()]
-        write_private(path, "".join(rows))
+        replace_file(path, "".join(rows).encode())
     rows = path.read_text().splitlines()
     return {user: token for token, user, *_ in (row.split(",") for row in rows)}
 

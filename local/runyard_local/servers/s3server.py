@@ -1,4 +1,4 @@
-"""versitygw: objects are plain files below `s3/`, its keys are random and reach it by its environment."""
+"""The S3 server, versitygw: objects are plain files below `s3/`; its keys are random and passed by its environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from runyard_local.instance import BUCKET, REGION, Instance, write_private
+from runyard_local.files import replace_file
+from runyard_local.instance import BUCKET, REGION, Instance
 from runyard_local.process import Command
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class S3Keys:
-    """Credentials of the S3 server's only account."""
+    """The keys of the S3 server's only account."""
 
     access_key_id: str
     secret_access_key: str
@@ -32,7 +33,7 @@ def read_or_make_keys(instance: Instance) -> S3Keys:
     path = instance.s3_keys
     if not path.exists():
         keys = {"accessKeyId": secrets.token_hex(10).upper(), "secretAccessKey": secrets.token_urlsafe(32)}
-        write_private(path, json.dumps(keys) + "\n")
+        replace_file(path, f"{json.dumps(keys)}\n".encode())
     record = json.loads(path.read_text())
     return S3Keys(record["accessKeyId"], record["secretAccessKey"])
 
@@ -51,7 +52,7 @@ def build_s3_server(instance: Instance, binary: Path) -> Command:
 
 
 def open_client(instance: Instance) -> S3Client:
-    """A client with the instance's keys."""
+    """Make a client with the instance's keys."""
     keys = read_or_make_keys(instance)
     return boto3.client(
         "s3",
@@ -69,7 +70,7 @@ def open_client(instance: Instance) -> S3Client:
 
 
 def is_s3_ready(instance: Instance) -> bool:
-    """Whether it answers, and has the bucket: makes it the first time."""
+    """Return whether it answers and has the bucket; create that the first time."""
     client = open_client(instance)
     try:
         if BUCKET not in [bucket.get("Name") for bucket in client.list_buckets()["Buckets"]]:

@@ -46,10 +46,10 @@ def up(
     operator: Annotated[bool, typer.Option(help="Install the operator from the chart.")] = True,
 ) -> None:
     """Bring it up, or back up whatever of it has died. What runs is left alone."""
-    from runyard_local.lifecycle import Wanted, bring_up
+    from runyard_local.lifecycle import UpOptions, bring_up
 
     state = _resolve(directory)
-    started = bring_up(state, Wanted(nodes, gpus_per_node, operator))
+    started = bring_up(state, UpOptions(nodes, gpus_per_node, operator))
     flag = f" --dir {shlex.quote(str(directory))}" if directory else ""
     typer.echo(f"{'Up' if started else 'Already up'}: {state}")
     typer.echo(f'Use it:  eval "$(runyard local env{flag})"; kubectl get nodes')

@@ -34,7 +34,7 @@ from torch.serialization import _get_layout
 from runyard_trainer.checkpoints.head import CheckpointEntry
 from runyard_trainer.contract.reports import Report
 from runyard_trainer.storage.base import Location, NotFound
-from runyard_trainer.storage.disk import told_when_full
+from runyard_trainer.storage.disk import explain_full_disk
 from runyard_trainer.storage.lock import locked
 
 CHECKPOINTS_NAME = "checkpoints"
@@ -133,7 +133,7 @@ class CheckpointFolder:
         path = self.local / name
         with locked(self.local / f"{name}.lock"):
             if not path.exists():
-                with told_when_full("read a checkpoint", self.local):
+                with explain_full_disk("read a checkpoint", self.local):
                     self._download(name, path)
         return path
 
@@ -167,12 +167,12 @@ class StagingWriter(FileSystemWriter):
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> torch.futures.Future[list[WriteResult]]:
         """The values. Raises UserError where the disk is full."""
-        with told_when_full("stage a checkpoint", self.path):
+        with explain_full_disk("stage a checkpoint", self.path):
             return super().write_data(plan, planner)
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """The index, on rank 0. Raises as `write_data`."""
-        with told_when_full("stage a checkpoint", self.path):
+        with explain_full_disk("stage a checkpoint", self.path):
             super().finish(metadata, results)
 
 

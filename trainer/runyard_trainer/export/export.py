@@ -46,7 +46,7 @@ from runyard_trainer.models.quantized import packed_layers
 from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.ranks.distributed import run_on_rank_0
 from runyard_trainer.storage.base import Location
-from runyard_trainer.storage.disk import told_when_full
+from runyard_trainer.storage.disk import explain_full_disk
 from runyard_trainer.tracking.scalars import build_events
 from runyard_trainer.training.sharded_model import build_empty_model
 
@@ -98,7 +98,7 @@ def export_run(
     def write() -> Result:
         scratch_dir = context.scratch_dir
         with (
-            told_when_full("write the model", scratch_dir),
+            explain_full_disk("write the model", scratch_dir),
             TemporaryDirectory(prefix="runyard-export-", dir=scratch_dir) as scratch,
         ):
             folders = write_folders(model, weights, Path(scratch), recipe, dataset)

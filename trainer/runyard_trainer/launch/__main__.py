@@ -1,9 +1,9 @@
 """PID 1 of a training pod: `python -m runyard_trainer.launch`.
 
-Starts one worker for each rank of the node (static ranks: node index x processes + local rank), forwards what they
-print, passes SIGTERM on once, and ends with the code of the worker that failed first. Why is in the termination
-message, as a `PodReport`. torchrun's agent is not used: it makes 1 of every exit code, and survivors get the SIGTERM
-that means "save". Imports no torch: the workers start at once.
+Starts one worker for each rank of the node (rank = node index x processes + local rank), forwards their output, passes
+SIGTERM on once, and exits with the code of the worker that failed first. The termination message says why, as a
+`PodReport`. torchrun's agent is not used: it turns every exit code into 1, and sends survivors SIGTERM, which tells
+ours to save. Imports no torch: the workers start at once.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from runyard_trainer.launch.workers import Signals, Worker, Workers
 
 WORKER_COMMAND = (sys.executable, "-m", "runyard_trainer", "train")
 REPORT_LIMIT_BYTES = 4096
-"""Of a termination message; Kubernetes cuts what is longer, and cut JSON is none."""
+"""Size of a termination message: Kubernetes cuts a longer one, and cut JSON cannot be read."""
 
 PEERS_GRACE_S = 10.0
-"""After a worker has failed, how long the others may take to notice."""
+"""How long the other workers may take to notice that one has failed."""
 
 RESOLVE_TIMEOUT_S = 120.0
 """How long the name of rank 0's pod may take to appear in DNS."""
@@ -39,46 +39,52 @@ _ENDED_BY_SIGTERM = 128 + signal.SIGTERM
 _ENDED_BY_SIGKILL = 128 + signal.SIGKILL
 
 OOM_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
-"""Of this container, in cgroup v2 and v1: a line `oom_kill <n>` in both."""
+"""Files of cgroup v2 and v1 with a line `oom_kill <n>` for this container."""
 
 
 @dataclass(frozen=True)
-class Node:
-    """This pod's share of the world, from the environment (docs/architecture.md)."""
+class PodRanks:
+    """The ranks that run in this pod, from the environment (docs/architecture.md)."""
 
-    index: int
+    node_index: int
     nodes: int
-    processes: int
+    processes_per_node: int
     master_addr: str
     grace_s: float
 
     @classmethod
-    def from_environment(cls, env: Mapping[str, str]) -> Node:
-        """Raises UserError where a variable is missing or is no number."""
-        node = cls(
-            index=_read_int(env, "JOB_COMPLETION_INDEX", 0),
+    def from_environment(cls, env: Mapping[str, str]) -> PodRanks:
+        """Read the variables. Raises UserError where one is missing or is no number."""
+        pod = cls(
+            node_index=_read_int(env, "JOB_COMPLETION_INDEX", 0),
             nodes=_read_int(env, "RUNYARD_NODES", 1),
-            processes=_read_int(env, "RUNYARD_PROCESSES_PER_NODE", 1),
+            processes_per_node=_read_int(env, "RUNYARD_PROCESSES_PER_NODE", 1),
             master_addr=env.get("MASTER_ADDR", "127.0.0.1"),
             grace_s=_read_int(env, "RUNYARD_GRACE_SECONDS", 120),
         )
-        if node.nodes * node.processes > 1:
+        if pod.world_size > 1:
             _read_int(env, "MASTER_PORT", None)
-        return node
+        return pod
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks in all pods."""
+        return self.nodes * self.processes_per_node
 
     @property
     def ranks(self) -> range:
-        """Those that run here."""
-        return range(self.index * self.processes, (self.index + 1) * self.processes)
+        """The ranks of this pod."""
+        first = self.node_index * self.processes_per_node
+        return range(first, first + self.processes_per_node)
 
     @property
     def stop_grace_s(self) -> float:
-        """How long workers have to save: a little less than the pod, so that there is time to say how it ended."""
+        """Seconds that workers have to save: fewer than the pod has, so that there is time to report how they ended."""
         return self.grace_s - min(5.0, self.grace_s / 4)
 
-    def worker_environment(self, env: Mapping[str, str], rank: int, report_dir: Path) -> dict[str, str]:
-        """What a worker finds in its environment."""
-        threads = max(1, len(os.sched_getaffinity(0)) // self.processes)
+    def build_worker_environment(self, env: Mapping[str, str], rank: int, report_dir: Path) -> dict[str, str]:
+        """Add what tells a worker which rank it is, and where it leaves its report."""
+        threads = max(1, len(os.sched_getaffinity(0)) // self.processes_per_node)
         return {
             **env,
             "OMP_NUM_THREADS": env.get("OMP_NUM_THREADS") or str(threads),
@@ -86,8 +92,8 @@ class Node:
             "MASTER_ADDR": self.master_addr,
             "RANK": str(rank),
             "LOCAL_RANK": str(rank - self.ranks.start),
-            "WORLD_SIZE": str(self.nodes * self.processes),
-            "LOCAL_WORLD_SIZE": str(self.processes),
+            "WORLD_SIZE": str(self.world_size),
+            "LOCAL_WORLD_SIZE": str(self.processes_per_node),
             "RUNYARD_REPORT_DIR": str(report_dir),
         }
 
@@ -95,7 +101,7 @@ class Node:
 def main(
     env: Mapping[str, str], worker_command: Sequence[str] = WORKER_COMMAND, peers_grace_s: float = PEERS_GRACE_S
 ) -> int:
-    """Run the pod; returns its exit code. Writes the termination message."""
+    """Run the pod's workers to their end, write the termination message and return the exit code."""
     with tempfile.TemporaryDirectory(prefix="runyard-report-") as report_dir, Signals() as signals:
         report = _run(env, worker_command, peers_grace_s, Path(report_dir), signals)
     text = fit_report(report)
@@ -108,13 +114,13 @@ def _run(
     env: Mapping[str, str], command: Sequence[str], peers_grace_s: float, report_dir: Path, signals: Signals
 ) -> PodReport:
     try:
-        node = Node.from_environment(env)
-        if node.nodes > 1:
-            wait_until_resolved(node.master_addr, RESOLVE_TIMEOUT_S, signals.wait_for_stop)
+        pod = PodRanks.from_environment(env)
+        if pod.nodes > 1:
+            wait_until_resolved(pod.master_addr, RESOLVE_TIMEOUT_S, signals.wait_for_stop)
         oom_kills = count_oom_kills()
-        with Workers(signals, peers_grace_s=peers_grace_s, stop_grace_s=node.stop_grace_s) as workers:
-            for rank in node.ranks:
-                workers.start(rank, command, node.worker_environment(env, rank, report_dir))
+        with Workers(signals, peers_grace_s=peers_grace_s, stop_grace_s=pod.stop_grace_s) as workers:
+            for rank in pod.ranks:
+                workers.start(rank, command, pod.build_worker_environment(env, rank, report_dir))
             workers.wait()
             is_out_of_memory = count_oom_kills() > oom_kills
             return build_report(
@@ -127,11 +133,11 @@ def _run(
 
 
 def wait_until_resolved(host: str, timeout_s: float, wait_for_stop: Callable[[float], signal.Signals | None]) -> None:
-    """Wait for the name of rank 0's pod: a headless Service's names appear some time after the pods.
+    """Wait until DNS knows rank 0's pod: names of a headless Service appear some time after the pods.
 
     Raises:
-        Interrupted: told to stop meanwhile.
-        UserError: FAILED: it did not appear.
+        Interrupted: a stop signal came meanwhile.
+        UserError: FAILED: the name did not appear in time.
     """
     deadline = time.monotonic() + timeout_s
     if not _is_resolved(host):
@@ -156,9 +162,9 @@ def _is_resolved(host: str) -> bool:
 
 
 def count_oom_kills(files: Sequence[Path] = OOM_COUNTERS) -> int:
-    """How many processes of this container the kernel has killed for want of memory, as far as it can be known.
+    """Count the processes of this container that the kernel has killed for want of memory; 0 where no file says it.
 
-    Kubernetes says OOMKilled only where PID 1 is among them.
+    Kubernetes reports OOMKilled only where PID 1 was killed.
     """
     for path in files:
         try:
@@ -172,13 +178,13 @@ def count_oom_kills(files: Sequence[Path] = OOM_COUNTERS) -> int:
 def build_report(
     ended: Sequence[Worker], report_dir: Path, *, was_stopped: bool, is_out_of_memory: bool = False
 ) -> PodReport:
-    """What the end of the workers means for the pod.
+    """Build the pod's report from the ends of its workers.
 
     Args:
         ended: all workers, in the order in which they ended.
-        report_dir: where they have left their own reports.
-        was_stopped: whether they were told to stop.
-        is_out_of_memory: whether the kernel has killed a process of the pod meanwhile.
+        report_dir: folder with the workers' own reports, `<rank>.json`.
+        was_stopped: whether a stop request was passed on to them.
+        is_out_of_memory: whether the kernel has killed a process of the pod for want of memory.
     """
     culprit = find_culprit(ended)
     if culprit is not None and not (was_stopped and culprit.exit_code == _ENDED_BY_SIGTERM):
@@ -193,7 +199,7 @@ def build_report(
 
 
 def find_culprit(ended: Sequence[Worker]) -> Worker | None:
-    """The worker whose failure is the pod's: the first that failed by itself, before any that only lost a peer."""
+    """Find the worker whose failure is the pod's: the first that failed of itself; else the first that lost a peer."""
     failed = [worker for worker in ended if worker.exit_code != 0 and not worker.was_killed]
     causes = [worker for worker in failed if worker.exit_code != ExitCode.INTERRUPTED]
     return next(iter(causes or failed), None)
@@ -208,7 +214,7 @@ def _report_failure(worker: Worker, report_dir: Path, is_out_of_memory: bool) ->
             reason=_reason(worker.exit_code), message=_describe_end(worker.rank, worker.exit_code)
         )
     tail = own.log_tail or "\n".join(worker.tail)
-    # validated anew, unlike by model_copy: the tail is cut to its length
+    # model_validate, not model_copy: it cuts the tail to the length that the field allows
     fields = {**own.model_dump(), "exit_code": worker.exit_code, "rank": worker.rank, "log_tail": tail}
     return PodReport.model_validate(fields)
 
@@ -238,7 +244,7 @@ def _read_report(report_dir: Path, rank: int) -> PodReport | None:
 
 
 def fit_report(report: PodReport, limit_bytes: int = REPORT_LIMIT_BYTES) -> str:
-    """JSON of at most `limit_bytes`: the log's tail is cut first, then the message, then what status can do without."""
+    """Render JSON of at most `limit_bytes`: cut the log's tail first, then the message, then drop optional fields."""
     return next(text for text in map(PodReport.to_json, _shrink(report)) if len(text.encode()) <= limit_bytes)
 
 
@@ -255,7 +261,7 @@ def _shrink(report: PodReport) -> Iterator[PodReport]:
 
 
 def _write_termination_message(text: str, given: str | None) -> None:
-    """To the path given, or to Kubernetes' own where it has made one; without Kubernetes the log has it all."""
+    """Write to the path given, else to Kubernetes' default path if it exists; without Kubernetes the log is enough."""
     path = Path(given or TERMINATION_LOG_PATH)
     if given or path.exists():
         try:

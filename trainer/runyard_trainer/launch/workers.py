@@ -1,9 +1,9 @@
 """The worker processes of a pod: started together, watched by one loop, reaped with whatever else ends in the pod.
 
 One loop waits for three things: a worker's output, a signal, and the next deadline. Output goes to stdout line by line
-with the rank before it, and the last lines of each are kept. Children that are not ours (orphans, for whom the
-launcher is PID 1) are reaped as well. When a worker fails the others are left alone for a moment: they notice by
-themselves, and a signal would mean "save". A stop request is passed on once.
+with the rank before it, and the last lines of each worker are kept. Orphans, whose parent PID 1 becomes, are reaped as
+well. When one worker fails, the others get some seconds to notice by themselves and end: SIGTERM would tell them to
+save. A stop request is passed on once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Signals:
-    """SIGTERM, SIGINT and SIGCHLD as something to wait for; while it is open they do nothing else. Main thread only."""
+    """SIGTERM, SIGINT and SIGCHLD as a file descriptor to wait for; while it is open they do nothing else.
+
+    Main thread only.
+    """
 
     def __init__(self) -> None:
         self._receiver, self._sender = socket.socketpair()
@@ -46,11 +49,11 @@ class Signals:
         self._sender.close()
 
     def fileno(self) -> int:
-        """Readable when a signal has come."""
+        """Return the descriptor that is readable when a signal has come."""
         return self._receiver.fileno()
 
     def take_stop(self) -> signal.Signals | None:
-        """The first stop signal among those that have come since the last call."""
+        """Return the first stop signal that has come since the last call; None if none has."""
         try:
             numbers = self._receiver.recv(4096)
         except BlockingIOError:
@@ -58,7 +61,7 @@ class Signals:
         return next((signal.Signals(number) for number in numbers if number in _STOP_SIGNALS), None)
 
     def wait_for_stop(self, timeout_s: float) -> signal.Signals | None:
-        """The first stop signal within the time."""
+        """Wait for a stop signal; None if none comes within the time."""
         deadline = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
             selector.register(self, selectors.EVENT_READ)
@@ -70,16 +73,16 @@ class Signals:
 
 @dataclass
 class Worker:
-    """One rank's process."""
+    """The process of one rank."""
 
     rank: int
     pid: int
     output: int | None
-    """Descriptor of the pipe that it writes to; None once it is at its end."""
+    """Our end of the pipe that it writes to; None once closed."""
     exit_code: int | None = None
-    """128 + n for one that signal n ended; None while it runs."""
+    """128 + n if signal n ended it; None while it runs."""
     was_killed: bool = False
-    """Whether it was the launcher that ended it."""
+    """Whether the launcher killed it."""
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
     """Its last lines."""
     partial: bytes = b""
@@ -87,7 +90,7 @@ class Worker:
 
 
 def start_worker(rank: int, command: Sequence[str], env: Mapping[str, str]) -> Worker:
-    """Start a process whose stdout and stderr come to us."""
+    """Start a process whose stdout and stderr are a pipe to the launcher."""
     output, its_end = os.pipe()
     os.set_blocking(output, False)
     actions = [(os.POSIX_SPAWN_DUP2, its_end, 1), (os.POSIX_SPAWN_DUP2, its_end, 2)]
@@ -102,9 +105,9 @@ class Workers:
     """The workers of this pod, from their start until all have ended.
 
     Args:
-        signals: open.
-        peers_grace_s: after the first failure, how long the others may take to end by themselves.
-        stop_grace_s: after a stop request, how long all may take.
+        signals: to wait for; open.
+        peers_grace_s: seconds that the others have to end by themselves after the first failure.
+        stop_grace_s: seconds that all have to end after a stop request.
     """
 
     def __init__(self, signals: Signals, *, peers_grace_s: float, stop_grace_s: float) -> None:
@@ -128,25 +131,25 @@ class Workers:
     ) -> None:
         self._kill_rest()
         while self._running:
-            self._turn(0.1)
+            self._wait_once(0.1)
         for worker in self.workers:
             self._close(worker)
         self._selector.close()
 
     def start(self, rank: int, command: Sequence[str], env: Mapping[str, str]) -> None:
-        """Start one more."""
+        """Start the worker of one more rank."""
         worker = start_worker(rank, command, env)
         self.workers.append(worker)
         assert worker.output is not None, "just opened"
         self._selector.register(worker.output, selectors.EVENT_READ, worker)
 
     def wait(self) -> None:
-        """Until all have ended; bounded after the first failure or a stop request."""
+        """Wait until all have ended; kill the rest when the time after a failure or a stop request is over."""
         while self._running:
             left_s = self._deadline - time.monotonic()
             if left_s <= 0:
                 self._kill_rest()
-            self._turn(None if left_s == float("inf") else max(left_s, 0.1))
+            self._wait_once(None if left_s == float("inf") else max(left_s, 0.1))
         for worker in self.workers:
             self._forward(worker)
             self._close(worker)
@@ -155,7 +158,7 @@ class Workers:
     def _running(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.exit_code is None]
 
-    def _turn(self, timeout_s: float | None) -> None:
+    def _wait_once(self, timeout_s: float | None) -> None:
         for key, _ in self._selector.select(timeout_s):
             if key.data is not None:
                 self._forward(key.data)
@@ -172,7 +175,7 @@ class Workers:
             os.kill(worker.pid, signal.SIGTERM)
 
     def _reap(self) -> None:
-        """Collect every child that has ended, ours or not."""
+        """Collect every child that has ended, workers and orphans."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -199,7 +202,7 @@ class Workers:
             os.kill(worker.pid, signal.SIGKILL)
 
     def _forward(self, worker: Worker) -> None:
-        """Pass on the whole lines that there are."""
+        """Print the whole lines that have come."""
         if worker.output is None:
             return
         while data := _read_available(worker.output):
@@ -213,7 +216,7 @@ class Workers:
             self._close(worker)
 
     def _close(self, worker: Worker) -> None:
-        """What comes later is of no worker, but of a process that it has left behind."""
+        """Print what is left and stop reading. Only processes that the worker has left behind could still write."""
         if worker.output is None:
             return
         if worker.partial:
@@ -229,7 +232,7 @@ class Workers:
 
 
 def _read_available(descriptor: int) -> bytes | None:
-    """What there is; empty at the end, None where nothing has come yet."""
+    """Read what is in the pipe; empty at its end, None where nothing has come yet."""
     try:
         return os.read(descriptor, _MAX_LINE_BYTES)
     except BlockingIOError:
@@ -237,7 +240,7 @@ def _read_available(descriptor: int) -> bytes | None:
 
 
 def _write_whole(descriptor: int, data: bytes) -> None:
-    """`print` loses the rest of a write that a signal has cut short where stdout is unbuffered, as in most images."""
+    """Write all of `data`. `print` to an unbuffered stdout loses what is left of a write that a signal cut short."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

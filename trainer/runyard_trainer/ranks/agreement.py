@@ -1,4 +1,4 @@
-"""How ranks agree beside the training: over a process group of its own, so that nothing interleaves with the loop's."""
+"""Let ranks agree beside the training loop, over a process group of their own, so that no collectives mix."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class Agreement:
-    """Values and failures that every rank learns of alike. Made by all ranks together.
+    """A process group in which every rank gets the same values and the same failures. All ranks make it together.
 
-    A collective that fails because a peer is gone raises what torch raises; `distributed.joined_ranks` says what it
-    means.
+    A collective that fails because a peer is gone raises torch's error; `distributed.joined_ranks` turns it into
+    Interrupted.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -28,10 +28,10 @@ class Agreement:
         self._size = dist.get_world_size()
 
     def gather(self, work: Callable[[], T]) -> list[T]:
-        """Do `work` on every rank; all get the values of all, by rank.
+        """Do `work` on every rank and return all values, by rank.
 
         Raises:
-            Exception: on every rank, where `work` failed on any; the lowest rank's.
+            Exception: `work` failed on some rank: the error of the lowest such rank, raised on every rank.
         """
         outcomes = self._exchange(_attempt(work))
         for outcome in outcomes:
@@ -40,20 +40,20 @@ class Agreement:
         return [outcome.value for outcome in outcomes]  # type: ignore[misc]  # there is a value where there is no error
 
     def from_rank_0(self, work: Callable[[], T]) -> T:
-        """Do `work` on rank 0 alone; all get its value. Raises as `gather`."""
+        """Do `work` on rank 0 alone and return its value on every rank. Raises as `gather`."""
         values = self.gather(work if self._rank == 0 else lambda: None)
         return values[0]  # type: ignore[return-value]  # rank 0's is a T
 
     def _exchange(self, own: _Outcome[T]) -> list[_Outcome[T]]:
         outcomes = [own] * self._size
         dist.all_gather_object(outcomes, own, group=self.group)
-        outcomes[self._rank] = own  # itself, with its traceback
+        outcomes[self._rank] = own  # not the copy that came back: this one's error has its traceback
         return outcomes
 
 
 @dataclass
 class _Outcome(Generic[T]):
-    """What came of `work` on one rank."""
+    """The value of `work` on one rank, or its error."""
 
     value: T | None = None
     error: Exception | None = None
@@ -70,7 +70,7 @@ def _attempt(work: Callable[[], T]) -> _Outcome[T]:
 
 
 def _to_portable(error: Exception) -> Exception:
-    """The same error if another process can be told it as it is, else its text."""
+    """Return the error itself if it survives pickling, else a RuntimeError with its text."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - just made here
     except Exception:  # noqa: BLE001 - whatever a foreign class does when it is copied

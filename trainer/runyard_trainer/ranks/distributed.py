@@ -1,4 +1,4 @@
-"""The ranks of a run and what they tell each other: gloo between CPUs, NCCL besides between GPUs.
+"""Join the ranks of a run, and exchange small values: gloo between CPUs, NCCL besides between GPUs.
 
 Small things (flags, counts, sums) go over gloo on every machine, so they need no GPU synchronisation. A world of one
 has a process group too: the sharded model is the same code there.
@@ -21,16 +21,16 @@ from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract.exits import Interrupted
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
-"""For all ranks to find each other."""
+"""How long all ranks may take to find each other."""
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-"""For any one exchange: rank 0 may be downloading a model or uploading one while the others wait."""
+"""How long one collective may take: rank 0 may be downloading or uploading a model while the others wait."""
 
 T = TypeVar("T")
 
 
 def select_device(world: World) -> torch.device:
-    """This rank's GPU, or the CPU where there is none; a run that asks for GPUs has found them before (`gpus`)."""
+    """Select this rank's GPU, or the CPU where there is none: `require_gpus` has passed before."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", world.local_rank)
@@ -40,7 +40,7 @@ def select_device(world: World) -> torch.device:
 
 @contextmanager
 def joined_ranks(context: RunContext, device: torch.device) -> Iterator[None]:
-    """Be one of the ranks; where this process has joined already, use that group and leave it as it is.
+    """Join the other ranks for the body; where this process has joined already, use that group and leave it as it is.
 
     Raises:
         Interrupted: a peer did not come, or went away, while the body ran.
@@ -71,7 +71,7 @@ def _join(context: RunContext, device: torch.device) -> None:
 
 
 def _open_store(context: RunContext) -> Store:
-    """Rank 0 listens on its pod's own address only: pods that share a machine may share a port number."""
+    """Open the rendezvous. Rank 0 listens on its pod's own address: pods of one machine may share a port number."""
     world = context.world
     if world.size == 1:
         return HashStore()
@@ -91,14 +91,14 @@ def _open_store(context: RunContext) -> Store:
 
 
 def is_peer_loss(error: BaseException) -> bool:
-    """Whether a collective failed because another rank is gone. gloo has no error type of its own, only words."""
+    """Return whether another rank's end broke a collective. gloo raises RuntimeError, so its text decides."""
     if isinstance(error, dist.DistError):
         return True
     return isinstance(error, RuntimeError) and "gloo" in str(error).lower()
 
 
 def run_on_rank_0(function: Callable[[], T], world: World) -> T:
-    """Call it on rank 0; its value, or the exception it raised, reaches every rank."""
+    """Call `function` on rank 0 alone; return its value, or raise its exception, on every rank."""
     if world.size == 1:
         return function()
     answer: list[T | Exception | None] = [None]
@@ -114,7 +114,7 @@ def run_on_rank_0(function: Callable[[], T], world: World) -> T:
 
 
 def sum_over_ranks(values: Sequence[float], world: World) -> list[float]:
-    """Element by element, in float64: counts stay exact up to 2**53."""
+    """Sum each value over the ranks, in float64: counts stay exact up to 2**53."""
     if world.size == 1:
         return list(values)
     sums = torch.tensor(values, dtype=torch.float64)
@@ -123,7 +123,7 @@ def sum_over_ranks(values: Sequence[float], world: World) -> list[float]:
 
 
 def gather_in_order(parts: dict[int, T], world: World) -> list[T]:
-    """What all ranks have, in the order of its places."""
+    """Return the values of all ranks, ordered by their keys: each rank holds some places of one list."""
     everyones: list[dict[int, T]] = [parts]
     if world.size > 1:
         everyones = [{} for _ in range(world.size)]
@@ -133,7 +133,7 @@ def gather_in_order(parts: dict[int, T], world: World) -> list[T]:
 
 
 def min_over_ranks(value: float, world: World) -> float:
-    """The least of all ranks' values."""
+    """Return the least of all ranks' values."""
     if world.size == 1:
         return value
     least = torch.tensor(value, dtype=torch.float64)

@@ -1,6 +1,7 @@
 """Clients of other servers that a recipe names.
 
-    request ─(http: retries, time limits, errors in words)─> a judge's chat completions, MLflow's REST API
+    a prompt ─(chat_completions)─┐
+    MLflow's REST calls ─────────┴─(http: retries, time limits, no secrets in messages)─> the server
 
-Nothing here knows what is asked, or what an answer means. Without torch.
+Nothing here knows what a prompt asks or what an answer means. Without torch.
 """

@@ -1,4 +1,4 @@
-"""Ask a server that speaks OpenAI's protocol: POST /chat/completions."""
+"""Ask a judge: a server that speaks OpenAI's protocol, POST /chat/completions."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class JudgeClient:
     judge: Judge
 
     async def ask(self, messages: list[dict[str, Any]]) -> str | None:
-        """The judge's reply; None where the server's is no completion.
+        """Return the judge's reply; None where the server's answer is no completion.
 
         Raises:
-            ServiceError: the server cannot be asked, for good or after some attempts.
+            ServiceError: the server refuses, or has not answered after some attempts.
         """
         url = f"{self.judge.endpoint.rstrip('/')}/chat/completions"
         body = {"model": self.judge.model, "messages": messages, "temperature": 0, "max_tokens": MAX_REPLY_TOKENS}
@@ -38,14 +38,14 @@ class JudgeClient:
 
 @asynccontextmanager
 async def open_client(judge: Judge, api_key: str | None) -> AsyncIterator[JudgeClient]:
-    """To ask with."""
+    """Open a session with the judge's server."""
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     async with open_service(headers, (api_key,) if api_key else ()) as service:
         yield JudgeClient(service, judge)
 
 
 def read_completion(text: str) -> str | None:
-    """The text of the first choice, which may be empty; None where there is no such thing."""
+    """Return the text of the first choice, which may be empty; None where the answer has none."""
     try:
         content = json.loads(text)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError):
@@ -54,10 +54,10 @@ def read_completion(text: str) -> str | None:
 
 
 def check_judge(judge: Judge, api_key: str | None) -> None:
-    """Ask the judge one thing, as it will be asked later.
+    """Ask the judge for one reply, in the way evaluation will ask.
 
     Raises:
-        UserError: it cannot be asked.
+        UserError: no reply came, or no chat completion.
     """
     if judge.secret_name is not None and api_key is None:
         raise UserError(

@@ -1,7 +1,7 @@
 """Ask a server that the recipe names, over HTTP.
 
-That server is all that is contacted: redirects are not followed, and proxies of the environment not used. What may pass
-(no connection, 429, 5xx) can be tried again, after as long as Retry-After asks. Secrets are cut out of what is told.
+No other server is contacted: redirects are not followed, and proxies of the environment are not used. Failures that may
+pass (no connection, 429, 5xx) can be tried again, after as long as Retry-After asks. Messages hold no secrets.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _backoff = wait_random_exponential(multiplier=1, max=20)
 
 
 class ServiceError(Exception):
-    """The server could not be asked; the message says what it did, and holds no secret."""
+    """The server gave no answer or refused; the message says which, and holds no secret."""
 
     def __init__(
         self,
@@ -59,10 +59,10 @@ class Service:
     timeout_s: float
 
     async def ask(self, method: str, url: str, body: object = None, query: Mapping[str, str] | None = None) -> str:
-        """The text of the answer, asked for once.
+        """Send one request and return the text of the answer.
 
         Raises:
-            ServiceError: there is none, or not with status 200.
+            ServiceError: no answer came, or one with another status than 200.
         """
         sent: dict[str, Any] = {"json": body, "params": query, "headers": self.headers, "allow_redirects": False}
         try:
@@ -78,7 +78,7 @@ class Service:
     async def ask_patiently(
         self, method: str, url: str, body: object = None, query: Mapping[str, str] | None = None
     ) -> str:
-        """Likewise, with a few attempts where it may pass."""
+        """Send a request as `ask` does, up to 5 times while the failure may pass."""
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, ServiceError) and error.may_pass),
             wait=_choose_wait_s,
@@ -105,14 +105,14 @@ class Service:
 async def open_service(
     headers: Mapping[str, str], secrets: tuple[str, ...] = (), timeout_s: float = 60.0
 ) -> AsyncIterator[Service]:
-    """To ask with."""
+    """Open a session that sends `headers` with each request and keeps `secrets` out of messages."""
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
         yield Service(session, headers, secrets, timeout_s)
 
 
 def read_retry_after(value: str | None, now: float) -> float | None:
-    """Seconds to wait, from seconds or a date; None where there is none."""
+    """Return the seconds that a Retry-After header asks for, by a number or a date; None where it has neither."""
     if value is None:
         return None
     if value.strip().isdigit():

@@ -1,5 +1,9 @@
 """Objects on S3 or in a folder: read, list, write, write if unchanged.
 
-`open_store` makes a `Location` of a URI; `probe` shows that an output can be written and that the store keeps
-conditional writes, which the fencing of attempts (head.json) rests on. boto3 is known in `storage.s3` alone.
+    URI ─(open)─> Location of a store (base) in a bucket (s3) or a folder (folder)
+    Location ─(probe)─> can an output be written, and are conditional writes kept? Fencing (head.json) rests on them
+    Location ─(patient)─> the same, but it waits minutes for a store that does not answer
+    disk, lock: the node's own disk, where it is full and where processes take turns
+
+Nothing here knows what an object holds. boto3 is imported by `s3` alone.
 """

@@ -1,4 +1,7 @@
-"""What the trainer asks of a store of objects, whichever it is."""
+"""The interface of a store of objects, and `Location`: one of its keys.
+
+`S3Store` and `FolderStore` implement it; everything else works on Locations.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,10 @@ class StorageUnavailable(Exception):  # noqa: N818 - a condition, as HTTP's 503
 
 @dataclass(frozen=True)
 class Blob:
-    """An object, whole.
+    """The content of an object, and its etag.
 
-    The etag is that of the data or, where the object was replaced while it was read, of a version before it: a write on
-    its condition never replaces what was not read.
+    Where the object is replaced while it is read, the etag may be that of a version before `data`, never of one after
+    it. So `put(..., if_match=blob.etag)` never replaces what was not read.
     """
 
     data: bytes
@@ -35,7 +38,7 @@ class Blob:
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What a listing says of an object. The etag changes when the object does."""
+    """An entry of a listing. The etag changes when the object does."""
 
     key: str
     size_bytes: int
@@ -45,35 +48,35 @@ class ObjectInfo:
 class ObjectStore(Protocol):
     """A bucket, or a file system. Keys are /-separated and have no leading slash.
 
-    Every method raises `UserError(STORAGE_ERROR)` for what will not mend, `StorageUnavailable` for what may,
-    and `NotFound` for an object that is not there.
+    Every method raises `UserError(STORAGE_ERROR)` for a failure that another attempt meets again (no such bucket, no
+    right to read), `StorageUnavailable` for one that may pass, and `NotFound` for an object that is not there.
     """
 
     @property
     def uri(self) -> str:
-        """What a key is appended to, to make its URI: ends in a slash."""
+        """The URI of the empty key, ending in a slash: `s3://bucket/`."""
 
     def get(self, key: str) -> Blob:
         """Read a whole object."""
 
     def get_range(self, key: str, start: int, num_bytes: int, if_match: str | None = None) -> bytes:
-        """Read up to `num_bytes` from `start`; PreconditionFailed where the object has changed."""
+        """Read up to `num_bytes` from `start`; raise PreconditionFailed where its etag is not `if_match`."""
 
     def head(self, key: str) -> ObjectInfo:
-        """Size and etag."""
+        """Read size and etag."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every object whose key starts with the prefix, in order of key."""
+        """List every object whose key starts with the prefix, in order of key."""
 
     def put(self, key: str, data: bytes, *, if_match: str | None = None, if_none_match: bool = False) -> str:
-        """Write an object at once; returns its etag.
+        """Write an object in one request and return its etag.
 
         Raises:
-            PreconditionFailed: `if_match`: its etag is another; `if_none_match`: it exists.
+            PreconditionFailed: the object has another etag than `if_match`, or exists though `if_none_match` is set.
         """
 
     def upload_file(self, key: str, path: Path) -> None:
-        """Write a file of any size; the store checks what it received."""
+        """Write a file of any size with a checksum, which the store compares with what it received."""
 
     def download_file(self, key: str, path: Path) -> None:
         """Read an object of any size into a file."""
@@ -84,7 +87,7 @@ class ObjectStore(Protocol):
 
 @dataclass(frozen=True)
 class Location:
-    """A key of a store: an object, or what lies below. `location / "name"` goes down."""
+    """A key of a store: an object, or the objects below it. `location / "name"` is a key below."""
 
     store: ObjectStore
     prefix: str
@@ -95,7 +98,7 @@ class Location:
 
     @property
     def parent(self) -> Location:
-        """One level up."""
+        """The location one level up."""
         return Location(self.store, self.prefix.rpartition("/")[0])
 
     @property
@@ -105,22 +108,22 @@ class Location:
 
     @property
     def uri(self) -> str:
-        """For people and for `open_store`."""
+        """The URI, for people and for `open_store`."""
         return self.store.uri + self.prefix
 
     def __str__(self) -> str:
         return self.uri
 
     def get(self) -> Blob:
-        """As `ObjectStore.get`."""
+        """Read the object; see `ObjectStore.get`."""
         return self.store.get(self.prefix)
 
     def head(self) -> ObjectInfo:
-        """As `ObjectStore.head`."""
+        """Read size and etag; see `ObjectStore.head`."""
         return self.store.head(self.prefix)
 
     def exists(self) -> bool:
-        """Whether there is an object with this very key."""
+        """Return whether there is an object with exactly this key."""
         try:
             self.head()
         except NotFound:
@@ -128,35 +131,35 @@ class Location:
         return True
 
     def list(self) -> Iterator[ObjectInfo]:
-        """The objects below, at any depth."""
+        """List the objects below, at any depth."""
         return self.store.list(f"{self.prefix}/" if self.prefix else "")
 
     def children(self) -> dict[str, ObjectInfo]:
-        """The objects below, at any depth, by what their keys add to this one."""
+        """Return the objects below, at any depth, by the rest of their keys: `weights/0.bin` below `s3://bucket/run`."""
         skipped = len(self.prefix) + 1 if self.prefix else 0
         return {info.key[skipped:]: info for info in self.list()}
 
     def put(self, data: bytes, *, if_match: str | None = None, if_none_match: bool = False) -> str:
-        """As `ObjectStore.put`."""
+        """Write the object; see `ObjectStore.put`."""
         return self.store.put(self.prefix, data, if_match=if_match, if_none_match=if_none_match)
 
     def upload_file(self, path: Path) -> None:
-        """As `ObjectStore.upload_file`."""
+        """Write the object from a file; see `ObjectStore.upload_file`."""
         self.store.upload_file(self.prefix, path)
 
     def download_file(self, path: Path) -> None:
-        """As `ObjectStore.download_file`."""
+        """Read the object into a file; see `ObjectStore.download_file`."""
         self.store.download_file(self.prefix, path)
 
     def delete(self) -> None:
-        """As `ObjectStore.delete`."""
+        """Remove the object; see `ObjectStore.delete`."""
         self.store.delete(self.prefix)
 
     def open(self, on_read: Callable[[int], object] = lambda _: None) -> io.BufferedReader:
-        """A stream over the object as it is now; PreconditionFailed while reading if it changes meanwhile.
+        """Open a stream over the object as it is now; reading it raises PreconditionFailed once the object has changed.
 
         Args:
-            on_read: told how many bytes each request brought.
+            on_read: called with the number of bytes that each request has brought.
         """
         return io.BufferedReader(_RangeReader(self.store, self.head(), on_read), buffer_size=_READ_BYTES)
 
@@ -165,7 +168,7 @@ _READ_BYTES = 8 << 20
 
 
 class _RangeReader(io.RawIOBase):
-    """Reads by ranges: each is retried by itself, so that a long read outlives a dropped connection."""
+    """A stream that reads by ranges: each is retried by itself, so a long read outlives a dropped connection."""
 
     def __init__(self, store: ObjectStore, info: ObjectInfo, on_read: Callable[[int], object]) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""Say so where the node's disk is full."""
+"""Recognise that the node's disk is full."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from runyard_trainer.contract.exits import ExitCode, UserError
 
 
 @contextmanager
-def told_when_full(what: str, path: object) -> Iterator[None]:
-    """Say in words that the disk is too full to do `what` in `path`.
+def explain_full_disk(what: str, path: object) -> Iterator[None]:
+    """Turn a failure for want of disk space into a UserError: the disk is too full to `what` in `path`.
 
-    What the system said is somewhere down the chain: to torch it is `unexpected pos`, to safetensors a text.
+    The system's ENOSPC may lie deep in the chain of errors: torch raises `unexpected pos`, safetensors a text.
     """
     try:
         yield

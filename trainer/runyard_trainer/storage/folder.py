@@ -1,4 +1,4 @@
-"""Objects as files, for a run without S3. One machine only: conditional writes hold a lock of its kernel."""
+"""Objects as files, for a run without S3, on one machine only: conditional writes hold a lock of its kernel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WILL_NOT_MEND = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.E
 
 
 class FolderStore:
-    """The file system, by absolute paths. Writes are atomic: a file is there whole or not at all."""
+    """The file system as a store: keys are absolute paths. Writes are atomic: a file is there whole or not at all."""
 
     uri = "file:///"
 
@@ -103,7 +103,7 @@ class FolderStore:
 
     @contextmanager
     def _replacing(self, key: str) -> Iterator[Path]:
-        """A temporary file beside the one to write; removed if it was not moved there."""
+        """Give a temporary file beside the one to write; remove it unless it was moved there."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(_TEMPORARY_PREFIX + uuid.uuid4().hex)
@@ -129,7 +129,7 @@ class FolderStore:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder itself, so that no lock file is left in it."""
+    """Lock the folder itself, so that no lock file is left in it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -139,7 +139,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _etag_of(file: BufferedReader) -> str:
-    """Of the version that is open, whatever has been put in its place since."""
+    """Compute the etag of the open version, even where another file has taken its place since."""
     stat = os.fstat(file.fileno())
     if stat.st_size > _HASHED_BYTES:
         return f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"

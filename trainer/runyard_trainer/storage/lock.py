@@ -1,4 +1,4 @@
-"""One at a time, among the processes of a node."""
+"""Let the processes of a node take turns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file at `path`, which is made where there is none; it is let go with the process, too."""
+    """Hold the lock file at `path`, made if need be. The kernel releases it when the process ends, however it ends."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

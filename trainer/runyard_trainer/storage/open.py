@@ -12,7 +12,7 @@ from runyard_trainer.storage.s3 import S3Store
 
 
 def open_store(uri: str, storage: Storage, field: str = "uri") -> Location:
-    """The location that a URI names. Nothing is read or written yet; S3 credentials are found as boto3 finds them.
+    """Return the location that a URI names. Reads and writes nothing; boto3 finds the credentials in its usual places.
 
     Args:
         uri: `s3://bucket/prefix` or `file:///folder`.

@@ -1,7 +1,7 @@
-"""A store that is waited for: an outage of minutes must not cost a run its attempts.
+"""Wait for a store that does not answer: an outage of minutes must not cost a run its attempts.
 
-For a run whose store has answered before. `prepare` does without: a store that does not answer there is more likely one
-that nobody reaches by that name, and whoever wrote the name wants to hear of it now.
+For training, whose store has answered before. `prepare` fails at once: a store that has never answered probably has
+another name than the recipe says, and whoever wrote the recipe wants to hear of it now.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from runyard_trainer.storage.base import Blob, Location, ObjectInfo, ObjectStore, StorageUnavailable
 
 PATIENCE_S = 900.0
-"""How long a store that does not answer is waited for before it is an error."""
+"""How long to wait before it is an error."""
 
 T = TypeVar("T")
 
@@ -26,15 +26,17 @@ _log = logging.getLogger(__name__)
 
 
 def be_patient(location: Location) -> Location:
-    """The same place, waited for wherever it is read or written."""
+    """Return the same location on a store that waits in every operation."""
     store = location.store
     return location if isinstance(store, PatientStore) else Location(PatientStore(store), location.prefix)
 
 
 @dataclass(frozen=True)
 class PatientStore:
-    """Repeats what `store` could not do for now. Every operation can be repeated; of a conditional write whose answer
-    was lost the caller may hear that someone else was quicker: see `head`.
+    """A store that repeats every operation for which `store` is unavailable.
+
+    A conditional write whose answer was lost is repeated too, and then refused: the caller hears that someone else has
+    written the object and has to look whether it was itself, as `checkpoints.head` does.
     """
 
     store: ObjectStore
@@ -57,7 +59,7 @@ class PatientStore:
         return wait_for_store(partial(self.store.head, key))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See `ObjectStore`; read to its end at once, as a listing cannot be taken up in its middle."""
+        """See `ObjectStore`. Reads the whole listing first: a broken one can only start again."""
         return iter(wait_for_store(lambda: [*self.store.list(prefix)]))
 
     def put(self, key: str, data: bytes, *, if_match: str | None = None, if_none_match: bool = False) -> str:
@@ -78,17 +80,17 @@ class PatientStore:
 
 
 def wait_for_store(work: Callable[[], T]) -> T:
-    """Do it again until the store answers. Raises StorageUnavailable after `PATIENCE_S`."""
+    """Do `work` again until the store answers. Raises StorageUnavailable after `PATIENCE_S`."""
     return Retrying(
         retry=retry_if_exception_type(StorageUnavailable),
         wait=wait_random_exponential(multiplier=1, max=30),
         stop=stop_after_delay(PATIENCE_S),
-        before_sleep=_tell,
+        before_sleep=_log_retry,
         reraise=True,
     )(work)
 
 
-def _tell(state: RetryCallState) -> None:
+def _log_retry(state: RetryCallState) -> None:
     assert state.outcome is not None
     assert state.next_action is not None
     _log.warning("%s; trying again in %.1f s", state.outcome.exception(), state.next_action.sleep)

@@ -1,4 +1,4 @@
-"""Show that an output can be written, and that its store keeps the conditional writes that fencing rests on."""
+"""Check that an output can be written, and that its store keeps conditional writes: fencing rests on them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def probe(location: Location, fencing: str = "conditional-writes") -> None:
     """Write, write conditionally, read and delete a small object below `location`.
 
     Raises:
-        UserError: STORAGE_ERROR where something of that cannot be done, or where conditional writes are not kept
-            though `fencing` asks for them.
+        UserError: STORAGE_ERROR: one of these fails, or the store ignores the conditions of a write though `fencing`
+            asks for them.
     """
     target = location / f".runyard-probe-{uuid.uuid4().hex}"
     target.put(b"first")

@@ -1,4 +1,4 @@
-"""Objects on S3 and its likes. Credentials come from where boto3 finds them; in a pod, the environment."""
+"""Objects on S3 and servers that speak its protocol. boto3 finds the credentials: in a pod, in the environment."""
 
 from __future__ import annotations
 
@@ -54,20 +54,20 @@ _REMEDIES = {
     "XAdminUserNotFound": f"the access key is unknown: check AWS_ACCESS_KEY_ID in {_NAMED_SECRET}",  # versitygw's word
     "NotImplemented": "the store does not know this operation: use one that does",
 }
-"""What will not mend by itself, and what a person can do."""
+"""What a person can do, by the code of an error that another attempt meets again."""
 _REFUSING_STATUSES = {401, 403, 405, 501}
-"""These do not mend by themselves either, whatever the code."""
+"""HTTP statuses that another attempt meets again, whatever the code."""
 _CODE_OF_STATUS = {301: "PermanentRedirect", 403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed"}
 
 
 class _BrokenBodyError(BotoCoreError):
-    """An answer began well, and its body did not arrive whole."""
+    """The body of an answer that did not arrive whole."""
 
     fmt = "{error}"
 
 
 class S3Store:
-    """A bucket."""
+    """A bucket as a store."""
 
     def __init__(self, bucket: str, storage: Storage, field: str) -> None:
         self._bucket = bucket
@@ -162,9 +162,9 @@ class S3Store:
         reraise=True,
     )
     def _read_object(self, **request: Any) -> Blob:
-        """GetObject; boto retries the request, and this the body.
+        """Call GetObject: boto retries the request, this retries the body.
 
-        While an object is replaced, some servers send the one body with the other's checksum.
+        While an object is replaced, some servers send the old body with the new checksum, or the reverse.
         """
         answer = self._client.get_object(Bucket=self._bucket, **request)
         try:
@@ -173,7 +173,10 @@ class S3Store:
             raise _BrokenBodyError(error=error) from error
 
     def _etag_if_ours(self, key: str, data: bytes, refused: PreconditionFailed) -> str:
-        """After a retry: the first try may have written and its answer been lost; then the condition met ourselves."""
+        """Return the etag where the object is what we wanted to write, else raise `refused`.
+
+        boto had tried again: its first try may have written, and only the answer was lost.
+        """
         found = self.get(key)
         if found.data != data:
             raise refused
@@ -216,12 +219,12 @@ class S3Store:
 
 
 class _RefusedOnRetry(PreconditionFailed):
-    """Refused, but only when boto tried again."""
+    """A refusal of boto's second or later try: the first may have been the one that wrote."""
 
 
 @cache
 def open_client(endpoint: str | None, region: str | None, addressing: Addressing) -> S3Client:
-    """One per process and server; credentials are read once."""
+    """Make the client of a server, once per process: credentials are read once."""
     config = Config(
         s3={"addressing_style": addressing},
         retries={"mode": "standard", "total_max_attempts": _MAX_ATTEMPTS},
@@ -233,7 +236,7 @@ def open_client(endpoint: str | None, region: str | None, addressing: Addressing
 
 
 def _code_of(error: ClientError) -> str:
-    """S3's name for the error. HEAD answers have no body, so their code is the status: it gets the usual name."""
+    """Return S3's name for the error. The answer to HEAD has no body, so its code is a number: translate that."""
     code = error.response.get("Error", {}).get("Code", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return _CODE_OF_STATUS.get(status, code) if code.isdigit() or not code else code

@@ -1,6 +1,6 @@
-"""A container's variables, command and files from ConfigMaps, Secrets and the pod itself. Pure: the objects are given.
+"""Build a container's variables and command from ConfigMaps, Secrets and the pod itself. Pure: the objects are given.
 
-Messages are a kubelet's, as people look for them.
+Messages are worded as a kubelet's: people search for those.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ _SUBSCRIPT = re.compile(r"metadata\.(?P<map>labels|annotations)\['(?P<key>.+)'\]
 
 
 class ConfigError(Exception):
-    """The container cannot be made as its spec says; the message is a kubelet's."""
+    """The container cannot be made as its spec asks."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a pod and its node once the pod has its place."""
+    """A pod with its addresses, and the objects that it refers to."""
 
     pod: Json
     pod_ip: str
     host_ip: str
     objects: Mapping[Reference, Mapping[str, bytes] | None] = field(default_factory=dict)
-    """Each ConfigMap and Secret referred to; None: there is no such object."""
+    """Data of each ConfigMap and Secret referred to; None for one that does not exist."""
 
     @property
     def namespace(self) -> str:
         return str(self.pod["metadata"]["namespace"])
 
     def read(self, kind: str, name: str, *, optional: bool) -> Mapping[str, bytes]:
-        """The data of an object; empty where an optional one is missing. Raises ConfigError."""
+        """Return the data of an object; empty where an optional one is missing. Raises ConfigError."""
         data = self.objects.get((kind, name))
         if data is None and not optional:
             raise ConfigError(f'{kind.lower()} "{name}" not found')
         return data or {}
 
     def read_key(self, kind: str, name: str, key: str, *, optional: bool) -> bytes | None:
-        """One value; None where an optional one is missing. Raises ConfigError."""
+        """Return one value; None where an optional one is missing. Raises ConfigError."""
         data = self.read(kind, name, optional=optional)
         if key not in data and not optional:
             raise ConfigError(f"couldn't find key {key} in {kind} {self.namespace}/{name}")
         return data.get(key)
 
     def read_field(self, path: str) -> str:
-        """A value of the pod for the downward API. Raises ConfigError."""
+        """Return a field of the pod for the downward API. Raises ConfigError."""
         metadata, spec = self.pod["metadata"], self.pod["spec"]
         plain = {
             "metadata.name": metadata["name"],
@@ -80,7 +80,7 @@ class Facts:
 
 
 def check_container(container: Json) -> None:
-    """Raises ConfigError for what a local node would have to leave undone."""
+    """Refuse fields that a local node cannot honour. Raises ConfigError."""
     if "lifecycle" in container:
         raise ConfigError("lifecycle: a local node runs no hooks")
     if "restartPolicy" in container:
@@ -91,7 +91,7 @@ def check_container(container: Json) -> None:
 
 
 def find_references(container: Json) -> Iterator[Reference]:
-    """Every ConfigMap and Secret that the container's variables come from."""
+    """Find every ConfigMap and Secret that the container's variables come from."""
     for source in container.get("envFrom", []):
         for member, kind in (("secretRef", SECRET), ("configMapRef", CONFIG_MAP)):
             if member in source:
@@ -104,7 +104,7 @@ def find_references(container: Json) -> Iterator[Reference]:
 
 
 def build_environment(container: Json, facts: Facts, given: Mapping[str, str]) -> dict[str, str]:
-    """The container's variables: `given` (by the node), then envFrom, then env. Raises ConfigError."""
+    """Build the variables: those given by the node, then envFrom, then env; later ones win. Raises ConfigError."""
     variables = dict(given)
     for source in container.get("envFrom", []):
         variables |= _read_env_from(source, facts)
@@ -138,7 +138,7 @@ def _read_variable(variable: Json, facts: Facts, earlier: Mapping[str, str]) -> 
 
 
 def _decode(value: bytes) -> str:
-    """As exec turns it back into the very bytes."""
+    """Decode so that exec encodes it back to the same bytes."""
     return value.decode(errors="surrogateescape")
 
 
@@ -152,7 +152,7 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
 
 
 def build_command(container: Json, variables: Mapping[str, str]) -> Sequence[str]:
-    """What to execute. Raises ConfigError where only an image could say."""
+    """Build the argument list. Raises ConfigError where only the image knows it."""
     words = [*container.get("command", []), *container.get("args", [])]
     if not container.get("command"):
         raise ConfigError(

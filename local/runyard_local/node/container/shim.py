@@ -1,18 +1,18 @@
-"""The process above one container: makes its namespaces, writes its log, keeps its exit code.
+"""The parent process of one container: it makes the namespaces, writes the log and keeps the exit code.
 
-Run by the agent as a script in a bare interpreter (`python -E -s -S shim.py`), with a `ContainerSpec` as JSON on stdin,
-so that secrets are in no argument list. Standard library only.
+The agent runs it as a script in a bare interpreter (`python -E -s -S shim.py`), with a `ContainerSpec` as JSON on
+stdin: so secrets are in no argument list. Standard library only.
 
     agent ── spawns ──> shim ── forks ──> PID 1 of the container
                          │                 new user, PID, mount, UTS and IPC namespaces; the network is the machine's
-                         ├─ stdout: nothing if the container started, else why not
+                         ├─ stdout: empty if the container started, else the error
                          ├─ log: each line with its time
                          └─ exit: the exit code, for an agent that was away
 
-SIGTERM is passed on to the container; SIGUSR1 means SIGKILL for it. A container does not outlive its shim; a shim does
-outlive the agent, as containers outlive a kubelet.
+SIGTERM is passed on to the container; for SIGUSR1 it gets SIGKILL. A container does not outlive its shim; a shim
+outlives the agent, as containers outlive a kubelet.
 
-Two user namespaces, because one cannot serve: the first maps us to root, which may mount; the second maps that to the
+There are two user namespaces: in the first we are root and may mount; the second, inside it, maps that root to the
 pod's user, without capabilities. On the machine's disk both are the user that runs the agent.
 """
 
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import NoReturn
 
 START_FAILED = 128
-"""Exit code of a container that could not be started, as container runtimes have it."""
+"""Exit code of a container that could not be started, as container runtimes report it."""
 
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 _CLONE_NEWUSER, _CLONE_NEWPID = 0x10000000, 0x20000000
@@ -44,24 +44,24 @@ _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
 
 @dataclass(frozen=True)
 class Mount:
-    """One thing to put into a container's root."""
+    """A file, folder or link in a container's root."""
 
     kind: str
-    """bind: of a file or folder; tmpfs; symlink: to `source`; directory: anyone may write to it."""
+    """`bind`: a file or folder of the machine; `tmpfs`; `symlink`: to `source`; `directory`: writable by anyone."""
     target: str
     source: str = ""
     read_only: bool = False
     size_bytes: int | None = None
-    """Of a tmpfs."""
+    """Size of a tmpfs; None: half of the memory."""
 
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """All that a shim needs to know. Paths are the machine's, but for `working_dir` and the mounts' targets."""
+    """A container to run. Paths are the machine's, but for `working_dir` and the mounts' targets."""
 
     hostname: str
     root: str
-    """An empty folder."""
+    """Empty folder, the mount point of the root."""
     mounts: tuple[Mount, ...]
     """In the order of mounting."""
     read_only_root: bool
@@ -111,7 +111,7 @@ def main() -> NoReturn:
 
 
 def write_log(reader: int, path: str) -> None:
-    """Copy the pipe to the log until every writer has closed it, with the time at the start of each line."""
+    """Copy the pipe to the log, with the time before each line, until every writer has closed it."""
     with open(path, "ab", buffering=0) as log:
         at_line_start = True
         while chunk := os.read(reader, 65536):
@@ -147,7 +147,7 @@ def _become_container(spec: ContainerSpec, start_result: int, log_writer: int) -
         os.dup2(log_writer, 1)
         os.dup2(log_writer, 2)
         os.umask(0o022)
-        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec would pass that on
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # ignored by Python; exec would pass that on
             signal.signal(ignored, signal.SIG_DFL)
         # After the change of user, which clears it.
         _call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -188,11 +188,12 @@ def _apply_mount(root: str, mount: Mount) -> None:
     target = root + mount.target
     if mount.kind == "symlink":
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        if not (os.path.islink(target) and os.readlink(target) == mount.source):  # a volume keeps it over a restart
+        if not (os.path.islink(target) and os.readlink(target) == mount.source):  # a volume may have it
             os.symlink(mount.source, target)
     elif mount.kind == "bind" and not os.path.isdir(mount.source):
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644) if not os.path.exists(target) else os.dup(0))
+        if not os.path.exists(target):
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
     else:
         os.makedirs(target, exist_ok=True)
     if mount.kind == "bind":
@@ -225,7 +226,7 @@ def _enter_user_namespace(other_namespaces: int, uid: int, gid: int) -> None:
 
 
 def _drop_capabilities() -> None:
-    """None are left after the next exec: neither root nor a set-user-ID file gives what is not in the bounding set."""
+    """Drop all for the next exec: neither root nor a set-user-ID file gives what is not in the bounding set."""
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
     for capability in range(last + 1):
         _call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)

@@ -1,21 +1,21 @@
-"""The files of a pod's volumes.
+"""Plan the files and mounts of a pod's volumes.
 
-emptyDir, configMap, secret, projected and downwardAPI are folders in the pod's own, mounted into its containers; an
-emptyDir in memory is a tmpfs of each container. Tokens are asked for by TokenRequest and replaced in time.
+emptyDir, configMap, secret, projected and downwardAPI are folders below the pod's folder, mounted into its containers;
+an emptyDir in memory is a tmpfs of each container. Service account tokens are planned here and requested elsewhere.
 """
 
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from runyard_local.files import replace_file
 from runyard_local.node.container.environment import CONFIG_MAP, SECRET, ConfigError, Facts, Json, Reference
 from runyard_local.node.container.shim import Mount
-from runyard_local.node.records import PodDir
+from runyard_local.node.folders import PodDir
 
 KNOWN = ("emptyDir", "configMap", "secret", "projected", "downwardAPI")
 
@@ -24,7 +24,7 @@ _UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 1
 
 @dataclass(frozen=True)
 class Token:
-    """A service account token that a volume is to hold."""
+    """A service account token to request for a file."""
 
     audience: str | None
     expiration_s: int
@@ -41,7 +41,7 @@ class File:
 
 
 def find_references(volume: Json) -> Iterator[Reference]:
-    """Every ConfigMap and Secret the volume comes from."""
+    """Find every ConfigMap and Secret that the volume is made from."""
     for source in (volume, *volume.get("projected", {}).get("sources", [])):
         if "configMap" in source:
             yield CONFIG_MAP, source["configMap"]["name"]
@@ -50,7 +50,7 @@ def find_references(volume: Json) -> Iterator[Reference]:
 
 
 def check_volume(volume: Json) -> None:
-    """Raises ConfigError for a kind that a local node does not know."""
+    """Refuse a kind of volume that a local node does not know. Raises ConfigError."""
     kinds = [kind for kind in volume if kind != "name"]
     if unknown := [kind for kind in kinds if kind not in KNOWN]:
         raise ConfigError(
@@ -59,7 +59,7 @@ def check_volume(volume: Json) -> None:
 
 
 def plan_files(volume: Json, facts: Facts) -> list[File]:
-    """The files a volume is to hold. Raises ConfigError where what they come from is missing."""
+    """Plan the files of a volume. Raises ConfigError where a ConfigMap, Secret or key is missing."""
     if "projected" in volume:
         mode = volume["projected"].get("defaultMode", 0o644)
         sources = volume["projected"].get("sources", [])
@@ -107,22 +107,17 @@ def _plan_downward_item(item: Json, facts: Facts, mode: int) -> File:
 
 
 def write_file(folder: Path, file: File, content: bytes) -> None:
-    """Write it in one step, as running containers may be reading."""
+    """Write a file in one step: running containers may be reading it. Raises ConfigError for a path outside."""
     if ".." in PurePosixPath(file.path).parts or file.path.startswith("/"):
         raise ConfigError(f"{file.path} is not a path inside a volume")
     target = folder / file.path
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-    temporary.chmod(file.mode | 0o400)  # the owner on disk is the pod's user, whatever fsGroup would do for a group
-    temporary.replace(target)
+    # Its owner on disk is the pod's user, who must be able to read it; in a cluster, fsGroup lets a group read it.
+    replace_file(target, content, file.mode | 0o400)
 
 
 def plan_volume_mounts(container: Json, volumes: Mapping[str, Json], pod_dir: PodDir) -> list[Mount]:
-    """The container's volumeMounts. Raises ConfigError."""
+    """Plan the container's volumeMounts. Raises ConfigError."""
     return [_plan_mount(mount, volumes, pod_dir) for mount in container.get("volumeMounts", [])]
 
 
@@ -141,7 +136,7 @@ def _plan_mount(mount: Json, volumes: Mapping[str, Json], pod_dir: PodDir) -> Mo
 
 
 def parse_bytes(quantity: str | int) -> int:
-    """A Kubernetes quantity as bytes."""
+    """Parse a Kubernetes quantity of bytes: 64Mi, 1G, 4096."""
     text = str(quantity)
     for unit, factor in _UNITS.items():
         if text.endswith(unit):
@@ -150,7 +145,7 @@ def parse_bytes(quantity: str | int) -> int:
 
 
 def decode_object(kind: str, found: Mapping[str, Any]) -> dict[str, bytes]:
-    """The data of a ConfigMap or Secret as bytes."""
+    """Decode the data of a ConfigMap or Secret."""
     if kind == SECRET:
         return {key: base64.b64decode(value) for key, value in (found.get("data") or {}).items()}
     plain = {key: value.encode() for key, value in (found.get("data") or {}).items()}

@@ -12,7 +12,7 @@ from runyard_trainer.context import RunContext
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import PodReport
-from runyard_trainer.ranks.gpus import Sight, explain_missing_gpus, require_gpus
+from runyard_trainer.ranks.gpus import VisibleGpus, explain_missing_gpus, require_gpus
 
 from tests.ports import free_port
 
@@ -72,10 +72,12 @@ def test_fewer_gpus_than_ranks_end_the_attempt_for_good(tmp_path: Path) -> None:
 
 
 CUDA = "torch 2.15.0+cu132 is built for CUDA 13.2"
-OLD = Sight(0, CUDA, is_cpu_build=False, reason="The NVIDIA driver on your system is too old (found version 12020)")
+OLD = VisibleGpus(
+    0, CUDA, is_cpu_build=False, reason="The NVIDIA driver on your system is too old (found version 12020)"
+)
 CAUSES = {
     "a build of torch without GPUs": (
-        Sight(0, "torch 2.15.0+cpu is built for CPUs only", is_cpu_build=True),
+        VisibleGpus(0, "torch 2.15.0+cpu is built for CPUs only", is_cpu_build=True),
         4,
         {},
         "torch sees none; torch 2.15.0+cpu is built for CPUs only. Use an image whose torch is built for GPUs "
@@ -89,13 +91,13 @@ CAUSES = {
         "built for CUDA 13.2, NVIDIA_VISIBLE_DEVICES is 'void'. Look on this node whether its driver is as new",
     ),
     "a node that gives fewer": (
-        Sight(3, CUDA, is_cpu_build=False),
+        VisibleGpus(3, CUDA, is_cpu_build=False),
         4,
         {},
         "torch sees 3; torch 2.15.0+cu132 is built for CUDA 13.2. Look on this node",
     ),
     "more ranks than GPUs": (
-        Sight(4, CUDA, is_cpu_build=False),
+        VisibleGpus(4, CUDA, is_cpu_build=False),
         8,
         {},
         "(8 in all), and torch sees 4; torch 2.15.0+cu132 is built for CUDA 13.2. Set compute.processesPerNode to 4 at "
@@ -106,8 +108,8 @@ CAUSES = {
 
 @pytest.mark.parametrize("cause", CAUSES)
 def test_what_is_said_names_the_numbers_the_cause_and_what_to_do(tmp_path: Path, cause: str) -> None:
-    sight, ranks, env, want = CAUSES[cause]
-    text = explain_missing_gpus(make_context(tmp_path, 4, ranks), sight, env)
+    visible, ranks, env, want = CAUSES[cause]
+    text = explain_missing_gpus(make_context(tmp_path, 4, ranks), visible, env)
     assert text.startswith("compute.gpusPerNode asks for 4 of nvidia.com/gpu, each of this node's ranks needs one (")
     assert want in text
     assert text.endswith("To train on CPUs set compute.gpusPerNode: 0")

@@ -19,7 +19,7 @@ from runyard_local.node.container.volumes import (
     plan_volume_mounts,
     write_file,
 )
-from runyard_local.node.records import PodDir
+from runyard_local.node.folders import PodDir
 
 POD = {"metadata": {"name": "p", "namespace": "team", "uid": "u", "labels": {"a": "b"}}, "spec": {}}
 FACTS = Facts(POD, "127.9.0.2", "127.9.0.1", {(CONFIG_MAP, "recipe"): {"recipe.json": b"{}", "more": b"x"}})

@@ -1,36 +1,35 @@
-"""What the parts of an agent share: who the node is, where things lie, and how the API server is reached."""
+"""The values that the parts of an agent share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from runyard_local.client import ApiError, Client
+from runyard_local.node.addresses import AddressPool
 from runyard_local.node.container import volumes
 from runyard_local.node.container.environment import SECRET, Reference
-from runyard_local.node.container.sandbox import Machine
-from runyard_local.node.hosts import Entry
-from runyard_local.node.network import AddressPool
-from runyard_local.node.records import NodeDir
+from runyard_local.node.container.mounts import HostView
+from runyard_local.node.etc_hosts import HostsEntry
+from runyard_local.node.folders import NodeDir
 
 _PLURALS = {SECRET: "secrets", "ConfigMap": "configmaps"}
 
 
 @dataclass(frozen=True)
-class Node:
-    """One node of an instance."""
+class NodeContext:
+    """One node of an instance: its name, its folder, its addresses, and its client of the API server."""
 
     name: str
     index: int
     num_gpus: int
     client: Client
     addresses: AddressPool
-    machine: Machine
+    host_view: HostView
     folder: NodeDir
-    entries: dict[str, Entry] = field(default_factory=dict)
-    """Every pod of the cluster that can be found by name, by UID."""
+    hosts_entries: dict[str, HostsEntry] = field(default_factory=dict)
+    """Names of all pods of the cluster that have one, by UID."""
 
     @property
     def address(self) -> str:
@@ -39,7 +38,7 @@ class Node:
     async def read_objects(
         self, namespace: str, references: Iterable[Reference]
     ) -> dict[Reference, dict[str, bytes] | None]:
-        """The data of ConfigMaps and Secrets; None where there is none. Raises ApiError."""
+        """Read the data of ConfigMaps and Secrets; None for an object that does not exist. Raises ApiError."""
         return {reference: await self._read_object(namespace, *reference) for reference in set(references)}
 
     async def _read_object(self, namespace: str, kind: str, name: str) -> dict[str, bytes] | None:
@@ -52,12 +51,6 @@ class Node:
         return volumes.decode_object(kind, found)
 
 
-def pod_path(pod: dict[str, Any], subresource: str = "") -> str:
-    """The path of a pod in the API."""
-    metadata = pod["metadata"]
-    return f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}{subresource}"
-
-
 def format_now() -> str:
-    """Now, as Kubernetes writes it."""
+    """Format the current time as Kubernetes does: 2026-01-01T00:00:00Z."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

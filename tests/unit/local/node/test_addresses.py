@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runyard_local.node.network import AddressPool, choose_octet, claim_octet, read_claims
+from runyard_local.node.addresses import AddressPool, choose_octet, claim_octet, read_claims
 from runyard_trainer.contract.exits import UserError
 
 SOCKETS = """Num       RefCount Protocol Flags    Type St Inode Path

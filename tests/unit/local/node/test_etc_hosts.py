@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runyard_local.node.hosts import Entry, find_entry, find_hostname, render_hosts
+from runyard_local.node.etc_hosts import HostsEntry, find_hostname, find_hosts_entry, render_hosts
 
 
 def pod(name: str, *, namespace: str = "team", ip: str | None = "127.9.1.2", **spec: Any) -> dict[str, Any]:
@@ -14,9 +14,9 @@ def pod(name: str, *, namespace: str = "team", ip: str | None = "127.9.1.2", **s
 
 def test_a_pod_finds_itself_and_its_peers() -> None:
     own = pod("tj-0-abc", hostname="tj-0", subdomain="tj")
-    peer = Entry("team", "tj-1", "tj", "127.9.0.2")
-    stranger = Entry("other", "tj-1", "tj", "127.9.0.3")
-    earlier_self = Entry("team", "tj-0", "tj", "127.9.1.2")
+    peer = HostsEntry("team", "tj-1", "tj", "127.9.0.2")
+    stranger = HostsEntry("other", "tj-1", "tj", "127.9.0.3")
+    earlier_self = HostsEntry("team", "tj-0", "tj", "127.9.1.2")
     assert render_hosts(own, "127.9.1.2", [stranger, peer, earlier_self]).splitlines()[2:] == [
         "127.9.1.2 tj-0.tj.team.svc.cluster.local tj-0.tj.team.svc tj-0.tj.team tj-0.tj tj-0",
         "127.9.0.2 tj-1.tj.team.svc.cluster.local tj-1.tj.team.svc tj-1.tj.team tj-1.tj",
@@ -25,15 +25,19 @@ def test_a_pod_finds_itself_and_its_peers() -> None:
 
 def test_a_pod_without_subdomain_finds_itself_only() -> None:
     assert render_hosts(pod("web"), "127.9.1.2", []).endswith("\n127.9.1.2 web\n")
-    assert find_entry(pod("web", hostname="web")) is None
+    assert find_hosts_entry(pod("web", hostname="web")) is None
 
 
 def test_a_pod_has_a_name_from_its_address_to_its_end() -> None:
     spec = {"hostname": "tj-0", "subdomain": "tj"}
     finished = pod("a", **spec)
     finished["status"]["phase"] = "Succeeded"
-    found = [find_entry(pod("a", ip=None, **spec)), find_entry(pod("a", **spec)), find_entry(finished)]
-    assert found == [None, Entry("team", "tj-0", "tj", "127.9.1.2"), None]
+    found = [
+        find_hosts_entry(pod("a", ip=None, **spec)),
+        find_hosts_entry(pod("a", **spec)),
+        find_hosts_entry(finished),
+    ]
+    assert found == [None, HostsEntry("team", "tj-0", "tj", "127.9.1.2"), None]
 
 
 def test_the_hostname_is_the_pods_name_unless_it_says_otherwise() -> None:

@@ -1,9 +1,9 @@
-"""What a pod's status is, given what its containers are doing. Pure.
+"""Build a pod's status from the states of its containers. Pure.
 
 Pending     no container has started yet, or an init container is not done
-Running     one runs, or will run again
-Succeeded   all have ended for good, with 0
-Failed      all have ended for good, one of them otherwise; or the pod was stopped
+Running     a container runs, or will run again
+Succeeded   all containers have ended for good, with 0
+Failed      all containers have ended for good, one with another code; or the pod was stopped
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FIRST_BACK_OFF_S, _LAST_BACK_OFF_S = 10.0, 300.0
 
 @dataclass(frozen=True)
 class Waiting:
-    """It has not started, or waits to start again."""
+    """A container that has not started, or waits to start again."""
 
     reason: str
     message: str = ""
@@ -27,14 +27,14 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Running:
-    """Its process runs."""
+    """A container whose process runs."""
 
     started_at: str
 
 
 @dataclass(frozen=True)
 class Terminated:
-    """Its process has ended."""
+    """A container whose process has ended."""
 
     exit_code: int
     reason: str
@@ -46,23 +46,23 @@ class Terminated:
 
 @dataclass(frozen=True)
 class ContainerState:
-    """One container as status shows it."""
+    """A container as the status shows it."""
 
     name: str
     image: str
     state: Waiting | Running | Terminated
     last: Terminated | None = None
-    """How the run before this one ended."""
+    """End of the run before this one."""
     restart_count: int = 0
     container_id: str = ""
     started: bool = False
-    """Running, and its startup probe has succeeded."""
+    """Whether it runs and its startup probe has succeeded."""
     ready: bool = False
 
 
 @dataclass(frozen=True)
 class PodState:
-    """A pod as its worker sees it."""
+    """The state of a pod on its node."""
 
     init_containers: Sequence[ContainerState]
     containers: Sequence[ContainerState]
@@ -70,25 +70,25 @@ class PodState:
     host_address: str
     started_at: str
     is_stopped: bool = False
-    """No container will run again, whatever the restart policy says."""
+    """Whether no container will run again, whatever the restart policy says."""
     stop_reason: str = ""
     stop_message: str = ""
 
 
 def will_restart(policy: str, exit_code: int) -> bool:
-    """Whether a container that ended so is started again under the pod's restartPolicy."""
+    """Return whether a container that ended with this code is started again under the pod's restartPolicy."""
     return policy == "Always" or (policy == "OnFailure" and exit_code != 0)
 
 
 def restart_delay_s(num_ends_in_a_row: int) -> float:
-    """How long to wait before the next start: 0 after the first end, then 10 s, doubling up to 5 min."""
+    """Compute the wait before the next start: 0 after the first end, then 10 s, doubling up to 5 min."""
     if num_ends_in_a_row <= 1:
         return 0.0
     return float(min(_FIRST_BACK_OFF_S * 2 ** min(num_ends_in_a_row - 2, 10), _LAST_BACK_OFF_S))
 
 
 def find_phase(state: PodState, policy: str) -> str:
-    """See the module."""
+    """Find the phase, by the table of this module."""
     if state.is_stopped:
         succeeded = all(_succeeded(container) for container in (*state.init_containers, *state.containers))
         return "Succeeded" if succeeded and not state.stop_reason else "Failed"
@@ -113,7 +113,7 @@ def _succeeded(container: ContainerState) -> bool:
 
 
 def build_pod_status(pod: Mapping[str, Any], state: PodState, now: str) -> Json:
-    """The status to patch. `now` stamps the conditions that change."""
+    """Build the status to patch. `now` is the time of conditions that change."""
     phase = find_phase(state, pod["spec"].get("restartPolicy", "Always"))
     status: Json = {
         "phase": phase,
@@ -134,7 +134,7 @@ def build_pod_status(pod: Mapping[str, Any], state: PodState, now: str) -> Json:
 
 
 def build_container_status(container: ContainerState) -> Json:
-    """One entry of containerStatuses."""
+    """Build one entry of containerStatuses."""
     status: Json = {
         "name": container.name,
         "image": container.image,
@@ -166,7 +166,7 @@ def _build_state(state: Waiting | Running | Terminated) -> Json:
 
 
 def read_container_state(status: Mapping[str, Any]) -> ContainerState:
-    """The opposite of `build_container_status`: what an agent before us has reported."""
+    """Read a state back from an entry that an earlier agent has reported with `build_container_status`."""
     return ContainerState(
         name=status["name"],
         image=status["image"],
@@ -201,7 +201,7 @@ def _read_terminated(terminated: Mapping[str, Any] | None) -> Terminated | None:
 
 
 def _build_conditions(pod: Mapping[str, Any], state: PodState, phase: str, now: str) -> list[Json]:
-    """Those a kubelet owns; each keeps its time for as long as it keeps its status."""
+    """Build the conditions that a kubelet owns; one whose status stays keeps its time."""
     has_ended = phase in ("Succeeded", "Failed")
     unready = [container.name for container in state.containers if not container.ready]
     uninitialized = [container.name for container in state.init_containers if not _succeeded(container)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runyard_local.machine import check_machine
+from runyard_local.requirements import check_requirements
 from runyard_trainer.contract.exits import UserError
 
 
@@ -18,7 +18,7 @@ def put_unshare_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, script: s
 
 def test_a_machine_that_allows_user_namespaces_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_unshare_on_path(tmp_path, monkeypatch, "exit 0")
-    check_machine()
+    check_requirements()
 
 
 def test_a_machine_that_refuses_user_namespaces_says_what_refused_and_how_to_allow_them(
@@ -26,10 +26,10 @@ def test_a_machine_that_refuses_user_namespaces_says_what_refused_and_how_to_all
 ) -> None:
     put_unshare_on_path(tmp_path, monkeypatch, "echo 'unshare failed: Operation not permitted' >&2; exit 1")
     with pytest.raises(UserError, match=r"(?s)user namespaces.*Operation not permitted.*(sysctl|--security-opt)"):
-        check_machine()
+        check_requirements()
 
 
 def test_a_machine_without_util_linux_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="apt-get install util-linux"):
-        check_machine()
+        check_requirements()

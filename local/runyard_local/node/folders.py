@@ -1,4 +1,4 @@
-"""What lies on disk of a node's pods, by which an agent that was killed finds again what it had started.
+"""The folders of a node and its pods, by which an agent finds the processes of one that was killed before it.
 
 nodes/<node>/pods/<uid>/
     etc/  volumes/<name>/
@@ -36,7 +36,7 @@ class ContainerDir:
 
     @property
     def root(self) -> Path:
-        """An empty folder, on which the container's root is mounted."""
+        """Path of an empty folder, the mount point of the container's root."""
         return self.path / "root"
 
     @property
@@ -50,27 +50,27 @@ class ContainerDir:
         self.termination_log.touch()
 
     def record(self, pid: int) -> None:
-        """Remember the shim. Called before it is told what to run."""
+        """Write down the shim's process, before the shim gets its ContainerSpec."""
         identity = Identity.read(pid)
         if identity is not None:
             (self.path / "process.json").write_text(json.dumps(asdict(identity)))
 
     def find_process(self) -> Identity | None:
-        """The shim, if it was ever started."""
+        """Find the shim's process; None if it was never started."""
         try:
             return Identity(**json.loads((self.path / "process.json").read_text()))
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def read_exit_code(self) -> int | None:
-        """How it ended; None if its shim could not say."""
+        """Read the container's exit code; None if its shim has not written one."""
         try:
             return int(self.exit.read_text())
         except (FileNotFoundError, ValueError):
             return None
 
     def has_ended(self) -> bool:
-        """Whether nothing will be added to its log."""
+        """Return whether the container has ended, so that its log is complete."""
         if self.exit.exists() or not self.path.exists():
             return True
         process = self.find_process()
@@ -94,12 +94,12 @@ class PodDir:
         return ContainerDir(self.path / "containers" / name / str(restart))
 
     def last_start(self, name: str) -> int | None:
-        """The number of the container's last run that had a process; None if it never had one."""
+        """Return the number of the container's last run that had a process; None if none had."""
         runs = (self.path / "containers" / name).glob("*/process.json")
         return max((int(path.parent.name) for path in runs), default=None)
 
     def remove(self) -> None:
-        """Nothing of the pod stays. A mount that a container's end has not yet undone is no part of it."""
+        """Remove the folder, except for mounts that a container's end has not yet undone."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 
@@ -113,12 +113,12 @@ class NodeDir:
         return PodDir(self.path / "pods" / uid)
 
     def pods(self) -> Iterator[tuple[str, PodDir]]:
-        """Every pod that was here and not removed, by UID."""
+        """List every pod whose folder was not removed, by UID."""
         for path in sorted((self.path / "pods").glob("*")):
             yield path.name, PodDir(path)
 
     def kill_leftovers(self) -> None:
-        """End all containers that an agent before us has started, and wait until they are gone."""
+        """Kill all containers that an earlier agent has started, and wait until they are gone."""
         folders = [ContainerDir(path.parent) for path in (self.path / "pods").glob("*/containers/*/*/process.json")]
         alive = [process for folder in folders if (process := folder.find_process()) and process.is_running()]
         for process in alive:

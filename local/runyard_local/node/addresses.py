@@ -1,10 +1,11 @@
-"""Addresses: each node and each pod has its own in 127.0.0.0/8, all of it loopback.
+"""Give each node and each pod an address of its own in 127.0.0.0/8: all of that is loopback.
 
     127.<octet>.<node's index>.1        the node
     127.<octet>.<node's index>.2..254   its pods
 
-An instance has an octet of its own. It is claimed by abstract Unix sockets, one an agent, whose names say whose they
-are: they exist as long as the agent does, and every process of the machine can see them in /proc/net/unix.
+An instance has an octet of its own. Each of its agents claims it by binding an abstract Unix socket named after the
+octet and the instance. Such a socket lives as long as its process, and every process can read its name in
+/proc/net/unix.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _GUARD_DEADLINE_S = 10.0
 
 @dataclass(frozen=True)
 class Claim:
-    """That an instance has this octet, for as long as `socket` is open."""
+    """An instance's claim on an octet. It holds while `socket` is open."""
 
     octet: int
     socket: socket.socket
@@ -53,12 +54,12 @@ def claim_octet(state: Path, index: int) -> Claim:
 
 
 def read_claims(unix_sockets: str) -> set[tuple[int, str]]:
-    """Pairs of octet and instance in the text of /proc/net/unix."""
+    """Parse the text of /proc/net/unix into pairs of octet and instance."""
     return {(int(found["octet"]), found["instance"]) for found in _CLAIM.finditer(unix_sockets)}
 
 
 def choose_octet(instance: str, claims: Collection[tuple[int, str]]) -> int:
-    """The octet that nodes of this instance have; else a free one, by preference always the same.
+    """Choose the octet that other nodes of this instance have; else a free one, preferably the same each time.
 
     Raises:
         UserError: no octet is free.
@@ -75,7 +76,7 @@ def choose_octet(instance: str, claims: Collection[tuple[int, str]]) -> int:
 
 
 class AddressPool:
-    """The pod addresses of one node, given out in turn, so that one is not soon used again."""
+    """The pod addresses of one node, used in turn, so that a released one is not soon used again."""
 
     def __init__(self, octet: int, index: int) -> None:
         self._prefix = f"127.{octet}.{index}"
@@ -86,16 +87,16 @@ class AddressPool:
         return f"{self._prefix}.1"
 
     def allocate(self) -> str:
-        """An address that nobody has. There are more than the node takes pods."""
+        """Take a free address. There are 253, and a node takes 110 pods."""
         return f"{self._prefix}.{self._free.pop(0)}"
 
     def release(self, address: str) -> None:
-        """Give an address back."""
+        """Give an address back to the pool."""
         self._free.append(int(address.rpartition(".")[2]))
 
 
 def _bind_guard() -> socket.socket:
-    """Two agents never look and claim at once."""
+    """Take the machine-wide lock under which agents look for an octet and claim it."""
     deadline = time.monotonic() + _GUARD_DEADLINE_S
     pause = Event()
     while (guard := _try_to_bind(f"{_PREFIX}/guard")) is None:

@@ -1,7 +1,7 @@
-"""One container of a pod: start, wait for its end, start again if the pod says so.
+"""The worker of a container: start it, wait for its end, start it again if restartPolicy says so.
 
     Waiting ──> Running ──> Terminated ──> (back-off) Waiting ──> Running ...
-       └─ CreateContainerConfigError: tried again until it works
+       └─ CreateContainerConfigError: tried again every second
 
 `run` returns when the container has ended for good. `stop` ends it: SIGTERM, and SIGKILL after the grace period.
 """
@@ -29,9 +29,8 @@ from runyard_local.node.container.environment import (
     check_container,
     find_references,
 )
-from runyard_local.node.container.sandbox import plan_mounts
-from runyard_local.node.container.shim import START_FAILED, ContainerSpec, Mount
-from runyard_local.node.container.status import (
+from runyard_local.node.container.mounts import plan_mounts
+from runyard_local.node.container.pod_status import (
     ContainerState,
     Running,
     Terminated,
@@ -39,17 +38,18 @@ from runyard_local.node.container.status import (
     restart_delay_s,
     will_restart,
 )
+from runyard_local.node.container.shim import START_FAILED, ContainerSpec, Mount
 from runyard_local.node.container.volumes import plan_volume_mounts
-from runyard_local.node.hosts import find_hostname
+from runyard_local.node.context import NodeContext, format_now
+from runyard_local.node.etc_hosts import find_hostname
+from runyard_local.node.folders import ContainerDir
 from runyard_local.node.logs import split_lines
-from runyard_local.node.node import Node, format_now
-from runyard_local.node.records import ContainerDir
 
 _CONFIG_RETRY_S = 1.0
 _STEADY_AFTER_S = 600.0
-"""A run as long as this starts the back-off afresh."""
+"""After a run as long as this, the back-off starts afresh."""
 _IMAGE_USER = 10001
-"""The user of our images, for pods that want one that is not root and do not name it."""
+"""The user of our images, for pods with runAsNonRoot and without runAsUser."""
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MAX_MESSAGE_BYTES = 4096
 _MAX_LOG_MESSAGE_BYTES = 2048
@@ -57,12 +57,12 @@ _MAX_LOG_MESSAGE_BYTES = 2048
 log = logging.getLogger(__name__)
 
 
-class Container:
-    """See the module. `state` is what status shows; `changed` is called whenever it is another."""
+class ContainerWorker:
+    """One container. `state` is what the pod's status shows; `changed` is called whenever it changes."""
 
     def __init__(
         self,
-        node: Node,
+        node: NodeContext,
         pod: Mapping[str, Any],
         spec: Mapping[str, Any],
         state: ContainerState,
@@ -84,7 +84,7 @@ class Container:
         return isinstance(self.state.state, Terminated) and self.state.state.exit_code == 0
 
     async def run(self, address: str, restart_policy: str) -> None:
-        """Run it in the pod with this address until it has ended for good or was stopped."""
+        """Run the container until it has ended for good or was stopped. `address` is the pod's."""
         self._address = address
         num_ends_in_a_row = 1 if isinstance(self.state.state, Terminated) else 0
         while not self._stopping.is_set():
@@ -99,7 +99,7 @@ class Container:
             num_ends_in_a_row = 1 if time.monotonic() - began_s > _STEADY_AFTER_S else num_ends_in_a_row + 1
 
     def stop(self, grace_s: float) -> None:
-        """Stop it for good. Again with a shorter grace period, the shorter one counts."""
+        """Stop it for good. A second call may shorten the grace period."""
         self._grace_s = grace_s
         self._stopping.set()
         self.terminate(grace_s)
@@ -135,7 +135,7 @@ class Container:
         self._set(state=ended, container_id=container_id, ready=False, started=False)
 
     async def _watch(self, process: asyncio.subprocess.Process) -> int:
-        """The exit code, once it has ended; meanwhile it is probed, and stopped if that was asked before it started."""
+        """Probe the container until it ends, and return its exit code. Stop it if that was asked before it started."""
         self._process = process
         if self._stopping.is_set():
             self.terminate(self._grace_s)
@@ -150,13 +150,13 @@ class Container:
         return code if code >= 0 else 128 - code
 
     def _report_health(self, health: probes.Health) -> None:
-        if health.must_end:
-            log.info("container %s failed its %s probe", self.state.name, health.must_end)
+        if health.failed_probe:
+            log.info("container %s failed its %s probe", self.state.name, health.failed_probe)
             self.terminate(float(self._pod["spec"].get("terminationGracePeriodSeconds", 30)))
         self._set(started=health.started, ready=health.ready)
 
     async def _plan(self, folder: ContainerDir) -> ContainerSpec | None:
-        """What to run; waits until everything it refers to is there. None if stopped meanwhile."""
+        """Build the spec, again until everything that it refers to exists; None if stopped meanwhile."""
         while not self._stopping.is_set():
             try:
                 return await self._build_spec(folder)
@@ -177,7 +177,7 @@ class Container:
         volumes = {volume["name"]: volume for volume in self._pod["spec"].get("volumes", [])}
         termination_path = self.spec.get("terminationMessagePath", "/dev/termination-log")
         mounts = plan_mounts(
-            self._node.machine,
+            self._node.host_view,
             self._pod_dir.etc,
             Mount("bind", termination_path, str(folder.termination_log)),
             plan_volume_mounts(self.spec, volumes, self._pod_dir),
@@ -197,10 +197,10 @@ class Container:
         )
 
     def _given_variables(self, uid: int) -> dict[str, str]:
-        """What an image and the cluster would give."""
+        """Return the variables that an image and a kubelet would set."""
         server = self._node.client.server
         return {
-            "PATH": f"{self._node.machine.bin_dir}:{_SYSTEM_PATH}",
+            "PATH": f"{self._node.host_view.bin_dir}:{_SYSTEM_PATH}",
             "HOME": "/root" if uid == 0 else "/tmp",  # noqa: S108 - the only folder a pod may write to
             "LANG": "C.UTF-8",
             "HOSTNAME": find_hostname(self._pod),
@@ -228,7 +228,7 @@ class Container:
             self._set(state=Waiting("ContainerCreating"), last=ended, restart_count=count)
 
     async def _pause(self, delay_s: float) -> None:
-        """Wait, but no longer than until it is stopped."""
+        """Wait, but not longer than until the container is stopped."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), delay_s)
 
@@ -240,7 +240,7 @@ class Container:
 
 
 async def _start(spec: ContainerSpec, folder: ContainerDir) -> tuple[asyncio.subprocess.Process, str]:
-    """The shim, and why the container could not be started, if so."""
+    """Start the shim; return it, and why it could not start the container: empty if it could."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-E", "-s", "-S", str(shim.__file__)),
         stdin=asyncio.subprocess.PIPE,
@@ -266,7 +266,7 @@ def _signal(process: asyncio.subprocess.Process, signum: signal.Signals) -> None
 
 
 def find_user(pod_spec: Mapping[str, Any], container: Mapping[str, Any]) -> tuple[int, int]:
-    """UID and GID of the container's process. Raises ConfigError where it must not be root and is."""
+    """Find UID and GID of the container's process. Raises ConfigError for root under runAsNonRoot."""
     context = pod_spec.get("securityContext", {}) | container.get("securityContext", {})
     non_root = context.get("runAsNonRoot", False)
     uid = context.get("runAsUser", _IMAGE_USER if non_root else 0)
@@ -276,7 +276,7 @@ def find_user(pod_spec: Mapping[str, Any], container: Mapping[str, Any]) -> tupl
 
 
 def read_termination_message(folder: ContainerDir, exit_code: int, policy: str) -> str:
-    """What the container left at its terminationMessagePath, or the end of its log."""
+    """Read what the container left at its terminationMessagePath, or else the end of its log, if `policy` says so."""
     message = folder.termination_log.read_bytes()[:_MAX_MESSAGE_BYTES]
     if not message and exit_code != 0 and policy == "FallbackToLogsOnError":
         lines = split_lines(folder.log.read_bytes())[-80:]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from runyard_local.node.container.status import (
+from runyard_local.node.container.pod_status import (
     ContainerState,
     PodState,
     Running,

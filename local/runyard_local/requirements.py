@@ -1,4 +1,4 @@
-"""Whether this machine can run pods as processes: the node agent needs unprivileged user namespaces."""
+"""Check that this machine can run pods as processes: the node agent needs unprivileged user namespaces."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from runyard_trainer.contract.exits import UserError
 
 FIRST_KERNEL = (5, 12)
-"""The first with mount_setattr."""
+"""The first Linux with mount_setattr."""
 
 _AS_A_POD = ("-Urmupf", "--mount-proc")
-"""The namespaces of a pod; containers often allow all of them but a /proc of one's own."""
+"""unshare's flags for the namespaces of a pod. Inside a container, often all are allowed but mounting /proc."""
 
 _SWITCHES = {
     "kernel.apparmor_restrict_unprivileged_userns": "0",
@@ -24,8 +24,8 @@ _SWITCHES = {
 """Kernel settings that switch user namespaces off, and the value that allows them."""
 
 
-def check_machine() -> None:
-    """Raises UserError with what is wrong and how to allow it."""
+def check_requirements() -> None:
+    """Refuse a machine that cannot run pods. Raises UserError with the cause and the remedy."""
     if sys.platform != "linux":
         raise UserError("`runyard local` runs on Linux only: pods are processes in Linux namespaces")
     unshare = shutil.which("unshare")
