@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from runyard_trainer.contract.base import Model
-from runyard_trainer.contract.exits import ExitCode
 from runyard_trainer.contract.objectives import Mode
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import CommittedCheckpoint, DataSummary, ModelFolder, Result
@@ -24,9 +23,6 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 MAX_NAME_LENGTH = 45
 """So that `<name>-a<attempt>-<index>` stays a DNS label of 63 characters."""
-
-FATAL_EXIT_CODES = frozenset(range(64, 79)) - {int(ExitCode.INTERRUPTED)}
-"""A pod that ends with one of these will end so again, those included that a newer trainer may add."""
 
 LABEL_RUN_UID = "runyard.dev/run-uid"
 LABEL_RUN = "runyard.dev/run"

@@ -11,6 +11,8 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime
 
+from runyard_trainer.contract.times import format_microseconds
+
 from runyard.api.trainingrun import API_VERSION, KIND
 from runyard.cluster.client import ApiError
 from runyard.cluster.objects import collection_path
@@ -78,7 +80,7 @@ def build_event(subject: Subject, occasion: str, event: Event, instance: str, no
         "reason": event.reason,
         "action": "Reconcile",
         "note": event.message[:MAX_NOTE_LENGTH],
-        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "eventTime": format_microseconds(now),
         "reportingController": "runyard.dev/operator",
         "reportingInstance": instance,
         "regarding": {

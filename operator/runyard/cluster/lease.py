@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from runyard_trainer.contract.times import format_microseconds
+
 from runyard.cluster.client import ApiError, Kube
 from runyard.decide.values import Manifest
 
@@ -144,7 +146,7 @@ class Lease:
 
     def _as_held_by(self, holder: str) -> Manifest:
         """The Lease to store; the resourceVersion that was seen makes it fail where another was quicker."""
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        now = format_microseconds(datetime.now(UTC))
         old: dict[str, Any] = self._seen.get("spec", {})
         changes_hands = old.get("holderIdentity") != holder
         return {

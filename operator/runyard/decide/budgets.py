@@ -18,9 +18,10 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
+from runyard_trainer.contract.times import format_time
+
 from runyard.api.gpubudget import GPUBudgetSpec, GPUBudgetStatus, LabelSelector, LabelSelectorRequirement, NamespaceUse
 from runyard.api.trainingrun import Condition
-from runyard.decide.times import format_time
 from runyard.decide.values import Event
 
 EXCEEDED = "Exceeded"

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from runyard_trainer.contract.exits import FATAL_EXIT_CODES
 from runyard_trainer.contract.models import ModelSource
 from runyard_trainer.contract.recipe import RECIPE_PATH, Recipe
 from runyard_trainer.contract.reports import PROGRESS_PORT, TERMINATION_LOG_PATH
@@ -18,7 +19,6 @@ from runyard.api.trainingrun import (
     ANNOTATION_ASKED,
     API_VERSION,
     CONTAINER_NAME,
-    FATAL_EXIT_CODES,
     KIND,
     LABEL_ATTEMPT,
     LABEL_ROLE,

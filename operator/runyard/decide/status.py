@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from runyard_trainer.contract.reports import CommittedCheckpoint, PodReport, Progress
+from runyard_trainer.contract.times import format_duration, format_time
 
 from runyard.api.trainingrun import (
     Condition,
@@ -22,7 +23,6 @@ from runyard.api.trainingrun import (
     TrainingRunStatus,
 )
 from runyard.decide.facts.endings import describe_failure
-from runyard.decide.times import format_duration, format_time
 from runyard.decide.values import Decision, Event
 
 FINISHED = (Phase.SUCCEEDED, Phase.FAILED)

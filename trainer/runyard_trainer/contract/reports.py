@@ -1,8 +1,8 @@
-"""What the trainer tells the operator: how a pod ended, and how far the run is. What it was asked is in `contract`.
+"""What the trainer reports to the operator: how a pod ended, and how far the run is.
 
-    exit codes   what a pod's end means                                    `ExitCode`
-    PodReport    a pod's last words, in its termination message (at most 4 KiB)
-    Progress     what rank 0 serves on /progress while it trains
+    exit codes   what a pod's end means                                    `contract.exits`
+    PodReport    a pod's termination message (at most 4 KiB)
+    Progress     JSON that rank 0 serves on /progress while it trains
 
 Both sides ignore fields they do not know: an older operator reads a newer trainer. Imports pydantic only.
 """
@@ -227,7 +227,7 @@ class PodReport(Report):
     """A pod's termination message: why it ended and what there is to know."""
 
     reason: str
-    """`ExitCode.reason`, `Completed`, or `Error`."""
+    """A `Reason`; text, as a newer trainer may have one that this operator does not know."""
     message: str = ""
     """One or two sentences for a person."""
     exit_code: int = 0

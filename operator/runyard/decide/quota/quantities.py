@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from runyard_trainer.contract.times import parse_time
+
 from runyard.decide.facts import pods
-from runyard.decide.times import parse_time
 from runyard.decide.values import Manifest
 
 Usage = dict[str, Decimal]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -16,9 +15,9 @@ from runyard.api.trainingrun import (
     TrainingRunStatus,
 )
 from runyard.decide.status import build_events, build_status, learn_progress
-from runyard.decide.times import format_duration, format_time, parse_time
 from runyard.decide.values import Decision, Event
 from runyard_trainer.contract.reports import CommittedCheckpoint
+from runyard_trainer.contract.times import format_time
 
 from tests.builders import NOW, at, make_progress
 
@@ -117,25 +116,3 @@ def test_a_failed_run_is_told_as_a_warning() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- times
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0s"),
-        (59, "59s"),
-        (60, "1m"),
-        (61, "1m 1s"),
-        (5520, "1h 32m"),
-        (3600, "1h"),
-        (3601, "1h"),
-        (200_000, "2d 7h"),
-    ],
-)
-def test_durations_have_at_most_two_units(seconds: int, text: str) -> None:
-    assert format_duration(seconds) == text
-
-
-def test_times_are_utc_and_never_earlier_than_meant() -> None:
-    assert format_time(datetime(2026, 1, 1, 1, 0, 0, 1, tzinfo=timezone(timedelta(hours=1)))) == "2026-01-01T00:00:01Z"
-    assert parse_time("2026-01-01T00:00:01Z") == datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from runyard.api.trainingrun import ConditionType, LastFailure, Phase, Restarts
 from runyard.decide.manifests import build_prepare_job, build_service, build_train_job
-from runyard.decide.times import format_time
 from runyard.decide.values import Create, Delete, Manifest, Run
 from runyard_trainer.contract.reports import CommittedCheckpoint, DataSummary, PodReport, Result
+from runyard_trainer.contract.times import format_time
 
 from tests.builders import (
     SETTINGS,
