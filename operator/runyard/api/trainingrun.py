@@ -1,4 +1,4 @@
-"""The TrainingRun resource: its spec and status as pydantic models, and every name that the operator gives to things.
+"""The TrainingRun resource: its spec and status as pydantic models, and the names of labels and annotations.
 
 The recipe half of the spec is `runyard_trainer.contract.recipe`; this adds how to run it. `api.crd` makes the CRD from
 these models; nothing here has behaviour.
@@ -144,7 +144,7 @@ class TrainingRunSpec(Recipe):
     """When a finished run is deleted from the cluster; what is on S3 stays. Absent: never."""
 
     def to_recipe(self) -> Recipe:
-        """The half that the trainer reads."""
+        """Return the half that the trainer reads."""
         return Recipe.model_validate(self.model_dump(include=set(Recipe.model_fields)))
 
 
@@ -152,7 +152,7 @@ class TrainingRunSpec(Recipe):
 
 
 class Phase(StrEnum):
-    """For people; conditions are the truth, and no code reads this."""
+    """For people; conditions are the truth, and no code decides by this."""
 
     PENDING = "Pending"
     WAITING = "Waiting"

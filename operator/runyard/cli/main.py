@@ -1,4 +1,4 @@
-"""`runyard`: the commands, and how a mistake is told without a traceback."""
+"""`runyard`: the commands. A user's mistake is printed without a traceback."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def operator() -> None:
 
 
 def app() -> None:
-    """The console script: a user's mistake is one message on stderr and exit status 1."""
+    """Run the console script: a user's mistake is one message on stderr and exit status 1."""
     try:
         _typer()
     except UserError as error:

@@ -76,7 +76,7 @@ FATAL_EXIT_CODES = frozenset(range(64, 79)) - {int(ExitCode.INTERRUPTED)}
 
 def find_reason(exit_code: int | None) -> Reason | None:
     """Return the reason that an exit code stands for; None where the code is none of the trainer's."""
-    return ExitCode(exit_code).reason if exit_code in set(ExitCode) else None
+    return next((code.reason for code in ExitCode if code == exit_code), None)
 
 
 class UserError(Exception):

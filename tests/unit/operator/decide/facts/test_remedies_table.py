@@ -12,9 +12,7 @@ from runyard.decide.facts.remedies import RESPONSES, Blame, find_remedy, find_re
 from runyard_trainer.contract.exits import FATAL_EXIT_CODES, ExitCode, Reason
 
 ROOT = Path(__file__).parents[5]
-SOURCES = [
-    path for package in ("operator/runyard", "trainer/runyard_trainer") for path in (ROOT / package).rglob("*.py")
-]
+PACKAGES = ("operator/runyard", "trainer/runyard_trainer")
 TAKES_A_REASON = {"PodReport": None, "LastFailure": None, "Wait": 0, "Excess": 0, "Decision": 1, "fail": 1, "_wait": 1}
 """Functions with a parameter `reason`, and its place among the positional ones."""
 
