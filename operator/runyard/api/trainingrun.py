@@ -30,19 +30,19 @@ LABEL_ROLE = "runyard.dev/role"
 LABEL_ATTEMPT = "runyard.dev/attempt"
 
 ANNOTATION_ASKED = "runyard.dev/asked"
-"""Of a prepare Job: the run's `prepare` as it was when the Job was made."""
+"""Annotation of a prepare Job: the run's `prepare` as it was when the Job was made."""
 
 CONTAINER_NAME = "trainer"
-"""Of the one container of ours in a pod; others may have been put beside it."""
+"""The name of the trainer's container in a pod; a policy or webhook may have added others."""
 
 
 class Role(StrEnum):
-    """What a Job of a run is for: the value of `LABEL_ROLE`."""
+    """The purpose of a run's Job: the value of `LABEL_ROLE`."""
 
     PREPARE = "prepare"
     TRAIN = "train"
     PLACE = "place"
-    """It holds the run's place in a queue of Kueue; it has no pods."""
+    """A Job that holds the run's place in a queue of Kueue; it has no pods."""
 
 
 class Resources(Model):
@@ -60,8 +60,8 @@ class Compute(Model):
     nodes: int = Field(default=1, ge=1, le=1024)
     """Pods, each on its share of a node. May change while the run is suspended: the samples and their order stay."""
     min_nodes: int | None = Field(default=None, ge=1, le=1024)
-    """Where fewer than `nodes` pods find room within recovery.startupTimeoutSeconds, so many are enough to go on with.
-    The next attempt asks for all again. Absent: as many as `nodes`."""
+    """The fewest pods to go on with where no more find room within recovery.startupTimeoutSeconds. The next attempt
+    asks for all again. Absent: as many as `nodes`."""
     gpus_per_node: int = Field(default=1, ge=0, le=64)
     """GPUs of each pod. 0: train on CPUs."""
     gpu_resource_name: str = Field(default="nvidia.com/gpu", min_length=1, max_length=253)
@@ -92,8 +92,8 @@ class Queue(Model):
     """In which order runs get quota."""
 
     name: str | None = Field(default=None, max_length=63, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
-    """A LocalQueue of Kueue in the run's namespace: Kueue says when it starts, and may preempt it. Absent: the
-    namespace's ResourceQuotas say it."""
+    """A LocalQueue of Kueue in the run's namespace: Kueue decides when it starts, and may preempt it. Absent:
+    the namespace's ResourceQuotas decide."""
     priority_class_name: str | None = Field(default=None, min_length=1, max_length=253)
     """A PriorityClass: runs of a higher value start first, and their pods have it. With `name` it may also be a
     WorkloadPriorityClass, by which Kueue goes first. Absent: the cluster's default."""
@@ -188,7 +188,7 @@ class ConditionType(StrEnum):
 
 
 class Condition(Status):
-    """As metav1.Condition."""
+    """A condition, as metav1.Condition."""
 
     type: Annotated[str, Field(max_length=316)]
     """CamelCase name."""
@@ -208,7 +208,7 @@ class Restarts(Status):
     """Attempts that have ended early."""
 
     failures: int = 0
-    """Because something broke; all of them."""
+    """Because something broke, in the whole run."""
     disruptions: int = 0
     """Because pods were evicted, deleted or interrupted."""
     preemptions: int = 0
@@ -334,7 +334,7 @@ class TrainingRunStatus(Status):
     queue: QueuePlace | None = None
     """Where it waits for quota; absent when it does not."""
     source: ModelFolder | None = None
-    """What `model.run` has turned out to be; never changes again."""
+    """The model that was taken from `model.run`; never changes again."""
     data: DataSummary | None = None
     """What prepare found."""
     resolved: dict[str, str] = Field(default_factory=dict)

@@ -26,7 +26,7 @@ class WatchCache:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._runs: dict[Key, bytes] = {}
-        """Compressed, as most are never looked at again."""
+        """Compressed, as most are never read again."""
         self._owned: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
         """Jobs and Pods by the run's uid and their own."""
         self._confirmed_s: dict[str, float] = {}

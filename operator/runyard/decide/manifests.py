@@ -194,16 +194,16 @@ def build_train_job(
 
 
 def _build_avoidance(nodes: Sequence[str]) -> Manifest:
-    """Prefer every other node. Not more than that: where there is no other, trying again beats waiting."""
+    """Prefer every other node, without requiring one: where there is none, trying again beats waiting."""
     names = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
     return {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": {"matchFields": names}}]}
 
 
 def _build_gpu_toleration(resource: str) -> Manifest:
-    """Of a taint that is named as the resource, which keeps a node for pods that ask for it: these do.
+    """Tolerate the taint that is named as the GPU resource and keeps a node for pods that ask for GPUs.
 
-    What GKE's ExtendedResourceToleration does for NoSchedule. Here of every effect: some clusters taint with NoExecute,
-    and a pod that did not tolerate it would be Unschedulable all the same.
+    GKE's ExtendedResourceToleration does so for NoSchedule. This one is for every effect: some clusters taint with
+    NoExecute, and a pod that did not tolerate it would be Unschedulable all the same.
     """
     return {"key": resource, "operator": "Exists"}
 

@@ -67,7 +67,7 @@ def may_hold_gpus(status: TrainingRunStatus) -> bool:
 
 
 class QuotaClaim(NamedTuple):
-    """What of a run's status matters to the runs that share quotas with it."""
+    """The part of a run's status that matters to the runs that share quotas with it."""
 
     is_queued: bool
     attempt: int
@@ -77,7 +77,7 @@ class QuotaClaim(NamedTuple):
 
 
 def read_quota_claim(status: TrainingRunStatus) -> QuotaClaim:
-    """Return what of the status matters to the runs that share quotas with this one."""
+    """Return the part of the status that matters to the runs that share quotas with this one."""
     holding = frozenset(condition.type for condition in status.conditions if condition.status == "True")
     return QuotaClaim(is_queued(status), status.attempt, status.ended_attempt, holding)
 

@@ -57,7 +57,7 @@ class Run:
     spec_error: str | None = None
     deleting: bool = False
     created: str = ""
-    """When, RFC 3339 UTC."""
+    """The time of its creation, RFC 3339 UTC."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Namespace:
     runs: tuple[Run, ...] = ()
     """All TrainingRuns."""
     jobs: tuple[Manifest, ...] = ()
-    """Their Jobs, of preparation as of attempts."""
+    """The Jobs of these runs, for preparation and for attempts."""
     pods: tuple[Manifest, ...] = ()
     """The pods of these Jobs that were there before and after the quotas were read, so that the quotas count them."""
     priority_classes: tuple[Manifest, ...] | None = ()
@@ -110,7 +110,7 @@ class Observed:
     pods: tuple[Manifest, ...] = ()
     """Pods that carry the run's UID label."""
     kueue: KueueView = KueueView()
-    """Of a run with `queue.name`."""
+    """Kueue's view of a run with `queue.name`."""
     source: Run | None = None
     """The run in `model.run`, while it is waited for; None where there is none of that name."""
     conflicts: tuple[str, ...] = ()
@@ -204,4 +204,4 @@ class Decision:
     is_stalled: bool = False
     """True where nothing goes on until a person acts."""
     needs_namespace: bool = False
-    """See `Plan`."""
+    """As in `Plan`."""

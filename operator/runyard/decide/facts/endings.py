@@ -36,7 +36,7 @@ _INTERRUPTIONS = (int(ExitCode.INTERRUPTED), _SIGTERM)
 
 
 class Severity(Enum):
-    """What an attempt's early end means for the run."""
+    """The meaning of an attempt's early end for the run, as at the top of this file."""
 
     FATAL = auto()
     FAILURE = auto()

@@ -43,11 +43,11 @@ class Termination:
     """Its completion index."""
     node: str | None
     exit_code: int | None
-    """None where no container was left to say: the pod was evicted."""
+    """None where the pod was evicted, so that no container is left to have one."""
     reason: str
     """The container's, or the pod's: Error, OOMKilled, Evicted..."""
     message: str
-    """The termination message where it is no report, or what the pod says."""
+    """The termination message where it is no report, or the message of the pod's status."""
     finished_at: str
     """RFC 3339; empty where unknown."""
     disruption: str | None

@@ -16,17 +16,17 @@ from runyard.api.reasons import FailureReason
 
 
 class Blame(Enum):
-    """When an attempt's end counts against the node that it happened on."""
+    """The cases in which an attempt's end counts against the node that it happened on."""
 
     NEVER = auto()
     IF_FAILED = auto()
-    """Not where the pod was taken away or told to stop."""
+    """Not where its pod was taken away or told to stop."""
     ALWAYS = auto()
 
 
 @dataclass(frozen=True)
 class Case:
-    """What to do where the message of a failure matches a pattern."""
+    """A remedy for failures whose message matches a pattern."""
 
     pattern: str
     remedy: str
@@ -40,14 +40,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Response:
-    """A row of the table."""
+    """A row of the table: what follows from a reason."""
 
     remedy: str = ""
     """What to do; empty where the message says it, as those of the trainer's fatal errors do."""
     prepare_remedy: str = ""
     """For the pod that prepares, where that is another."""
     cases: tuple[Case, ...] = ()
-    """In the order in which they are told; they replace the remedy where any of them matches."""
+    """Remedies by message. All that match are shown, in this order, instead of `remedy`."""
     blames_node: Blame = Blame.IF_FAILED
 
 

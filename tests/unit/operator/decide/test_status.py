@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from runyard.api.reasons import ConditionReason
 from runyard.api.trainingrun import (
     Condition,
     ConditionType,
     LastFailure,
     Phase,
+    QueuePlace,
     Restarts,
     RunProgress,
     TrainingRunStatus,
 )
-from runyard.decide.status import build_events, build_status, learn_progress
+from runyard.decide.status import build_events, build_status, is_new, is_queued, learn_progress, may_hold_gpus
 from runyard.decide.values import Decision, Event
+from runyard_trainer.contract.exits import Reason
 from runyard_trainer.contract.reports import CommittedCheckpoint
 from runyard_trainer.contract.times import format_time
 
@@ -116,3 +119,38 @@ def test_a_failed_run_is_told_as_a_warning() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- times
+
+
+def test_a_run_is_new_until_a_status_is_written() -> None:
+    assert is_new(TrainingRunStatus())
+    assert not is_new(written(Phase.PENDING))
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_run_is_queued_only_while_that_is_its_phase(phase: Phase) -> None:
+    assert is_queued(written(phase, queue=QueuePlace(message="needs 16"))) == (phase is Phase.QUEUED)
+
+
+@pytest.mark.parametrize(
+    ("phase", "reason", "fields", "may"),
+    [
+        (Phase.PREPARING, ConditionReason.PREPARING, {}, False),
+        (Phase.QUEUED, ConditionReason.QUEUED, {}, False),
+        (Phase.STARTING, ConditionReason.STARTING, {"attempt": 1}, True),
+        (Phase.RUNNING, ConditionReason.TRAINING, {"attempt": 2, "ended_attempt": 1}, True),
+        (Phase.RECOVERING, ConditionReason.DISRUPTED, {"attempt": 1, "ended_attempt": 1}, False),
+        (Phase.SUSPENDING, ConditionReason.SUSPENDING, {"attempt": 1, "ended_attempt": 1}, True),
+        (Phase.SUSPENDED, ConditionReason.SUSPENDED, {"attempt": 1, "ended_attempt": 1}, False),
+        (Phase.SUCCEEDED, Reason.COMPLETED, {"attempt": 1, "ended_attempt": 1}, False),
+    ],
+)
+def test_gpus_are_held_while_an_attempt_goes_on_or_saves(
+    phase: Phase, reason: str, fields: dict[str, Any], may: bool
+) -> None:
+    assert may_hold_gpus(written(phase, reason, **fields)) == may
+
+
+def written(phase: Phase, reason: str = "Because", **fields: Any) -> TrainingRunStatus:
+    """The status that a decision writes."""
+    decision = Decision(phase, reason, "")
+    return build_status(TrainingRunStatus(**fields), decision, is_prepared=True, generation=1, now=NOW)
