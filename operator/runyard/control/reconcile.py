@@ -123,9 +123,8 @@ class Reconciler:
 
     async def _observe(self, run: Run) -> Observed:
         if is_new(run.status):
-            return (
-                Observed()
-            )  # its prepare Job may be there although the status write was lost: creating it twice makes one
+            # its prepare Job may be there although the status write was lost: creating it twice makes one
+            return Observed()
         observed = await self.cluster.observe(run)
         self.cache.confirm(run.uid)
         return observed

@@ -146,11 +146,11 @@ def build_prepare_job(run: Run, spec: TrainingRunSpec, settings: Settings) -> Ma
         ]
     }
     job = _build_job(run, name_prepare_job(run), labels, body)
-    job["metadata"]["annotations"] = {ANNOTATION_ASKED: note_asked(spec.prepare)}
+    job["metadata"]["annotations"] = {ANNOTATION_ASKED: format_prepare(spec.prepare)}
     return job
 
 
-def note_asked(prepare: Prepare) -> str:
+def format_prepare(prepare: Prepare) -> str:
     """Format `spec.prepare` for the prepare Job's annotation. What its pods ask for a policy may have changed."""
     return prepare.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True)
 

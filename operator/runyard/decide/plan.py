@@ -32,7 +32,7 @@ from datetime import datetime
 
 from runyard.decide.facts import gpu_seconds, pods
 from runyard.decide.facts.endings import has_failing_pod
-from runyard.decide.rules import attempt_end, kueue, lifecycle, quota, source_run
+from runyard.decide.rules import attempt_end, kueue, lifecycle, preparation, quota, source_run
 from runyard.decide.situation import Situation, build_delete
 from runyard.decide.status import build_events, build_status
 from runyard.decide.values import Action, Decision, Observed, Plan, Run, Settings
@@ -45,18 +45,18 @@ RULES: tuple[Rule, ...] = (
     lifecycle.has_succeeded,
     kueue.has_lost_place,
     attempt_end.has_ended_early,
-    lifecycle.has_failed_to_prepare,
+    preparation.has_failed_to_prepare,
     lifecycle.is_told_to_suspend,
     lifecycle.lacks_a_name,
     lifecycle.could_not_act,
     lifecycle.is_suspended,
     lifecycle.has_reached_a_limit,
     lifecycle.is_attempting,
-    lifecycle.has_changed_preparation,
+    preparation.has_changed_preparation,
     quota.is_preparation_blocked,
-    lifecycle.is_preparing,
+    preparation.is_preparing,
     source_run.waits_for_run,
-    lifecycle.should_prepare,
+    preparation.should_prepare,
     lifecycle.is_backing_off,
     quota.waits_for_budget,
     kueue.waits_for_place,

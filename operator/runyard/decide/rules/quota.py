@@ -37,7 +37,7 @@ def is_preparation_blocked(situation: Situation) -> Decision | None:
         return None
     if namespace is None:
         return _ask_for_namespace(situation)
-    view = _View(situation, namespace)
+    view = _NamespaceView(situation, namespace)
     shortages = find_shortages(view.gang_of(job), view.quotas)
     if not shortages:
         return None
@@ -63,7 +63,7 @@ def waits_for_quota(situation: Situation) -> Decision | None:
     namespace = situation.observed.namespace
     if namespace is None:
         return _ask_for_namespace(situation)
-    view = _View(situation, namespace)
+    view = _NamespaceView(situation, namespace)
     missing = view.find_missing_priority_class(situation)
     if missing is not None:
         message = f"queue.priorityClassName: the cluster has no PriorityClass {missing}"
@@ -141,7 +141,7 @@ def _describe_leftovers(situation: Situation) -> str:
 
 
 @dataclass(frozen=True)
-class _View:
+class _NamespaceView:
     """The runs that share quotas with one run, as far as its admission depends on them."""
 
     situation: Situation
