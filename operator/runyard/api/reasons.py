@@ -1,7 +1,7 @@
 """The CamelCase reasons in a run's status that the trainer does not report (`runyard_trainer.contract.exits.Reason`).
 
-    FailureReason     why a pod ended or does not start, by what Kubernetes says of it: status.lastFailure
-    ConditionReason   why a condition is as it is, where no pod is the cause: status.conditions, Events
+    FailureReason     why a pod ended or does not start, as read from its status: status.lastFailure
+    ConditionReason   why a condition has its value, where no pod is the cause: status.conditions, Events
 
 A failure reason enters here, and its remedy in `decide.facts.remedies`: a test holds the two together.
 """
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class FailureReason(StrEnum):
-    """Why a pod ended or does not start. Kubernetes has more of them, which status quotes as they are."""
+    """The reason for which a pod ended or does not start. Others of Kubernetes go into status as they are."""
 
     CONTAINER_STATUS_UNKNOWN = "ContainerStatusUnknown"
     CREATE_CONTAINER_CONFIG_ERROR = "CreateContainerConfigError"
@@ -30,7 +30,7 @@ class FailureReason(StrEnum):
 
 
 class ConditionReason(StrEnum):
-    """Why a run is where it is."""
+    """The reason of a run's conditions, where it is not that of a failure."""
 
     # on its way
     PREPARING = "Preparing"

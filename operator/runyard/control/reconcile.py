@@ -110,7 +110,7 @@ class Reconciler:
         return await self._carry_out(key, run, observed, planned)
 
     async def _reconcile_from_cache(self, key: Key) -> float | None:
-        """Plan by what the watches have said. Return in how many seconds to come back if there is nothing to change."""
+        """Plan by the cache. Return in how many seconds to come back where nothing is to change, else None."""
         cached = None if self.progress.silent_for_s(key) else self.cache.find(key)
         if cached is None or cached[0].deleting or is_new(cached[0].status):
             return None

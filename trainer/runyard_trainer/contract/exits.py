@@ -11,7 +11,7 @@ from enum import IntEnum, StrEnum
 
 
 class Reason(StrEnum):
-    """Why a pod ended, as its report says it: the CamelCase reason of status and Events."""
+    """The reason for which a pod ended, in its report, in status and in Events."""
 
     COMPLETED = "Completed"
     ERROR = "Error"

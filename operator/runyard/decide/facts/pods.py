@@ -1,4 +1,4 @@
-"""What Jobs and Pods, as read from the API server, say about themselves; no budgets, no phases of runs."""
+"""Facts of single Jobs and Pods, as read from the API server. Nothing here knows budgets or phases of runs."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ def find_remedy(reason: str, pod: str = "", message: str = "", *, is_prepare: bo
     Args:
         reason: CamelCase, of a pod, a container or a report.
         pod: its name.
-        message: what was said with the reason: what the scheduler missed, how a connection failed.
+        message: that came with the reason: what the scheduler missed, how a connection failed.
         is_prepare: whether the pod prepares, and does not train.
     """
     response = find_response(reason)

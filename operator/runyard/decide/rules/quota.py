@@ -24,7 +24,7 @@ from runyard.decide.status import find_condition, is_finished
 from runyard.decide.values import Action, Create, Decision, Manifest, Namespace, Observed, Run
 
 RECHECK = timedelta(seconds=30)
-"""Quotas and runs are watched; PriorityClasses and labels, say, are not."""
+"""How soon a waiting run is reconciled again: quotas and runs are watched, PriorityClasses are not."""
 
 
 # ---------------------------------------------------------------------------------------------------------------- rules
