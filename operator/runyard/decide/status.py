@@ -51,7 +51,8 @@ def is_finished(status: TrainingRunStatus) -> bool:
 
 def is_new(status: TrainingRunStatus) -> bool:
     """Return whether no status has been written yet: at most the run's preparation has begun."""
-    return status.observed_generation is None
+    # metadata.generation begins with 1, and by default the CRD gives a new run an observedGeneration of -1
+    return (status.observed_generation or 0) < 1
 
 
 def is_queued(status: TrainingRunStatus) -> bool:

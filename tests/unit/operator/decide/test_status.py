@@ -123,6 +123,7 @@ def test_a_failed_run_is_told_as_a_warning() -> None:
 
 def test_a_run_is_new_until_a_status_is_written() -> None:
     assert is_new(TrainingRunStatus())
+    assert is_new(TrainingRunStatus(observed_generation=-1)), "as the CRD defaults it"
     assert not is_new(written(Phase.PENDING))
 
 
