@@ -8,9 +8,9 @@ from typing import Any
 
 from runyard.api.trainingrun import Condition, ConditionType, Phase, TrainingRunSpec, TrainingRunStatus
 from runyard.decide.manifests import build_prepare_job, build_train_job
-from runyard.decide.times import format_time
 from runyard.decide.values import Manifest, Run, Settings
 from runyard_trainer.contract.reports import PodReport, Progress
+from runyard_trainer.contract.times import format_time
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 SETTINGS = Settings(trainer_image="trainer:1", storage_endpoint="http://s3:9000", storage_addressing="path")

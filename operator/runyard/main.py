@@ -1,11 +1,11 @@
 """The operator process: `python -m runyard operator`.
 
-    kopf (watches, writes nothing) ── namespace/name ──> Runtime's queue ──> Reconciler, while we hold the Lease
+    kopf (watches, writes nothing) ── namespace/name ──> Workers' queue ──> Reconciler, while we hold the Lease
 
-Watch errors that kopf cannot mend end the process; Kubernetes starts it again, and nothing is lost, since nothing is
-kept here. Upon SIGTERM the workers stop first, then the lease is released, so that a successor begins at once.
+Watch errors that kopf cannot mend end the process. Kubernetes starts it again, and nothing is lost, as all state is in
+the API server. Upon SIGTERM the workers stop first, then the lease is released, so that a successor begins at once.
 
-Settings are read from the environment, here alone:
+Settings come from the environment, which is read here alone:
 
 | variable | default | meaning |
 |---|---|---|
@@ -40,22 +40,20 @@ from typing import Any
 import aiohttp
 from runyard_trainer.contract.exits import UserError
 
-from runyard.api.gpubudget import BUDGET_PLURAL
-from runyard.api.trainingrun import API_VERSION, PLURAL
-from runyard.cluster.client import ApiError, Kube, connect
-from runyard.cluster.kueue import QueueReader
+from runyard.cluster.client import ApiError, connect
+from runyard.cluster.kueue import KueueReader
 from runyard.cluster.lease import Lease, LeaseKey
 from runyard.cluster.progress import ProgressReader
-from runyard.cluster.runs import Cluster, NotLeaderError
+from runyard.cluster.runs import Cluster, NotLeaderError, require_crd
 from runyard.cluster.watch import Watch
-from runyard.cluster.watch_cache import Sightings
+from runyard.cluster.watch_cache import WatchCache
 from runyard.control.budgets import Bookkeeper
 from runyard.control.reconcile import ApplyError, Reconciler
-from runyard.control.wakeups import Turns
-from runyard.control.work_queue import Runtime
+from runyard.control.wakeups import Wakeups
+from runyard.control.work_queue import Workers
 from runyard.decide.values import Key, Settings
 from runyard.serving.logs import configure_logging
-from runyard.serving.metrics import Telemetry
+from runyard.serving.metrics import Metrics
 from runyard.serving.probes import serve_metrics, serve_probes
 
 logger = logging.getLogger(__name__)
@@ -63,12 +61,12 @@ logger = logging.getLogger(__name__)
 LEASE_NAME = "runyard-operator"
 
 WATCHES_END_S = 10
-"""How long the watches may take to end. kopf waits for ever for a stream that asks for new credentials meanwhile."""
+"""How long the watches may take to end. kopf waits for ever where a stream asks for new credentials meanwhile."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """The environment, parsed."""
+    """The settings of the process, as parsed from the environment."""
 
     settings: Settings
     namespaces: tuple[str, ...]
@@ -137,79 +135,66 @@ def run() -> None:
 
 
 async def operate(config: Config) -> None:
-    """Watch, lead and reconcile until a signal says stop. Raises what made it impossible to go on."""
-    telemetry = Telemetry()
+    """Watch, lead and reconcile until SIGTERM or SIGINT. Raises the error that makes it impossible to go on."""
+    metrics = Metrics()
     async with AsyncExitStack() as stack:
-        kube = await stack.enter_async_context(connect(telemetry.request_tracer()))
+        kube = await stack.enter_async_context(connect(metrics.request_tracer()))
         pods = await stack.enter_async_context(aiohttp.ClientSession())
         await require_crd(kube)
         clock = asyncio.get_running_loop().time
 
         def note_leadership(leads: bool) -> None:
-            telemetry.set_leader(leads)
+            metrics.set_leader(leads)
             if not leads:
                 bookkeeper.forget()
 
         lease = Lease(kube, config.lease, on_change=note_leadership)
-        cluster, turns = Cluster(kube, lease.is_leader), Turns(lambda key: runtime.queue.add(key))
+        cluster, wakeups = Cluster(kube, lease.is_leader), Wakeups(lambda key: workers.queue.add(key))
         bookkeeper = Bookkeeper(
             cluster,
             config.lease.namespace,
             config.lease.identity,
-            later=lambda name, delay_s: budget_runtime.queue.add_after(name, delay_s),
-            wake=turns.wake,
+            later=lambda name, delay_s: budget_workers.queue.add_after(name, delay_s),
+            wake=wakeups.wake,
         )
+        cache = WatchCache(clock)
         reconciler = Reconciler(
             cluster=cluster,
             progress=ProgressReader(pods, config.settings.progress_interval_s, clock),
-            queues=QueueReader(kube, clock),
-            sightings=(sightings := Sightings(clock)),
-            telemetry=telemetry,
-            turns=turns,
+            kueue=KueueReader(kube, clock),
+            cache=cache,
+            metrics=metrics,
+            wakeups=wakeups,
             budgets=None if config.namespaces else bookkeeper,
             settings=config.settings,
             instance=config.lease.identity,
         )
-        runtime: Runtime[Key] = Runtime(
+        workers: Workers[Key] = Workers(
             reconciler, gate=lease.wait_until_leader, expected_errors=(ApiError, ApplyError, NotLeaderError)
         )
-        budget_runtime: Runtime[str] = Runtime(
+        budget_workers: Workers[str] = Workers(
             bookkeeper.reconcile,
             gate=lease.wait_until_leader,
             expected_errors=(ApiError, NotLeaderError),
             num_workers=1,
         )
-        telemetry.watch_queue(lambda: len(runtime.queue))
+        metrics.watch_queue(lambda: len(workers.queue))
         watch = Watch(
             kube,
-            runtime.queue.add,
-            sightings,
-            turns.wake,
-            budget_runtime.queue.add,
+            workers.queue.add,
+            cache,
+            wakeups.wake,
+            budget_workers.queue.add,
             config.namespaces,
             config.lease.identity,
         )
         await stack.enter_async_context(serve_probes(config.address, config.probe_port, watch.is_ready))
-        await stack.enter_async_context(serve_metrics(config.address, config.metrics_port, telemetry.render))
-        await _run_until_signal([runtime.run(), budget_runtime.run()], lease, watch)
-
-
-async def require_crd(kube: Kube) -> None:
-    """Raise UserError where the API server does not serve our kinds: kopf would wait for ever in silence."""
-    try:
-        served = await kube.get(f"/apis/{API_VERSION}")
-    except ApiError as error:
-        if error.status != 404:
-            raise
-        served = {"resources": []}
-    missing = {PLURAL, BUDGET_PLURAL} - {resource["name"] for resource in served["resources"]}
-    if missing:
-        names = " and ".join(sorted(missing))
-        raise UserError(f"the cluster does not know {names} of {API_VERSION}: install the CRDs (they are in the chart)")
+        await stack.enter_async_context(serve_metrics(config.address, config.metrics_port, metrics.render))
+        await _run_until_signal([workers.run(), budget_workers.run()], lease, watch)
 
 
 async def _run_until_signal(work: Sequence[Coroutine[Any, Any, None]], lease: Lease, watch: Watch) -> None:
-    """Workers stop before the lease is released, and the lease is released before the slow end of the watches."""
+    """Work until a signal. Then stop the workers, release the lease, and end the watches, which is slow."""
     stop = asyncio.Event()
     watching = await watch.start()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -17,10 +17,10 @@ from runyard.cluster.client import ApiError, connect
 from runyard.cluster.events import record_event, subject_of
 from runyard.cluster.lease import Lease, LeaseKey
 from runyard.cluster.objects import collection_path
-from runyard.cluster.runs import Cluster
+from runyard.cluster.runs import Cluster, require_crd
 from runyard.control.budgets import Bookkeeper
 from runyard.decide.values import Delete, Event, Key, Manifest, PatchStatus
-from runyard.main import LEASE_NAME, require_crd
+from runyard.main import LEASE_NAME
 
 from tests.cluster.chart import CHART, NAMESPACE, apply, helm, render
 from tests.cluster.lab import NOW, SPEC, Lab

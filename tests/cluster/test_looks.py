@@ -8,13 +8,13 @@ from collections import Counter
 import aiohttp
 import pytest
 from runyard.api.trainingrun import API_VERSION
-from runyard.cluster.kueue import QueueReader
+from runyard.cluster.kueue import KueueReader
 from runyard.cluster.progress import ProgressReader
-from runyard.cluster.watch_cache import COUNTS_FOR_S, Sightings
+from runyard.cluster.watch_cache import COUNTS_FOR_S, WatchCache
 from runyard.control.reconcile import Reconciler
-from runyard.control.wakeups import Turns
+from runyard.control.wakeups import Wakeups
 from runyard.decide.values import Manifest
-from runyard.serving.metrics import Telemetry
+from runyard.serving.metrics import Metrics
 
 from tests.builders import SETTINGS
 from tests.cluster.lab import Lab, in_lab
@@ -29,7 +29,7 @@ class Looks:
         self.lab = lab
         self.now_s = 0.0
         self.requests: Counter[str] = Counter()
-        self.sightings = Sightings(lambda: self.now_s)
+        self.cache = WatchCache(lambda: self.now_s)
         request = lab.kube.request
 
         async def count(method: str, path: str, **options: object) -> Manifest:
@@ -40,10 +40,10 @@ class Looks:
         self._reconcile = Reconciler(
             cluster=lab.cluster,
             progress=ProgressReader(session, 5, lambda: self.now_s),
-            queues=QueueReader(lab.kube, lambda: self.now_s),
-            sightings=self.sightings,
-            telemetry=Telemetry(),
-            turns=Turns(lambda _: None),
+            kueue=KueueReader(lab.kube, lambda: self.now_s),
+            cache=self.cache,
+            metrics=Metrics(),
+            wakeups=Wakeups(lambda _: None),
             budgets=None,
             settings=SETTINGS,
             instance="test",
@@ -59,9 +59,9 @@ class Looks:
         """Have the watch say what there is."""
         for kind, path in (("Job", self.lab.path("jobs", "batch/v1")), ("Pod", self.lab.path("pods"))):
             for each in (await self.lab.kube.get(path))["items"]:
-                self.sightings.note_owned({"kind": kind, **each}, is_gone=False)
+                self.cache.note_owned({"kind": kind, **each}, is_gone=False)
         runs = await self.lab.kube.get(self.lab.path("trainingruns", API_VERSION))
-        self.sightings.note_run(runs["items"][0], is_gone=False)
+        self.cache.note_run(runs["items"][0], is_gone=False)
 
     async def settle(self) -> None:
         """Look until nothing changes any more: no node takes the pod, which is soon said."""

@@ -20,7 +20,7 @@ from runyard.cluster.kueue import (
     POSITIONS_INTERVAL_S,
     UNSERVED_INTERVAL_S,
     VISIBILITY_API_VERSION,
-    QueueReader,
+    KueueReader,
 )
 from runyard.cluster.objects import collection_path
 from runyard.decide.rules.kueue import build_place
@@ -177,7 +177,7 @@ def test_what_kueue_says_is_read_as_far_as_it_is_there_and_positions_once_for_al
 
     async def story() -> None:
         async with connect(asked.tracer()) as kube:
-            reader = QueueReader(kube, lambda: clock_s[0])
+            reader = KueueReader(kube, lambda: clock_s[0])
             for name in (namespace, "kueue-system"):
                 await kube.request("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})
             assert await reader.read(first, [make_held(first)]) == KueueView()

@@ -15,13 +15,14 @@ from functools import partial
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runyard.api.trainingrun import FATAL_EXIT_CODES, GpuSeconds, Phase, TrainingRunStatus
+from runyard.api.trainingrun import GpuSeconds, Phase, TrainingRunStatus
 from runyard.decide.facts.pods import attempt_of, is_deleting, is_live, is_over, pods_of, role_of
 from runyard.decide.plan import plan
 from runyard.decide.status import is_finished
-from runyard.decide.times import format_time
 from runyard.decide.values import Create, Delete, Manifest, Observed, PatchStatus, Plan
+from runyard_trainer.contract.exits import FATAL_EXIT_CODES
 from runyard_trainer.contract.reports import CommittedCheckpoint, Progress
+from runyard_trainer.contract.times import format_time
 
 from tests.builders import NOW, SETTINGS, SPEC, make_pod, make_progress, make_run, make_unscheduled_pod
 

@@ -24,7 +24,7 @@ import yaml
 from pydantic import ValidationError
 
 from runyard_trainer.context import RunContext
-from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
+from runyard_trainer.contract.exits import ExitCode, Interrupted, Reason, UserError
 from runyard_trainer.contract.recipe import RECIPE_PATH, Recipe
 from runyard_trainer.contract.reports import TERMINATION_LOG_PATH, PodReport
 from runyard_trainer.storage.base import StorageUnavailable
@@ -79,7 +79,7 @@ def run_reported(work: Callable[[], PodReport]) -> PodReport:
         return PodReport(reason=code.reason, message=str(error), exit_code=code)
     except StorageUnavailable as error:
         _say(f"error: {error}")
-        return PodReport(reason="StorageUnavailable", message=str(error)[:1000], exit_code=ExitCode.FAILED)
+        return PodReport(reason=Reason.STORAGE_UNAVAILABLE, message=str(error)[:1000], exit_code=ExitCode.FAILED)
     except Exception as error:  # noqa: BLE001 - the last one to see it: it becomes traceback, report and exit code
         traceback.print_exc()
         message = f"{type(error).__name__}: {error}"
@@ -87,7 +87,7 @@ def run_reported(work: Callable[[], PodReport]) -> PodReport:
             type(error).__name__ == "OutOfMemoryError"
         )  # torch's; importing torch here would take seconds
         return PodReport(
-            reason="GpuOutOfMemory" if is_out_of_memory else ExitCode.FAILED.reason,
+            reason=Reason.GPU_OUT_OF_MEMORY if is_out_of_memory else Reason.ERROR,
             message=message[:1000],
             exit_code=ExitCode.FAILED,
             log_tail=traceback.format_exc(),
@@ -130,7 +130,7 @@ def train_command(path: Path, env: Mapping[str, str]) -> PodReport:
         write_report(report, report_path("train", env))
         _end_process(report.exit_code)
 
-    return PodReport(reason="Completed", result=train(recipe, context, end_process))
+    return PodReport(reason=Reason.COMPLETED, result=train(recipe, context, end_process))
 
 
 def alone_command(path: Path, env: Mapping[str, str]) -> PodReport:
@@ -149,7 +149,7 @@ def preview_command(path: Path, _: Mapping[str, str]) -> PodReport:
     from runyard_trainer.preparation.preview import preview_run  # deferred, as above
 
     print(preview_run(read_recipe(path)).to_json())  # noqa: T201 - the result
-    return PodReport(reason="Completed")
+    return PodReport(reason=Reason.COMPLETED)
 
 
 COMMANDS = {"alone": alone_command, "preview": preview_command, "prepare": prepare_command, "train": train_command}

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from runyard_trainer.context import RunContext
+from runyard_trainer.contract.exits import Reason
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import DataSummary, Estimate, PodReport
 from runyard_trainer.data.dataset.dataset import DatasetInfo, Resolved, open_dataset
@@ -122,7 +123,7 @@ def build_report(record: Resolved, info: DatasetInfo, estimate: Estimate) -> Pod
     )
     log.info("%s", message)
     return PodReport(
-        reason="Completed",
+        reason=Reason.COMPLETED,
         message=message,
         resolved=record.resolved,
         data=DataSummary(

@@ -1,4 +1,4 @@
-"""The GPUBudget resource: GPU-hours that the runs of some namespaces may take in a while. `crd.py` makes its CRD."""
+"""The GPUBudget resource: GPU-hours that the runs of some namespaces may take in a while."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class LabelSelectorRequirement(Model):
     """As metav1.LabelSelectorRequirement."""
 
     key: _Text
-    """Of a label."""
+    """The label's key."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
-    """How the label's value is to be."""
+    """How the label's value relates to `values`, or whether the label is there."""
     values: list[_Text] = Field(default_factory=list, max_length=100)
     """For In and NotIn."""
 
@@ -40,9 +40,9 @@ class LabelSelector(Model):
     """As metav1.LabelSelector: all of it must hold; an empty one selects everything."""
 
     match_labels: dict[str, str] = Field(default_factory=dict)
-    """Labels and their values."""
+    """Labels with the values they must have."""
     match_expressions: list[LabelSelectorRequirement] = Field(default_factory=list, max_length=50)
-    """Requirements."""
+    """Requirements that labels must meet."""
 
 
 class GPUBudgetSpec(Model):
@@ -64,7 +64,7 @@ class NamespaceUse(Status):
     """What one namespace has taken in the window."""
 
     name: str
-    """Of the namespace."""
+    """The namespace's name."""
     used: str
     """GPU-hours."""
 
@@ -80,6 +80,6 @@ class GPUBudgetStatus(Status):
     remaining: str | None = None
     """GPU-hours that are left; never below 0."""
     namespaces: Annotated[list[NamespaceUse], Field(max_length=5000)] = Field(default_factory=list)
-    """Those that have taken any, who took most first."""
+    """The namespaces that have taken any, the one that took most first."""
     conditions: Annotated[list[Condition], Field(max_length=10)] = Field(default_factory=list)
     """`Exceeded`: it is used up. `Ready`: what is said here is up to date."""

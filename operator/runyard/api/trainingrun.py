@@ -1,4 +1,4 @@
-"""The TrainingRun resource: its spec and status as pydantic models, and every name that the operator gives to things.
+"""The TrainingRun resource: its spec and status as pydantic models, and the names of labels and annotations.
 
 The recipe half of the spec is `runyard_trainer.contract.recipe`; this adds how to run it. `api.crd` makes the CRD from
 these models; nothing here has behaviour.
@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from runyard_trainer.contract.base import Model
-from runyard_trainer.contract.exits import ExitCode
 from runyard_trainer.contract.objectives import Mode
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import CommittedCheckpoint, DataSummary, ModelFolder, Result
@@ -25,28 +24,25 @@ API_VERSION = f"{GROUP}/{VERSION}"
 MAX_NAME_LENGTH = 45
 """So that `<name>-a<attempt>-<index>` stays a DNS label of 63 characters."""
 
-FATAL_EXIT_CODES = frozenset(range(64, 79)) - {int(ExitCode.INTERRUPTED)}
-"""A pod that ends with one of these will end so again, those included that a newer trainer may add."""
-
 LABEL_RUN_UID = "runyard.dev/run-uid"
 LABEL_RUN = "runyard.dev/run"
 LABEL_ROLE = "runyard.dev/role"
 LABEL_ATTEMPT = "runyard.dev/attempt"
 
 ANNOTATION_ASKED = "runyard.dev/asked"
-"""Of a prepare Job: the run's `prepare` as it was when the Job was made."""
+"""Annotation of a prepare Job: the run's `prepare` as it was when the Job was made."""
 
 CONTAINER_NAME = "trainer"
-"""Of the one container of ours in a pod; others may have been put beside it."""
+"""The name of the trainer's container in a pod; a policy or webhook may have added others."""
 
 
 class Role(StrEnum):
-    """What a Job of a run is for: the value of `LABEL_ROLE`."""
+    """The purpose of a run's Job: the value of `LABEL_ROLE`."""
 
     PREPARE = "prepare"
     TRAIN = "train"
     PLACE = "place"
-    """It holds the run's place in a queue of Kueue; it has no pods."""
+    """A Job that holds the run's place in a queue of Kueue; it has no pods."""
 
 
 class Resources(Model):
@@ -64,8 +60,8 @@ class Compute(Model):
     nodes: int = Field(default=1, ge=1, le=1024)
     """Pods, each on its share of a node. May change while the run is suspended: the samples and their order stay."""
     min_nodes: int | None = Field(default=None, ge=1, le=1024)
-    """Where fewer than `nodes` pods find room within recovery.startupTimeoutSeconds, so many are enough to go on with.
-    The next attempt asks for all again. Absent: as many as `nodes`."""
+    """The fewest pods to go on with where no more find room within recovery.startupTimeoutSeconds. The next attempt
+    asks for all again. Absent: as many as `nodes`."""
     gpus_per_node: int = Field(default=1, ge=0, le=64)
     """GPUs of each pod. 0: train on CPUs."""
     gpu_resource_name: str = Field(default="nvidia.com/gpu", min_length=1, max_length=253)
@@ -96,8 +92,8 @@ class Queue(Model):
     """In which order runs get quota."""
 
     name: str | None = Field(default=None, max_length=63, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
-    """A LocalQueue of Kueue in the run's namespace: Kueue says when it starts, and may preempt it. Absent: the
-    namespace's ResourceQuotas say it."""
+    """A LocalQueue of Kueue in the run's namespace: Kueue decides when it starts, and may preempt it. Absent:
+    the namespace's ResourceQuotas decide."""
     priority_class_name: str | None = Field(default=None, min_length=1, max_length=253)
     """A PriorityClass: runs of a higher value start first, and their pods have it. With `name` it may also be a
     WorkloadPriorityClass, by which Kueue goes first. Absent: the cluster's default."""
@@ -148,7 +144,7 @@ class TrainingRunSpec(Recipe):
     """When a finished run is deleted from the cluster; what is on S3 stays. Absent: never."""
 
     def to_recipe(self) -> Recipe:
-        """The half that the trainer reads."""
+        """Return the half that the trainer reads."""
         return Recipe.model_validate(self.model_dump(include=set(Recipe.model_fields)))
 
 
@@ -156,7 +152,7 @@ class TrainingRunSpec(Recipe):
 
 
 class Phase(StrEnum):
-    """For people; conditions are the truth, and no code reads this."""
+    """For people; conditions are the truth, and no code decides by this."""
 
     PENDING = "Pending"
     WAITING = "Waiting"
@@ -192,7 +188,7 @@ class ConditionType(StrEnum):
 
 
 class Condition(Status):
-    """As metav1.Condition."""
+    """A condition, as metav1.Condition."""
 
     type: Annotated[str, Field(max_length=316)]
     """CamelCase name."""
@@ -212,7 +208,7 @@ class Restarts(Status):
     """Attempts that have ended early."""
 
     failures: int = 0
-    """Because something broke; all of them."""
+    """Because something broke, in the whole run."""
     disruptions: int = 0
     """Because pods were evicted, deleted or interrupted."""
     preemptions: int = 0
@@ -338,7 +334,7 @@ class TrainingRunStatus(Status):
     queue: QueuePlace | None = None
     """Where it waits for quota; absent when it does not."""
     source: ModelFolder | None = None
-    """What `model.run` has turned out to be; never changes again."""
+    """The model that was taken from `model.run`; never changes again."""
     data: DataSummary | None = None
     """What prepare found."""
     resolved: dict[str, str] = Field(default_factory=dict)

@@ -30,7 +30,7 @@ StateDir = Annotated[
 
 
 class Output(StrEnum):
-    """How to print."""
+    """The format of the output."""
 
     TABLE = "table"
     JSON = "json"

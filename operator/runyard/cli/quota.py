@@ -1,7 +1,4 @@
-"""`runyard quota`: who uses GPUs, what it has cost, who waits for what, and what is left of budgets.
-
-Everything is read from the API server with the caller's own rights: the runs' status, and the quotas of namespaces.
-"""
+"""`runyard quota`: who uses GPUs, what it has cost, who waits for what, and what is left of budgets."""
 
 from __future__ import annotations
 
@@ -13,27 +10,23 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from runyard_trainer.contract.exits import UserError
 
-from runyard.api.gpubudget import BUDGET_PLURAL, GPUBudgetSpec, GPUBudgetStatus
-from runyard.api.trainingrun import API_VERSION, PLURAL, GpuSeconds, Phase
+from runyard.api.gpubudget import GPUBudgetSpec, GPUBudgetStatus
+from runyard.api.trainingrun import GpuSeconds
 from runyard.decide.quota.gangs import read_quota
 from runyard.decide.quota.quantities import format_quantity, name_for_people
+from runyard.decide.status import may_hold_gpus
 from runyard.decide.values import Manifest, Run
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from runyard.cluster.client import Kube
-
 _PIPE_WIDTH = 200
-"""Columns where no terminal says how wide it is."""
-_HOLDING = (Phase.STARTING, Phase.RUNNING, Phase.SUSPENDING)
-"""Phases in which pods may hold GPUs."""
+"""Columns where the output is no terminal."""
 
 
 class Output(StrEnum):
-    """How to print."""
+    """The format of the output."""
 
     TABLE = "table"
     JSON = "json"
@@ -51,17 +44,17 @@ class Waiting:
 
 @dataclass
 class Usage:
-    """Of a namespace."""
+    """The use of quota by a namespace."""
 
     namespace: str
     runs: int = 0
-    """All TrainingRuns that are there."""
+    """TrainingRuns, finished ones included."""
     gpus: int = 0
-    """Of runs whose pods are there."""
+    """GPUs of runs whose pods may be there."""
     gpu_seconds: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GpuSeconds.model_fields, 0))
     """allocated, productive, lost: of the runs that are there; deleted ones are in Prometheus."""
     quotas: list[str] = field(default_factory=list)
-    """What ResourceQuotas leave of GPUs, in words."""
+    """Use of GPUs by ResourceQuota: `8 of 16 nvidia.com/gpu (gpus)`."""
     waiting: list[Waiting] = field(default_factory=list)
     """In the order in which they will start."""
 
@@ -85,7 +78,9 @@ def quota(
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print.")] = Output.TABLE,
 ) -> None:
     """Show who uses GPUs, what runs have cost, who waits for what, and what is left of budgets."""
-    runs, quotas, budgets = asyncio.run(read_all(namespace))
+    from runyard.cluster.quota_usage import read_quota_usage  # needs packages that the other commands do not
+
+    runs, quotas, budgets = asyncio.run(read_quota_usage(namespace))
     found, counted = summarize(runs, quotas), [read_budget(manifest) for manifest in budgets]
     if output is Output.JSON:
         shown = {"namespaces": list(map(asdict, found)), "budgets": list(map(asdict, counted))}
@@ -94,42 +89,8 @@ def quota(
         print_usage(found, counted)
 
 
-async def read_all(namespace: str | None) -> tuple[list[Run], list[Manifest], list[Manifest]]:
-    """All runs and ResourceQuotas, of one namespace or of every one, and the budgets that the caller may see.
-
-    Raises:
-        UserError: they may not be read, or there is no cluster.
-    """
-    from runyard.cluster.client import ApiError, connect  # what the other commands need not install
-    from runyard.cluster.objects import parse_run
-
-    scope = f"namespaces/{namespace}/" if namespace else ""
-    try:
-        async with connect() as kube:
-            runs = (await kube.get(f"/apis/{API_VERSION}/{scope}{PLURAL}"))["items"]
-            quotas: list[Manifest] = (await kube.get(f"/api/v1/{scope}resourcequotas"))["items"]
-            budgets = await _list_budgets(kube)
-    except ApiError as error:
-        hint = "" if namespace else ". Name a namespace of yours with -n" if error.status == 403 else ""
-        raise UserError(f"the API server does not answer: {error}{hint}") from error
-    return [parse_run({"apiVersion": API_VERSION, **run}) for run in runs], quotas, budgets
-
-
-async def _list_budgets(kube: Kube) -> list[Manifest]:
-    """They belong to the cluster: who has a namespace only may see none."""
-    from runyard.cluster.client import ApiError
-
-    try:
-        found: list[Manifest] = (await kube.get(f"/apis/{API_VERSION}/{BUDGET_PLURAL}"))["items"]
-    except ApiError as error:
-        if error.status in (403, 404):
-            return []
-        raise
-    return found
-
-
 def read_budget(manifest: Manifest) -> Budget:
-    """As stored."""
+    """Read a budget as stored."""
     spec = GPUBudgetSpec.model_validate(manifest["spec"])
     status = GPUBudgetStatus.model_validate(manifest.get("status", {}))
     return Budget(
@@ -144,39 +105,39 @@ def read_budget(manifest: Manifest) -> Budget:
 
 
 def summarize(runs: list[Run], quotas: list[Manifest]) -> list[Usage]:
-    """By namespace, those that hold most GPUs first; namespaces without runs are left out."""
+    """Sum up by namespace, those that hold most GPUs first; namespaces without runs are left out."""
     found: dict[str, Usage] = {}
     for run in runs:
         usage, status = found.setdefault(run.namespace, Usage(run.namespace)), run.status
         usage.runs += 1
-        usage.gpus += (status.gpus or 0) if status.phase in _HOLDING else 0
+        usage.gpus += (status.gpus or 0) if may_hold_gpus(status) else 0
         spent = status.gpu_seconds or GpuSeconds()
         usage.gpu_seconds = {kind: seconds + getattr(spent, kind) for kind, seconds in usage.gpu_seconds.items()}
         if status.queue is not None:
             usage.waiting.append(Waiting(run.name, status.queue.position, status.queue.message))
-    for namespace, words in _describe_quotas(quotas).items():
+    for namespace, descriptions in _describe_quotas(quotas).items():
         if namespace in found:
-            found[namespace].quotas = words
+            found[namespace].quotas = descriptions
     for usage in found.values():
         usage.waiting.sort(key=lambda waiting: (waiting.position or 0, waiting.run))
     return sorted(found.values(), key=lambda usage: (-usage.gpus, -usage.gpu_seconds["allocated"], usage.namespace))
 
 
 def _describe_quotas(quotas: list[Manifest]) -> dict[str, list[str]]:
-    words = defaultdict(list)
+    described = defaultdict(list)
     for manifest in quotas:
         read = read_quota(manifest)
         for resource, hard in sorted(read.hard.items()):
             if resource.startswith("requests.") and "/" in resource:  # an extended resource
                 used = format_quantity(read.used.get(resource, hard * 0), resource)
-                words[manifest["metadata"]["namespace"]].append(
+                described[manifest["metadata"]["namespace"]].append(
                     f"{used} of {format_quantity(hard, resource)} {name_for_people(resource)} ({read.name})"
                 )
-    return words
+    return described
 
 
 def print_usage(found: list[Usage], budgets: list[Budget]) -> None:
-    """For a terminal."""
+    """Print the tables for a terminal."""
     from rich.console import Console
 
     console = Console(highlight=False)

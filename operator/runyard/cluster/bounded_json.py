@@ -1,7 +1,7 @@
-"""JSON that others have written, read to a bounded depth. Pure.
+"""JSON that others have written, read to a bounded depth.
 
-An object may hold JSON as deep as its author likes: 3 KB of brackets are more than Python can parse. Nothing that is
-read here needs a fraction of `MAX_DEPTH`, so what lies deeper becomes null, and the object can be named and judged.
+An object may hold JSON as deep as its author likes: 3 KB of brackets are more than Python can parse. The operator reads
+nothing near `MAX_DEPTH`, so what lies deeper becomes null, and the object can still be named in an error message.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _PAIR = re.compile(r"\[\]|\{\}")
 
 
 def parse_json(text: str) -> Any:
-    """The value of JSON text, with null for what is nested deeper than `MAX_DEPTH`. Raises ValueError."""
+    """Parse JSON text, with null for what is nested deeper than `MAX_DEPTH`. Raises ValueError."""
     return json.loads(bound_json(text))
 
 
 def bound_json(text: str) -> str:
-    """JSON text with null for what is nested deeper than `MAX_DEPTH`."""
+    """Return JSON text with null for what is nested deeper than `MAX_DEPTH`."""
     return _cut(text) if _is_too_deep(text) else text
 
 

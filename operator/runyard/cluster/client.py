@@ -3,9 +3,9 @@
 Configuration and credentials come from `kubernetes.aio` (in a cluster the service account, whose token file is read
 again as it rotates; elsewhere the kubeconfig). Its generated models are not used: they drop fields they do not know.
 
-Every write made here can be repeated without harm, because names are deterministic, deletes carry preconditions and
-patches a resourceVersion. So transient failures (429, 5xx, a broken connection, a timeout) are retried, a few times and
-within seconds; what still fails is raised, and the queue comes back to it.
+Every write can be repeated without harm, because names are deterministic, deletes carry preconditions and patches a
+resourceVersion. So transient failures (429, 5xx, a broken connection, a timeout) are retried, a few times and within
+seconds; after that the error is raised, and the queue tries again later.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 
 
 class ApiError(Exception):
-    """The API server refused a request, or could not be reached (status 0)."""
+    """A request that the API server refused, or that did not reach it (status 0)."""
 
     def __init__(self, status: int, reason: str, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -51,12 +51,12 @@ class ApiError(Exception):
 
     @property
     def is_transient(self) -> bool:
-        """True where the same request may succeed in a moment."""
+        """Return whether the same request may succeed in a moment."""
         return self.status == 0 or self.status in TRANSIENT_STATUSES
 
 
 class _BoundedLines:
-    """The content of an answer; what is read of it in chunks are whole lines of bounded JSON."""
+    """The content of an answer, whose chunks are whole lines of bounded JSON."""
 
     def __init__(self, content: aiohttp.StreamReader) -> None:
         self._content = content
@@ -65,7 +65,7 @@ class _BoundedLines:
         return getattr(self._content, name)
 
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
-        """Lines, each ended."""
+        """Yield whole lines."""
         rest = b""
         async for data in self._content.iter_chunked(size):
             *lines, rest = (rest + data).split(b"\n")
@@ -76,16 +76,16 @@ class _BoundedLines:
 
 
 class _BoundedResponse(aiohttp.ClientResponse):
-    """An answer whose JSON is read to a bounded depth: what kopf watches may be anybody's."""
+    """An answer whose JSON is read to a bounded depth: kopf watches objects that anybody may have written."""
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        """As aiohttp starts it."""
+        """Start the answer as aiohttp does, with bounded content."""
         response = await super().start(connection)
         self.content = _BoundedLines(self.content)  # type: ignore[assignment]  # has all that a StreamReader has
         return response
 
     async def json(self, **_: Any) -> Any:
-        """The whole of it."""
+        """Return the whole content."""
         return parse_json(await self.text())
 
 
@@ -98,11 +98,11 @@ class Kube:
 
     @property
     def server(self) -> str:
-        """URL of the API server."""
+        """Return the URL of the API server."""
         return self._configuration.host
 
     async def open_session(self) -> aiohttp.ClientSession:
-        """For kopf: with credentials as they are now, since tokens rotate. Whoever asks for it closes it."""
+        """Open a session for kopf, with the present credentials, as tokens rotate. The caller closes it."""
         header = await self._authorization()
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=_ssl_context(self._configuration)),

@@ -1,7 +1,7 @@
 """Kubernetes Events about runs and budgets: what `kubectl describe` shows.
 
-An Event's name is a hash of what it says, of what and on which occasion, so saying it twice makes one Event.
-Events are for people and may be lost: nothing rests on them.
+An Event's name has a hash of its subject, its text and the occasion, so recording it twice makes one Event. Events are
+for people and may be lost: nothing depends on them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from datetime import datetime
+
+from runyard_trainer.contract.times import format_microseconds
 
 from runyard.api.trainingrun import API_VERSION, KIND
 from runyard.cluster.client import ApiError
@@ -28,7 +30,7 @@ OF_THE_CLUSTER = "default"
 
 @dataclass(frozen=True)
 class Subject:
-    """What Events are about."""
+    """The object that Events are about."""
 
     kind: str
     name: str
@@ -39,14 +41,14 @@ class Subject:
 
 
 def subject_of(run: Run) -> Subject:
-    """The run, for its Events."""
+    """Return the run as the subject of its Events."""
     return Subject(KIND, run.name, run.uid, run.resource_version, run.namespace)
 
 
 async def record_event(
     cluster: Cluster, subject: Subject, occasion: str, event: Event, instance: str, now: datetime
 ) -> None:
-    """Create the Event; that it is there already, or cannot be made, is no reason to stop. Raises NotLeaderError."""
+    """Create the Event. An error is logged, unless the Event is there already. Raises NotLeaderError."""
     manifest = build_event(subject, occasion, event, instance, now)
     try:
         await cluster.write("POST", collection_path(EVENTS_API, manifest["metadata"]["namespace"], "events"), manifest)
@@ -56,29 +58,29 @@ async def record_event(
 
 
 def build_event(subject: Subject, occasion: str, event: Event, instance: str, now: datetime) -> Manifest:
-    """The Event as Kubernetes stores it.
+    """Build the Event as Kubernetes stores it.
 
     Args:
         subject: what it is about.
-        occasion: tells it from the same words said at another time.
-        event: what is said.
-        instance: names the operator's pod.
-        now: when.
+        occasion: distinguishes Events with the same text: `generation 1, attempt 2`.
+        event: its type, reason and message.
+        instance: the name of the operator's pod.
+        now: the time of the Event.
     """
-    said = "\n".join((subject.uid, occasion, event.type, event.reason, event.message))
+    content = "\n".join((subject.uid, occasion, event.type, event.reason, event.message))
     where = {} if subject.namespace is None else {"namespace": subject.namespace}
     return {
         "apiVersion": EVENTS_API,
         "kind": "Event",
         "metadata": {
-            "name": f"{subject.name}.{hashlib.sha256(said.encode()).hexdigest()[:16]}",
+            "name": f"{subject.name}.{hashlib.sha256(content.encode()).hexdigest()[:16]}",
             "namespace": subject.namespace or OF_THE_CLUSTER,
         },
         "type": event.type,
         "reason": event.reason,
         "action": "Reconcile",
         "note": event.message[:MAX_NOTE_LENGTH],
-        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "eventTime": format_microseconds(now),
         "reportingController": "runyard.dev/operator",
         "reportingInstance": instance,
         "regarding": {

@@ -1,8 +1,8 @@
-"""What Kueue says of runs that queue with it: why one is held, for whom it was preempted, how many are ahead.
+"""Reading Kueue: why it holds a run, for whom the run was preempted, how many Workloads are ahead.
 
-Read only of a run with `queue.name` that Kueue holds, or that is about to ask it for a place; of others nothing is
-asked. Where Kueue, or a part of it, is not there or may not be asked, that is left out: it is for people alone, but for
-the class of priority, which is there or not when the place is made.
+Kueue is read only for a run with `queue.name` that it holds, or that is about to ask it for a place. Where Kueue, or a
+part of it, is not installed or may not be read, that part of the view is empty. All of it is for people alone, except
+the kinds of priority class, by which the place is built.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ KUEUE_API_VERSION = "kueue.x-k8s.io/v1beta2"
 VISIBILITY_API_VERSION = "visibility.kueue.x-k8s.io/v1beta2"
 
 POSITIONS_INTERVAL_S = 30.0
-"""How often the positions of a LocalQueue are asked for, once for all runs that it holds."""
+"""How often the positions in a LocalQueue are read, once for all runs that it holds."""
 UNSERVED_INTERVAL_S = 300.0
-"""The same where there was no answer: Kueue's visibility API may be installed later."""
+"""How often where there was no answer: Kueue's visibility API may be installed later."""
 
 _PREEMPTOR = re.compile(r"JobUID: ([0-9a-f-]{36})")
 _PRIORITY_KINDS = {
@@ -42,8 +42,8 @@ class _Answer:
     """By the uid of the Job."""
 
 
-class QueueReader:
-    """Reads what Kueue says, and briefly remembers the positions. `clock` gives seconds."""
+class KueueReader:
+    """A reader of Kueue that remembers the positions for a while. `clock` gives seconds."""
 
     def __init__(self, kube: Kube, clock: Callable[[], float]) -> None:
         self._kube = kube
@@ -52,7 +52,7 @@ class QueueReader:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def read(self, run: Run, jobs: Iterable[Manifest]) -> KueueView:
-        """What there is to know of a run with these Jobs now. Raises ApiError."""
+        """Return Kueue's view of a run with these Jobs. Raises ApiError."""
         if run.spec is None or run.spec.queue.name is None or is_finished(run.status):
             return KueueView()
         jobs = tuple(jobs)
@@ -72,7 +72,10 @@ class QueueReader:
         return KueueView(workload, await self._find_preemptor(run.namespace, workload), position)
 
     async def _find_priority_kinds(self, name: str) -> frozenset[str] | None:
-        """They belong to the cluster: an operator that serves some namespaces only may not see them."""
+        """Return which kinds of priority class of that name exist; None where they may not be read.
+
+        They belong to the cluster: an operator that serves some namespaces only may not read them.
+        """
         paths = _PRIORITY_KINDS.values()
         found = await asyncio.gather(*(self._list(path, fieldSelector=f"metadata.name={name}") for path in paths))
         if None in found:
@@ -85,7 +88,7 @@ class QueueReader:
         return found[0] if found else None
 
     async def _find_preemptor(self, namespace: str, workload: Manifest) -> str | None:
-        """Whose quota it is now, where that is in the same namespace: others are none of its people's business."""
+        """Return who has the quota now, where that is in the same namespace: other namespaces are not shown."""
         preempted = find_condition(workload, "Preempted")
         named = _PREEMPTOR.search(preempted["message"]) if preempted else None
         preemptor = await self._find_workload(namespace, named[1]) if named else None
@@ -93,7 +96,7 @@ class QueueReader:
         return next((f"{owner['kind']} {owner['name']}" for owner in owners if owner.get("controller")), None)
 
     async def _list(self, path: str, **parameters: str) -> list[Manifest] | None:
-        """None where it may not be asked; nothing where Kueue is not installed."""
+        """List; None where that is forbidden, empty where Kueue is not installed."""
         try:
             items: list[Manifest] = (await self._kube.get(path, **parameters))["items"]
         except ApiError as error:

@@ -1,11 +1,11 @@
-"""Which replica works: a coordination.k8s.io Lease, held for 15 s and renewed every 2 s.
+"""The lease that decides which replica works: a coordination.k8s.io Lease, held for 15 s and renewed every 2 s.
 
     standby ── lease free, released, or unchanged for 15 s ──> leading ── no renewal for 10 s, or lost ──> standby
 
 Other replicas' clocks are never compared with ours: a lease has expired when this process has seen no change in it for
-its duration, by the monotonic clock. `is_leader` is asked before every write; it turns false by itself 10 s after the
+its duration, by the monotonic clock. `is_leader` is called before every write; it turns false by itself 10 s after the
 last successful renewal was *sent*, so 5 s before anyone else may begin. A replica that is paused in between can still
-have one write under way: that such a write does no harm is the business of `cluster`.
+have one write under way: `cluster.runs` makes every write harmless.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from runyard_trainer.contract.times import format_microseconds
+
 from runyard.cluster.client import ApiError, Kube
 from runyard.decide.values import Manifest
 
@@ -31,7 +33,7 @@ RETRY_PERIOD_S = 2.0
 
 @dataclass(frozen=True)
 class LeaseKey:
-    """Where the Lease lies, and the name under which this process holds it."""
+    """The Lease's namespace and name, and the name under which this process holds it."""
 
     namespace: str
     name: str
@@ -40,19 +42,19 @@ class LeaseKey:
 
     @property
     def collection(self) -> str:
-        """API path of the namespace's Leases."""
+        """Return the API path of the namespace's Leases."""
         return f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases"
 
 
 @dataclass
 class Lease:
-    """Takes part in the election. `run` until cancelled, then `release`."""
+    """A candidate in the election. `run` until cancelled, then `release`."""
 
     kube: Kube
     key: LeaseKey
     clock: Callable[[], float] = time.monotonic
     on_change: Callable[[bool], None] = lambda _: None
-    """Told whenever leadership is won or lost."""
+    """Called whenever leadership is won or lost."""
     _leading_until_s: float = float("-inf")
     _seen: Manifest = field(default_factory=dict)
     _seen_at_s: float = float("-inf")
@@ -60,7 +62,7 @@ class Lease:
     _is_leading: asyncio.Event = field(default_factory=asyncio.Event)
 
     def is_leader(self) -> bool:
-        """True while this process may write: its last renewal is less than the renew deadline old."""
+        """Return whether this process may write: its last renewal is less than the renew deadline old."""
         return self.clock() < self._leading_until_s
 
     async def wait_until_leader(self) -> None:
@@ -76,18 +78,18 @@ class Lease:
                 await asyncio.wait_for(self.try_once(), RENEW_DEADLINE_S - RETRY_PERIOD_S)
             except (ApiError, TimeoutError) as error:
                 logger.warning("the lease %s could not be renewed: %s", self.key.name, error or "timed out")
-            self._tell()
+            self._note_leadership()
             await asyncio.sleep(self._pause_s())
 
     async def try_once(self) -> None:
         """Take the lease if it may be taken, renew it if it is ours. Raises ApiError."""
         sent_s = self.clock()
-        self._look_at(await self._read())
+        self._note_seen(await self._read())
         if not self._may_take():
             self._leading_until_s = float("-inf")
             return
         try:
-            self._look_at(await self._put(holder=self.key.identity))
+            self._note_seen(await self._put(holder=self.key.identity))
         except ApiError as error:
             if error.status != 409:
                 raise
@@ -96,11 +98,11 @@ class Lease:
             self._leading_until_s = sent_s + RENEW_DEADLINE_S
 
     async def release(self) -> None:
-        """Give the lease up, so that a successor begins at once; call when nothing writes any more."""
+        """Give the lease up, so that a successor begins at once. Call it when nothing writes any more."""
         if not self.is_leader():
             return
         self._leading_until_s = float("-inf")
-        self._tell()
+        self._note_leadership()
         try:
             await self._put(holder="")
             logger.info("released the lease %s", self.key.name)
@@ -108,12 +110,12 @@ class Lease:
             logger.warning("the lease %s could not be released: %s", self.key.name, error)
 
     def _pause_s(self) -> float:
-        """Before the next try: the retry period, or less where the holder's time is over sooner."""
+        """Return the wait before the next try: the retry period, or less where the holder's time ends sooner."""
         pause_s = RETRY_PERIOD_S * random.uniform(0.8, 1.2)  # noqa: S311 - jitter is no secret
         remaining_s = self._expires_at_s() - self.clock()
         return remaining_s if not self.is_leader() and 0 < remaining_s < pause_s else pause_s
 
-    def _look_at(self, lease: Manifest) -> None:
+    def _note_seen(self, lease: Manifest) -> None:
         if lease != self._seen:
             self._seen, self._seen_at_s = lease, self.clock()
 
@@ -123,12 +125,12 @@ class Lease:
         return holder in ("", self.key.identity) or self.clock() >= self._expires_at_s()
 
     def _expires_at_s(self) -> float:
-        """When the lease may be taken from its holder, unless it changes before."""
+        """Return when the lease may be taken from its holder, unless it changes before."""
         duration_s: float = self._seen.get("spec", {}).get("leaseDurationSeconds") or DURATION_S
         return self._seen_at_s + duration_s
 
     async def _read(self) -> Manifest:
-        """The Lease as stored; empty where there is none yet."""
+        """Read the Lease as stored; empty where there is none yet."""
         try:
             return await self.kube.request("GET", f"{self.key.collection}/{self.key.name}", attempts=1)
         except ApiError as error:
@@ -143,8 +145,8 @@ class Lease:
         return await self.kube.request("PUT", f"{self.key.collection}/{self.key.name}", body=lease, attempts=1)
 
     def _as_held_by(self, holder: str) -> Manifest:
-        """The Lease to store; the resourceVersion that was seen makes it fail where another was quicker."""
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        """Build the Lease to store; by the resourceVersion that was seen it fails where another was quicker."""
+        now = format_microseconds(datetime.now(UTC))
         old: dict[str, Any] = self._seen.get("spec", {})
         changes_hands = old.get("holderIdentity") != holder
         return {
@@ -160,7 +162,7 @@ class Lease:
             },
         }
 
-    def _tell(self) -> None:
+    def _note_leadership(self) -> None:
         leads = self.is_leader()
         if leads:
             self._is_leading.set()

@@ -11,18 +11,18 @@ from runyard.decide.values import Manifest, Run
 
 
 def collection_path(api_version: str, namespace: str, plural: str) -> str:
-    """API path of a namespace's objects of one kind."""
+    """Return the API path of a namespace's objects of one kind."""
     root = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
     return f"{root}/namespaces/{namespace}/{plural}"
 
 
 def is_owned_by(manifest: Manifest, uid: str) -> bool:
-    """Whether the one with `uid` is among the object's owners: with Kueue, a Job of the run controls others of it."""
+    """Return whether the one with `uid` is among the object's owners. With Kueue, a Job of the run owns others too."""
     return any(owner["uid"] == uid for owner in manifest["metadata"].get("ownerReferences", []))
 
 
 def parse_run(manifest: Manifest) -> Run:
-    """A stored TrainingRun; a spec that does not validate becomes `spec_error`, since a person has to hear of it."""
+    """Parse a stored TrainingRun. A spec that does not validate becomes `spec_error`, for status to show."""
     metadata = manifest["metadata"]
     spec, spec_error = None, None
     try:
@@ -44,7 +44,7 @@ def parse_run(manifest: Manifest) -> Run:
 
 
 def describe_validation_error(error: ValidationError) -> str:
-    """One line for each mistake, with the field's path: `spec.data.train[0].uri: ...`."""
+    """Describe each mistake with the field's path: `spec.data.train[0].uri: ...; ...`."""
     return "; ".join(
         f"{_field_path(mistake['loc'])}: {mistake['msg'].removeprefix('Value error, ')}" for mistake in error.errors()
     )
@@ -55,13 +55,13 @@ def _field_path(loc: tuple[int | str, ...]) -> str:
 
 
 def diff_status(stored: TrainingRunStatus, wanted: TrainingRunStatus) -> dict[str, Any]:
-    """The JSON merge patch that makes the stored status the wanted one; empty where it is."""
+    """Return the JSON merge patch that makes the stored status the wanted one; empty where they are equal."""
     old = stored.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
     return merge_patch(old, wanted.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
 def merge_patch(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """The JSON merge patch (RFC 7396) that makes `old` into `new`: what is gone is null, lists are replaced whole."""
+    """Return the JSON merge patch (RFC 7396) that makes `old` into `new`: missing keys become null, lists whole."""
     patch: dict[str, Any] = dict.fromkeys(old.keys() - new.keys())
     for name, value in new.items():
         before = old.get(name)

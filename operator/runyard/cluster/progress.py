@@ -1,8 +1,8 @@
-"""How far a run is, asked of rank 0 of its newest attempt over HTTP.
+"""The progress of a run, read over HTTP from rank 0 of its newest attempt.
 
-Pull needs no token, TLS secret or API rights in the training pod. What does not answer within two seconds counts as
-unknown: correctness never rests on progress. An answer stands for `interval_s`, which also bounds how often progress is
-written to a status: the write is itself an event that has the run looked at again.
+Pulling needs no token, TLS secret or API rights in the training pod. Without an answer within two seconds progress is
+unknown: correctness never depends on it. An answer is kept for `interval_s`, which also bounds how often progress is
+written to a status: the write is itself an event that has the run reconciled again.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import aiohttp
 from pydantic import ValidationError
 from runyard_trainer.contract.reports import PROGRESS_PORT, Progress
 
-from runyard.api.trainingrun import LABEL_ATTEMPT, LABEL_ROLE, Role
+from runyard.api.trainingrun import Role
+from runyard.decide.facts.pods import attempt_of, index_of, role_of
 from runyard.decide.values import Key, Manifest
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 2.0
 MAX_ANSWER_BYTES = 64 * 1024
-INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class _Answer:
     read_at_s: float
     progress: Progress | None
     silent_since_s: float | None
-    """When this pod was first asked in vain after it last answered."""
+    """When this pod first failed to answer after it last did."""
 
 
 class ProgressReader:
-    """Reads and briefly remembers the progress of runs. `clock` gives seconds."""
+    """A reader that remembers the progress of runs for `interval_s`. `clock` gives seconds."""
 
     def __init__(self, session: aiohttp.ClientSession, interval_s: float, clock: Callable[[], float]) -> None:
         self._session = session
@@ -45,7 +45,7 @@ class ProgressReader:
         self._answers: dict[Key, _Answer] = {}
 
     async def read(self, key: Key, pods: Iterable[Manifest]) -> Progress | None:
-        """What rank 0 of the newest attempt says, at most `interval_s` old; None where nobody answers."""
+        """Return the progress of the newest attempt's rank 0, at most `interval_s` old; None where nobody answers."""
         pod = find_rank_0(pods)
         if pod is None:
             self.forget(key)
@@ -61,17 +61,17 @@ class ProgressReader:
         return answer.progress
 
     def silent_for_s(self, key: Key) -> float | None:
-        """For how long the pod that was last asked has not answered; None where it has, or none was asked."""
+        """Return for how long the pod that was last asked has not answered; None where it has, or none was asked."""
         answer = self._answers.get(key)
         return None if answer is None or answer.silent_since_s is None else self._clock() - answer.silent_since_s
 
     def due_in_s(self, key: Key) -> float | None:
-        """In how many seconds the run should be asked again; None where no pod of it can answer."""
+        """Return in how many seconds the run is to be asked again; None where no pod of it can answer."""
         answer = self._answers.get(key)
         return None if answer is None else max(0.0, self._interval_s - self._age_s(answer))
 
     def forget(self, key: Key) -> None:
-        """The run is over or gone."""
+        """Forget a run that is over or gone."""
         self._answers.pop(key, None)
 
     def _age_s(self, answer: _Answer) -> float:
@@ -89,19 +89,15 @@ class ProgressReader:
 
 
 def find_rank_0(pods: Iterable[Manifest]) -> Manifest | None:
-    """The running pod with completion index 0 of the newest attempt."""
-    train_pods = [pod for pod in pods if pod["metadata"]["labels"].get(LABEL_ROLE) == Role.TRAIN]
-    newest = max((_attempt(pod) for pod in train_pods), default=0)
+    """Return the running pod with completion index 0 of the newest attempt, if it has an address."""
+    train_pods = [pod for pod in pods if role_of(pod) == Role.TRAIN]
+    newest = max(map(attempt_of, train_pods), default=0)
     for pod in train_pods:
-        is_first = pod["metadata"]["labels"].get(INDEX_LABEL) == "0"
         status = pod.get("status", {})
-        if is_first and _attempt(pod) == newest and status.get("phase") == "Running" and status.get("podIP"):
+        is_reachable = status.get("phase") == "Running" and status.get("podIP")
+        if index_of(pod) == 0 and attempt_of(pod) == newest and is_reachable:
             return pod
     return None
-
-
-def _attempt(pod: Manifest) -> int:
-    return int(pod["metadata"]["labels"].get(LABEL_ATTEMPT, "0"))
 
 
 def _url(pod_ip: str) -> str:

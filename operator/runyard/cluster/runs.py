@@ -1,8 +1,8 @@
 """A run in the cluster: read it and what belongs to it, apply a plan's actions, patch its status.
 
-Reads are consistent (no resourceVersion is named): a stale list could hide an attempt's Job and so lead to a second
+Reads are consistent (they name no resourceVersion): a stale list could hide an attempt's Job and so lead to a second
 one. Every write is safe even if this process has lost the lease without knowing: creates have deterministic names,
-deletes name the uid and resourceVersion that were seen, status patches the resourceVersion that the plan rests on.
+deletes name the uid and resourceVersion that were seen, status patches the resourceVersion that was planned with.
 """
 
 from __future__ import annotations
@@ -11,19 +11,36 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from runyard_trainer.contract.exits import UserError
+
+from runyard.api.gpubudget import BUDGET_PLURAL
 from runyard.api.trainingrun import API_VERSION, KIND, LABEL_RUN_UID, PLURAL, TrainingRunStatus
 from runyard.cluster.client import MERGE_PATCH, ApiError, Kube
 from runyard.cluster.objects import collection_path, diff_status, is_owned_by, parse_run
 from runyard.decide.values import Action, Create, Delete, Key, Manifest, Namespace, Observed, PatchStatus, Run
 
 
+async def require_crd(kube: Kube) -> None:
+    """Raise UserError where the API server does not serve our kinds: kopf would wait for ever in silence."""
+    try:
+        served = await kube.get(f"/apis/{API_VERSION}")
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        served = {"resources": []}
+    missing = {PLURAL, BUDGET_PLURAL} - {resource["name"] for resource in served["resources"]}
+    if missing:
+        names = " and ".join(sorted(missing))
+        raise UserError(f"the cluster does not know {names} of {API_VERSION}: install the CRDs (they are in the chart)")
+
+
 class NotLeaderError(Exception):
-    """This replica may not write: the lease has run out or is another's."""
+    """A write that this replica may not make: the lease has run out or is another's."""
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What came of a plan's actions: facts for the status."""
+    """The outcome of a plan's actions, for status to show."""
 
     errors: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
@@ -31,7 +48,7 @@ class Applied:
 
     @property
     def failed(self) -> bool:
-        """True where something is left undone."""
+        """Return whether an action was not done."""
         return bool(self.errors or self.conflicts)
 
 
@@ -45,27 +62,27 @@ _COLLECTIONS = {
 
 
 class Cluster:
-    """The runs of a cluster, over `kube`; `is_leader` is asked before every write."""
+    """The runs of a cluster, over `kube`; `is_leader` is called before every write."""
 
     def __init__(self, kube: Kube, is_leader: Callable[[], bool]) -> None:
         self._kube = kube
         self._is_leader = is_leader
 
     async def read_run(self, key: Key) -> Run | None:
-        """The run as stored, or None where there is none. Raises ApiError."""
+        """Return the run as stored, or None where there is none. Raises ApiError."""
         manifest = await self.read(f"{collection_path(API_VERSION, key.namespace, PLURAL)}/{key.name}")
         return None if manifest is None else parse_run(manifest)
 
     async def observe(self, run: Run) -> Observed:
-        """What belongs to `run` now. Raises ApiError."""
+        """Return the Jobs and Pods of `run`. Raises ApiError."""
         jobs, pods = await asyncio.gather(self._list(run, "Job"), self._list(run, "Pod"))
         return Observed(jobs=tuple(job for job in jobs if is_owned_by(job, run.uid)), pods=tuple(pods))
 
     async def observe_namespace(self, run: Run) -> Namespace:
-        """What the run shares its namespace's quotas with. Raises ApiError.
+        """Return what the run shares its namespace's quotas with. Raises ApiError.
 
-        A pod counts only if it was there before the quotas were read and still is afterwards. One that is made or goes
-        meanwhile may so be counted twice for a moment, and never not at all.
+        A pod is included only if it was there before the quotas were read and still is afterwards. So a pod that is
+        made or goes meanwhile may be counted twice for a moment, but is never missed.
         """
         assert run.spec is not None
         has_quotas = bool(await self._list_quotas(run))
@@ -94,11 +111,14 @@ class Cluster:
         return await self.list_all(collection_path("v1", run.namespace, "resourcequotas"))
 
     async def _list_pods(self, run: Run) -> list[Manifest]:
-        """Those of every run of the namespace."""
+        """List the pods of every run of the namespace."""
         return await self.list_all(collection_path("v1", run.namespace, "pods"), labelSelector=LABEL_RUN_UID)
 
     async def _list_priority_classes(self) -> list[Manifest] | None:
-        """They belong to the cluster: an operator that serves some namespaces only may not see them."""
+        """List the PriorityClasses; None where that is forbidden.
+
+        They belong to the cluster: an operator that serves some namespaces only may not read them.
+        """
         try:
             return await self.list_all("/apis/scheduling.k8s.io/v1/priorityclasses")
         except ApiError as error:
@@ -107,14 +127,14 @@ class Cluster:
             raise
 
     async def read_source(self, run: Run) -> Run | None:
-        """The run that this one starts from, unless it is known already what that has left. Raises ApiError."""
+        """Return the run in `model.run`, unless `status.source` has its model already. Raises ApiError."""
         named = run.spec.model.run if run.spec is not None else None
         if named is None or run.status.source is not None:
             return None
         return await self.read_run(Key(run.namespace, named.name))
 
     async def apply(self, run: Run, actions: Iterable[Action]) -> Applied:
-        """Do `actions` in order up to the first that fails: a later one may rest on it.
+        """Do `actions` in order up to the first that fails, as a later one may depend on it.
 
         Raises ApiError 409 where an object to delete or patch has changed since it was observed (look again), and
         NotLeaderError.
@@ -136,7 +156,7 @@ class Cluster:
         return Applied()
 
     async def patch_status(self, run: Run, status: TrainingRunStatus) -> bool:
-        """Write what differs between the stored status and `status`; True where anything did.
+        """Write what differs between the stored status and `status`. Return whether anything did.
 
         Raises ApiError: 409 where the run has changed since it was read, 404 where it is gone.
         """
@@ -159,7 +179,7 @@ class Cluster:
             raise NotLeaderError("not holding the lease any more")
 
     async def read(self, path: str) -> Manifest | None:
-        """Any object; None where there is none. Raises ApiError."""
+        """Read an object by its path; None where there is none. Raises ApiError."""
         try:
             return await self._kube.get(path)
         except ApiError as error:
@@ -168,7 +188,7 @@ class Cluster:
             raise
 
     async def list_all(self, path: str, *, accept: str = "application/json", **parameters: str) -> list[Manifest]:
-        """Any collection. Raises ApiError."""
+        """List a collection by its path. Raises ApiError."""
         items: list[Manifest] | None = (await self._kube.get(path, accept=accept, **parameters))["items"]
         return items or []  # null in an empty list of metadata
 
@@ -177,7 +197,7 @@ class Cluster:
         return await self.list_all(path, labelSelector=f"{LABEL_RUN_UID}={run.uid}")
 
     async def _create(self, run: Run, manifest: Manifest) -> bool:
-        """Create the object unless it is there; False where its name is held by one that is not the run's."""
+        """Create the object unless it is there. Return False where another's object has its name."""
         path = collection_path(manifest["apiVersion"], run.namespace, _COLLECTIONS[manifest["kind"]][1])
         try:
             await self.write("POST", path, manifest)

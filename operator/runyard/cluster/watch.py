@@ -1,9 +1,9 @@
-"""Watching with kopf, which here does nothing else: an event about a run, its Jobs or Pods becomes the run's key.
-One about a ResourceQuota tells that the runs that wait in its namespace may look again; one about a GPUBudget becomes
-its name.
+"""The watches: kopf, which does nothing else here, passes each event on.
+
+    run, its Jobs and Pods ─> the cache, then the run's key     ResourceQuota ─> its namespace     GPUBudget ─> its name
 
 Jobs and Pods are filtered by label on the server, so other people's are never sent here. kopf lists before it watches:
-what happened while nobody watched is not missed. Where it cannot go on it ends with an error, and so does the process.
+what happened while nobody watched is not missed. Where kopf cannot go on it raises, and the process ends.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import kopf
 from runyard.api.gpubudget import BUDGET_PLURAL
 from runyard.api.trainingrun import GROUP, LABEL_RUN, LABEL_RUN_UID, PLURAL, VERSION
 from runyard.cluster.client import Kube
-from runyard.cluster.watch_cache import Sightings
+from runyard.cluster.watch_cache import WatchCache
 from runyard.decide.values import Key
 
 CHUNK_SIZE = 200
-"""Objects that are listed at once: a start with thousands would hold them all in memory."""
+"""Objects in one page of a list: without pages a start with thousands would hold them all in memory."""
 IDLE_TIMEOUT_S = 0.1
 """After which kopf lets go of an object."""
 
@@ -33,21 +33,26 @@ class Watch:
         self,
         kube: Kube,
         on_key: Callable[[Key], None],
-        sightings: Sightings,
+        cache: WatchCache,
         on_quota: Callable[[str], None],
         on_budget: Callable[[str], None],
         namespaces: tuple[str, ...],
         identity: str,
     ) -> None:
-        """`on_key`, `on_quota` with a namespace and `on_budget` with a name are called in the event loop; `sightings`
-        is told before.
+        """Prepare the watches.
 
-        No `namespaces` means all, and budgets, which belong to the cluster, as well. kopf calls itself `identity`:
-        without one it asks for the user's name, and a container's uid need not have any.
+        Args:
+            kube: the connection to the API server.
+            on_key: called with the key of a run, after `cache` has the event.
+            cache: of the runs, Jobs and Pods.
+            on_quota: called with the namespace of a ResourceQuota.
+            on_budget: called with the name of a GPUBudget.
+            namespaces: to watch; empty: all, and budgets, which belong to the cluster.
+            identity: kopf's name for itself; without one it asks for the user's name, which a container may not have.
         """
         self._kube = kube
         self._on_key = on_key
-        self._sightings = sightings
+        self._cache = cache
         self._on_quota = on_quota
         self._on_budget = on_budget
         self._namespaces = namespaces
@@ -56,7 +61,7 @@ class Watch:
         self._stopping = asyncio.Event()
 
     def is_ready(self) -> bool:
-        """True once kopf has logged in and begins to watch."""
+        """Return whether kopf has logged in and begins to watch."""
         return self._ready.is_set()
 
     async def start(self) -> asyncio.Task[None]:
@@ -88,11 +93,11 @@ class Watch:
             return kopf.AiohttpSession(server=self._kube.server, aiohttp_session=await self._kube.open_session())
 
         async def on_run(*, event: kopf.RawEvent, namespace: str | None, name: str, **_: Any) -> None:
-            self._sightings.note_run(dict(event["object"]), event["type"] == "DELETED")
+            self._cache.note_run(dict(event["object"]), event["type"] == "DELETED")
             self._on_key(Key(str(namespace), name))
 
         async def on_owned(*, event: kopf.RawEvent, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
-            self._sightings.note_owned(dict(event["object"]), event["type"] == "DELETED")
+            self._cache.note_owned(dict(event["object"]), event["type"] == "DELETED")
             if name := labels.get(LABEL_RUN):
                 self._on_key(Key(str(namespace), name))
 
@@ -113,14 +118,14 @@ class Watch:
 
 
 class NoEssence(kopf.DiffBaseStorage):
-    """kopf copies each object several times to find what has changed, for handlers that are not here: it need not."""
+    """A storage that stores nothing: kopf else copies each object several times, for handlers that are not here."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
-        """Nothing."""
+        """Return nothing."""
         return kopf.BodyEssence()
 
     def fetch(self, **_: Any) -> kopf.BodyEssence | None:
-        """Nothing."""
+        """Return nothing."""
         return None
 
     def store(self, **_: Any) -> None:
@@ -128,7 +133,7 @@ class NoEssence(kopf.DiffBaseStorage):
 
 
 def build_settings() -> kopf.OperatorSettings:
-    """kopf, told to watch and to write nothing: no Events, no peering, no discovery of CRDs and namespaces."""
+    """Build settings by which kopf writes nothing: no Events, no peering, no discovery of CRDs and namespaces."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.peering.standalone = True

@@ -1,8 +1,8 @@
-"""What the watches last said of runs, their Jobs and their Pods: enough to see that there is nothing to do.
+"""A cache of runs, their Jobs and their Pods as the watches last reported them: enough to see that nothing is to do.
 
-It may be behind: of what was made or has ended a moment ago the event is still under way. It comes, and the run is
-looked at again. Only that something is gone may be missed for good, where it went while a watch was broken: so what is
-known here counts for a while only, unless a read has confirmed it.
+It may be behind, as the event of a change may still be under way; when it arrives, the run is reconciled again. Only a
+deletion while a watch was broken may be missed for good. So an entry counts for a while only, unless a read has
+confirmed it.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from runyard.decide.facts.pods import run_uid_of
 from runyard.decide.values import Key, Manifest, Observed, Run
 
 COUNTS_FOR_S = 240.0
-"""Less than the queue's shortest resync, so that of a run on which nothing happens all is read then."""
+"""Less than the queue's shortest resync, so that each resync of a run on which nothing happens reads it."""
 
 
-class Sightings:
-    """The runs, Jobs and Pods that the watches have told of. `clock` gives seconds."""
+class WatchCache:
+    """The cached runs, Jobs and Pods. `clock` gives seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._runs: dict[Key, bytes] = {}
-        """Compressed, as most are never looked at again."""
+        """Compressed, as most are never read again."""
         self._owned: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
         """Jobs and Pods by the run's uid and their own."""
         self._confirmed_s: dict[str, float] = {}
-        """When of a run, by its uid, all was as it is here."""
+        """When a run, by its uid, was last known to be as it is here."""
 
     def note_run(self, manifest: Manifest, is_gone: bool) -> None:
-        """A run has changed."""
+        """Note that a run has changed."""
         metadata = manifest["metadata"]
         key = Key(metadata["namespace"], metadata["name"])
         if is_gone:
@@ -45,7 +45,7 @@ class Sightings:
         self._runs[key] = _pack(manifest)
 
     def note_owned(self, manifest: Manifest, is_gone: bool) -> None:
-        """A Job or Pod of a run has changed."""
+        """Note that a Job or Pod of a run has changed."""
         run_uid, uid = str(run_uid_of(manifest)), manifest["metadata"]["uid"]
         if not is_gone:
             self._owned[run_uid][uid] = _pack(manifest)
@@ -55,12 +55,12 @@ class Sightings:
             del self._owned[run_uid]
 
     def confirm(self, run_uid: str) -> None:
-        """All of a run has just been read."""
+        """Note that a run and all its Jobs and Pods have just been read."""
         if run_uid in self._confirmed_s:
             self._confirmed_s[run_uid] = self._clock()
 
-    def recall(self, key: Key) -> tuple[Run, Observed] | None:
-        """A run and what belongs to it as they were last seen; None where that is too long ago, or never was."""
+    def find(self, key: Key) -> tuple[Run, Observed] | None:
+        """Return a run and what belongs to it as last seen; None where it never was, or where that is too long ago."""
         packed = self._runs.get(key)
         if packed is None:
             return None

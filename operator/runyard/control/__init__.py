@@ -1,4 +1,4 @@
-"""The loop: keep each run moving.
+"""The loop that keeps each run moving.
 
     event, timer ─(wakeups)─> work_queue: one run at a time ─(reconcile)─> observe ─> plan ─> act ─> write status
     budgets: book what runs cost

@@ -1,14 +1,13 @@
-"""Keeping the ledgers of GPUBudgets: what reconciling a run has just seen of its cost goes into those that count it.
+"""The bookkeeping of GPUBudgets: what reconciling a run has just seen of its cost goes into the ledgers that count it.
 
     Reconciler ── note(run, its total) ──> what is not booked yet ─(half a minute, all runs together)─┐
     watch ── a budget was changed ──────────────────────────────────────> reconcile(budget) <─────────┘
                                             ledger (a ConfigMap of the operator's) and status of the budget
                                             └─> who is blocked ──> Reconciler
 
-A budget's ledger belongs to it, and goes with it. It is written with the resourceVersion that it was read with: a
-replica that has lost the lease can add nothing, and what it had seen adds nothing when it leads again. What a run was
-seen to have spent is kept in memory until it is booked: if the operator dies and the run is deleted before it is back,
-up to half a minute of that run is not counted.
+A budget's ledger belongs to it, and is deleted with it. What a replica had seen before it lost the lease adds nothing
+when it leads again. What a run was seen to have spent is kept in memory until it is booked: if the operator dies and
+the run is deleted before it is back, up to half a minute of that run is not counted.
 """
 
 from __future__ import annotations
@@ -18,15 +17,13 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from pydantic import ValidationError
 
-from runyard.api.gpubudget import BUDGET_KIND, BUDGET_PLURAL, GPUBudgetSpec, GPUBudgetStatus
-from runyard.api.trainingrun import API_VERSION, PLURAL
-from runyard.cluster.client import MERGE_PATCH, METADATA_ONLY, ApiError
+from runyard.api.gpubudget import BUDGET_KIND, GPUBudgetSpec, GPUBudgetStatus
+from runyard.cluster.budgets import BudgetStore
+from runyard.cluster.client import ApiError
 from runyard.cluster.events import Subject, record_event
-from runyard.cluster.objects import collection_path, is_owned_by, merge_patch, parse_run
 from runyard.cluster.runs import Cluster
 from runyard.decide import budgets
 from runyard.decide.budgets import Ledger, Spent
@@ -39,13 +36,10 @@ FOREVER_S = float("inf")
 LOOK_AGAIN_S = 300.0
 """A namespace's labels may have changed, and a new day begun."""
 
-_BUDGETS = f"/apis/{API_VERSION}/{BUDGET_PLURAL}"
-_KEY = "ledger.json"
-
 
 @dataclass(frozen=True)
 class _Book:
-    """What is remembered of a budget between two looks at it."""
+    """What is remembered of a budget between two reconciliations."""
 
     namespaces: frozenset[str]
     blocked: Mapping[str, str]
@@ -53,7 +47,7 @@ class _Book:
 
 
 class Bookkeeper:
-    """All budgets of the cluster."""
+    """The books of all budgets of the cluster."""
 
     def __init__(
         self,
@@ -64,17 +58,18 @@ class Bookkeeper:
         wake: Callable[[str], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Ledgers are in `namespace`; `instance` names this process in Events. `later` has a budget reconciled in so
-        many seconds; `wake` is called with a namespace whose waiting runs may look again.
+        """Prepare the books. Ledgers are in `namespace`; `instance` names this process in Events. `later` has a budget
+        reconciled in so many seconds; `wake` is called with a namespace whose waiting runs may start.
         """
         self._cluster = cluster
-        self._namespace = namespace
+        self._store = BudgetStore(cluster, namespace)
         self._instance = instance
         self._later = later
         self._wake = wake
         self._now = now
         self._books: dict[str, _Book] = {}
         self._seen: dict[Key, tuple[str, Spent]] = {}
+        """UID and cost of each run, as last seen."""
         self._unbooked: defaultdict[str, dict[str, Spent]] = defaultdict(dict)
         """By budget and UID."""
         self._gone: defaultdict[str, set[str]] = defaultdict(set)
@@ -83,7 +78,7 @@ class Bookkeeper:
         self._is_loaded = False
 
     def forget(self) -> None:
-        """Another replica leads: what is known of budgets and of runs that were deleted is stale when it is over."""
+        """Forget budgets and deleted runs, as another replica leads: they are stale when this one leads again."""
         self._books.clear()
         self._gone.clear()
         self._is_loaded = False
@@ -91,7 +86,7 @@ class Bookkeeper:
     # ---------------------------------------------------------------------------------------------------------- runs
 
     def note(self, key: Key, uid: str | None, gpu_seconds: int = 0) -> None:
-        """A run was seen to have cost so much; without `uid`, it is gone."""
+        """Note what a run was seen to have cost until now; without `uid`, that it is gone."""
         before = self._seen.get(key)
         if before is not None and before[0] == uid:
             gpu_seconds = max(gpu_seconds, before[1].gpu_seconds)  # what a watch says may be behind
@@ -108,7 +103,7 @@ class Bookkeeper:
                 self._later(name, BOOK_AFTER_S)
 
     async def why_blocked(self, namespace: str) -> str | None:
-        """Why no run of the namespace may start; None where it may. Raises ApiError, NotLeaderError."""
+        """Return why no run of the namespace may start; None where it may. Raises ApiError, NotLeaderError."""
         await self._load()
         return next((book.blocked[namespace] for book in self._books.values() if namespace in book.blocked), None)
 
@@ -116,19 +111,19 @@ class Bookkeeper:
         return [name for name, book in self._books.items() if namespace in book.namespaces]
 
     async def _load(self) -> None:
-        """Look at every budget once: before that it is not known who is blocked."""
+        """Reconcile every budget once: before that it is not known who is blocked."""
         async with self._loading:
             if not self._is_loaded:
-                for name in [each["metadata"]["name"] for each in await self._cluster.list_all(_BUDGETS)]:
+                for name in await self._store.list_names():
                     await self._reconcile(name)
                 self._is_loaded = True
 
     # ------------------------------------------------------------------------------------------------------- budgets
 
     async def reconcile(self, name: str) -> float | None:
-        """Book what is not booked, write the budget's status; in how many seconds to look again, None: it is gone.
+        """Book what is not booked and write the budget's status. Return in how many seconds to come back, or None.
 
-        Raises ApiError, NotLeaderError: the queue tries again later.
+        None means that the budget is gone. Raises ApiError, NotLeaderError: the queue tries again later.
         """
         await self._load()
         try:
@@ -139,8 +134,8 @@ class Bookkeeper:
             raise
 
     async def _reconcile(self, name: str) -> float | None:
-        manifest = await self._cluster.read(f"{_BUDGETS}/{name}")
-        if manifest is None or "deletionTimestamp" in manifest["metadata"]:
+        manifest = await self._store.read(name)
+        if manifest is None:
             self._replace(name, None)
             return None
         try:
@@ -148,7 +143,8 @@ class Bookkeeper:
         except ValidationError:  # of a newer version's; the CRD refuses what is wrong
             self._replace(name, None)
             return FOREVER_S
-        selected = await self._select(spec)
+        labels = await self._store.read_namespace_labels()
+        selected = frozenset(each for each in labels if budgets.matches(spec.namespace_selector, labels[each]))
         used = await self._book(manifest, spec, selected)
         await self._write_status(manifest, spec, used)
         is_blocking = spec.action == "Block" and budgets.is_used_up(spec, used)
@@ -156,79 +152,39 @@ class Bookkeeper:
         self._replace(name, _Book(selected, blocked))
         return LOOK_AGAIN_S
 
-    async def _select(self, spec: GPUBudgetSpec) -> frozenset[str]:
-        namespaces = await self._cluster.list_all("/api/v1/namespaces", accept=METADATA_ONLY)
-        return frozenset(
-            each["metadata"]["name"]
-            for each in namespaces
-            if budgets.matches(spec.namespace_selector, each["metadata"].get("labels") or {})
-        )
-
     async def _book(self, manifest: Manifest, spec: GPUBudgetSpec, selected: frozenset[str]) -> dict[str, int]:
-        """Bring the ledger up to date; what the window has, by namespace."""
+        """Bring the ledger up to date; return the GPU-seconds of the window, by namespace."""
         name, today = manifest["metadata"]["name"], self._now().date()
-        path = f"{collection_path('v1', self._namespace, 'configmaps')}/{name_ledger(name)}"
-        stored = await self._cluster.read(path)
-        is_own = stored is not None and is_owned_by(stored, manifest["metadata"]["uid"])
-        old = budgets.parse_ledger(stored["data"][_KEY]) if stored is not None and is_own else Ledger()
-        new = budgets.select_namespaces(old, selected, await self._read_spent(selected - old.namespaces))
+        stored = await self._store.read_ledger(manifest)
+        old = stored.ledger
+        new = budgets.select_namespaces(old, selected, await self._store.read_spent(selected - old.namespaces))
         found_gone = await self._find_gone(old) if name not in self._books else set()
         gone, unbooked = self._gone[name] | found_gone, dict(self._unbooked[name])
         new = budgets.close(budgets.book(new, unbooked, today), gone, spec, today)
-        if not is_own or new != old:
-            await self._write_ledger(manifest, stored, new)
+        if not stored.is_own or new != old:
+            await self._store.write_ledger(manifest, stored, new)
         self._gone[name] -= gone
         for uid, spent in unbooked.items():
             if self._unbooked[name].get(uid) == spent:
                 del self._unbooked[name][uid]
         return budgets.sum_up(new, spec, today)
 
-    async def _read_spent(self, namespaces: frozenset[str]) -> dict[str, Spent]:
-        """What the runs of namespaces have cost until now, by UID."""
-        found = {}
-        for namespace in sorted(namespaces):
-            for run in map(parse_run, await self._cluster.list_all(collection_path(API_VERSION, namespace, PLURAL))):
-                seconds = run.status.gpu_seconds.allocated if run.status.gpu_seconds else 0
-                found[run.uid] = Spent(namespace, seconds)
-        return found
-
     async def _find_gone(self, ledger: Ledger) -> set[str]:
-        """Runs that were deleted while nobody looked."""
-        known = ledger.runs.keys() - ledger.closed.keys()
-        if not known:
-            return set()
-        listed = await self._cluster.list_all(f"/apis/{API_VERSION}/{PLURAL}", accept=METADATA_ONLY)
-        return known - {each["metadata"]["uid"] for each in listed}
-
-    async def _write_ledger(self, manifest: Manifest, stored: Manifest | None, ledger: Ledger) -> None:
-        """One that a budget of the same name has left becomes this one's."""
-        metadata, name = manifest["metadata"], name_ledger(manifest["metadata"]["name"])
-        path = collection_path("v1", self._namespace, "configmaps")
-        owner = {"apiVersion": API_VERSION, "kind": BUDGET_KIND, "name": metadata["name"], "uid": metadata["uid"]}
-        body: dict[str, Any] = {
-            "metadata": {"name": name, "ownerReferences": [owner | {"controller": True}]},
-            "data": {_KEY: budgets.format_ledger(ledger)},
-        }
-        if stored is None:
-            await self._cluster.write("POST", path, body | {"apiVersion": "v1", "kind": "ConfigMap"})
-        else:
-            body["metadata"]["resourceVersion"] = stored["metadata"]["resourceVersion"]
-            await self._cluster.write("PATCH", f"{path}/{name}", body, MERGE_PATCH)
+        """Return the runs that were deleted while no replica led."""
+        open_runs = ledger.runs.keys() - ledger.closed.keys()
+        return open_runs - await self._store.list_run_uids() if open_runs else set()
 
     async def _write_status(self, manifest: Manifest, spec: GPUBudgetSpec, used: Mapping[str, int]) -> None:
-        metadata, stored = manifest["metadata"], manifest.get("status", {})
-        old = GPUBudgetStatus.model_validate(stored)
+        metadata, old = manifest["metadata"], GPUBudgetStatus.model_validate(manifest.get("status", {}))
         status = budgets.build_status(spec, used, old, metadata["generation"], self._now())
-        patch = merge_patch(stored, status.model_dump(mode="json", by_alias=True, exclude_none=True))
-        if patch:
-            body: dict[str, Any] = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": patch}
-            await self._cluster.write("PATCH", f"{_BUDGETS}/{metadata['name']}/status", body, MERGE_PATCH)
-        if told := budgets.build_event(old, status):
+        await self._store.write_status(manifest, status)
+        if change := budgets.build_event(old, status):
+            event, since = change
             subject = Subject(BUDGET_KIND, metadata["name"], metadata["uid"], metadata["resourceVersion"])
-            await record_event(self._cluster, subject, told[1], told[0], self._instance, self._now())
+            await record_event(self._cluster, subject, since, event, self._instance, self._now())
 
     def _replace(self, name: str, book: _Book | None) -> None:
-        """Remember a budget, or that it is gone; wake those who may start now."""
+        """Remember a budget, or that it is gone; wake the runs that are not blocked any more."""
         before = self._books.pop(name, None)
         if book is not None:
             self._books[name] = book
@@ -240,13 +196,8 @@ class Bookkeeper:
             self._wake(namespace)
 
     def _add_seen(self, name: str, namespaces: frozenset[str]) -> None:
-        """What was seen of namespaces that are newly counted, while it was not known that they are."""
+        """Book later what was seen of namespaces that are newly counted, while it was not known that they are."""
         seen = {uid: spent for uid, spent in self._seen.values() if spent.namespace in namespaces}
         if seen:
             self._unbooked[name] |= seen
             self._later(name, BOOK_AFTER_S)
-
-
-def name_ledger(budget_name: str) -> str:
-    """Of the ConfigMap."""
-    return f"gpubudget-{budget_name}"

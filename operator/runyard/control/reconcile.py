@@ -1,12 +1,12 @@
 """Bring one run forward: read, plan, apply, one status write, then Events.
 
-    what the watches last said ─> plan ─┬─ nothing to change: done
-                                        └─ else: the run, its Jobs and Pods, read ─> plan ─> apply, write
+    cache of the watches ─> plan ─┬─ nothing to change: done
+                                  └─ else: read the run, its Jobs and Pods ─> plan ─> apply, write
 
-The watches may be behind, so nothing is changed on their word. Most looks change nothing, and read nothing.
+The cache may be behind, so nothing is changed by what it holds. Most passes change nothing, and read nothing.
 
-What goes wrong while applying is a fact like any other: the plan is made again with it, so that it reaches status in
-the same pass, and the pass then counts as failed, so that the queue backs off.
+An error while applying is observed like any other fact: the plan is made again with it, so that status shows it after
+the same pass. The pass then counts as failed, so that the queue backs off.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from runyard.api.trainingrun import ConditionType, GpuSeconds, Phase, TrainingRunStatus
+from runyard.api.trainingrun import ConditionType, GpuSeconds, TrainingRunStatus
 from runyard.cluster.client import ApiError
 from runyard.cluster.events import record_event, subject_of
-from runyard.cluster.kueue import QueueReader
+from runyard.cluster.kueue import KueueReader
 from runyard.cluster.objects import diff_status
 from runyard.cluster.progress import ProgressReader
 from runyard.cluster.runs import Cluster
-from runyard.cluster.watch_cache import Sightings
+from runyard.cluster.watch_cache import WatchCache
 from runyard.control.budgets import Bookkeeper
-from runyard.control.wakeups import Turns
+from runyard.control.wakeups import Wakeups
 from runyard.decide.plan import plan
-from runyard.decide.status import find_condition
+from runyard.decide.status import find_condition, is_new, read_quota_claim
 from runyard.decide.values import Key, Observed, Plan, Run, Settings
-from runyard.serving.metrics import Telemetry
+from runyard.serving.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +38,11 @@ FOREVER_S = float("inf")
 
 
 class ApplyError(Exception):
-    """Some of a plan's actions failed; status says so."""
+    """An action of a plan failed; status says so."""
 
 
 def _log_transition(key: Key, before: TrainingRunStatus, planned: Plan) -> None:
-    """One line where there is something to tell."""
+    """Log one line where the change of status has Events."""
     ready = find_condition(planned.status, ConditionType.READY)
     if not planned.events or ready is None:
         return
@@ -55,20 +55,20 @@ def _now() -> datetime:
 
 
 def changes_nothing(run: Run, planned: Plan) -> bool:
-    """Whether all is as the plan wants it."""
+    """Return whether a plan leaves everything as it is."""
     return not (planned.actions or planned.needs_namespace or diff_status(run.status, planned.status))
 
 
 @dataclass(frozen=True)
 class Reconciler:
-    """What reconciling needs. `instance` names this process in Events."""
+    """The parts that reconciling needs. `instance` names this process in Events."""
 
     cluster: Cluster
     progress: ProgressReader
-    queues: QueueReader
-    sightings: Sightings
-    telemetry: Telemetry
-    turns: Turns
+    kueue: KueueReader
+    cache: WatchCache
+    metrics: Metrics
+    wakeups: Wakeups
     budgets: Bookkeeper | None
     """None where the operator serves some namespaces only: budgets belong to the cluster."""
     settings: Settings
@@ -76,11 +76,11 @@ class Reconciler:
     now: Callable[[], datetime] = _now
 
     async def __call__(self, key: Key) -> float | None:
-        """Bring `key` forward; return in how many seconds to look again, or None where the run is gone or going.
+        """Bring `key` forward. Return in how many seconds to come back, or None where the run is gone or going.
 
         Raises ApiError, ApplyError, NotLeaderError: the queue tries again later.
         """
-        with self.telemetry.timed_reconcile():
+        with self.metrics.timed_reconcile():
             try:
                 return await self._reconcile(key)
             except ApiError as error:
@@ -90,31 +90,31 @@ class Reconciler:
                 raise
 
     async def _reconcile(self, key: Key) -> float | None:
-        glance = await self._glance(key)
-        if glance is not None:
-            return glance
+        again_s = await self._reconcile_from_cache(key)
+        if again_s is not None:
+            return again_s
         run = await self.cluster.read_run(key)
         if run is None or run.deleting:
             self.progress.forget(key)
-            self._note(key, None)
+            self._note_status(key, None)
             if self.budgets is not None and run is None:
                 self.budgets.note(key, None)
             return None
         observed = await self._complete(key, run, await self._observe(run))
         planned = plan(run, observed, self.settings, self.now())
         if planned.needs_namespace:
-            async with self.turns.take(key.namespace):
+            async with self.wakeups.admission_lock(key.namespace):
                 observed = replace(observed, namespace=await self.cluster.observe_namespace(run))
                 planned = plan(run, observed, self.settings, self.now())
                 return await self._carry_out(key, run, observed, planned)
         return await self._carry_out(key, run, observed, planned)
 
-    async def _glance(self, key: Key) -> float | None:
-        """Where there is nothing to change, by what the watches have said: in how many seconds to look again."""
-        sighted = None if self.progress.silent_for_s(key) else self.sightings.recall(key)
-        if sighted is None or sighted[0].deleting or sighted[0].status.phase is None:
+    async def _reconcile_from_cache(self, key: Key) -> float | None:
+        """Plan by the cache. Return in how many seconds to come back where nothing is to change, else None."""
+        cached = None if self.progress.silent_for_s(key) else self.cache.find(key)
+        if cached is None or cached[0].deleting or is_new(cached[0].status):
             return None
-        run, observed = sighted
+        run, observed = cached
         observed = await self._complete(key, run, observed)
         planned = plan(run, observed, self.settings, self.now())
         if not changes_nothing(run, planned):
@@ -122,19 +122,20 @@ class Reconciler:
         return self._conclude(key, run, planned)
 
     async def _observe(self, run: Run) -> Observed:
-        if run.status.phase is None:
-            return Observed()  # at most its preparation was begun, and not written down: that is made once all the same
+        if is_new(run.status):
+            # its prepare Job may be there although the status write was lost: creating it twice makes one
+            return Observed()
         observed = await self.cluster.observe(run)
-        self.sightings.confirm(run.uid)
+        self.cache.confirm(run.uid)
         return observed
 
     async def _complete(self, key: Key, run: Run, observed: Observed) -> Observed:
-        """With what is neither a Job nor a Pod of the run; its namespace is looked at when the plan needs it."""
+        """Add what is neither a Job nor a Pod of the run; its namespace is read when the plan needs it."""
         return replace(
             observed,
             namespace=None,
             source=await self.cluster.read_source(run),
-            kueue=await self.queues.read(run, observed.jobs),
+            kueue=await self.kueue.read(run, observed.jobs),
             progress=await self.progress.read(key, observed.pods),
             silent_since=self._silent_since(key),
             budget_block=None if self.budgets is None else await self.budgets.why_blocked(key.namespace),
@@ -156,18 +157,18 @@ class Reconciler:
         return again_s
 
     def _conclude(self, key: Key, run: Run, planned: Plan) -> float:
-        """All is as the plan wants it: tell those who count, and in how many seconds to look again."""
+        """Count and note what the pass has seen. Return in how many seconds to come back."""
         self._count_cost(key, run, planned.status.gpu_seconds)
-        self._note(key, planned.status.phase)
-        return self._again_in_s(key, planned)
+        self._note_status(key, planned.status)
+        return self._come_back_in_s(key, planned)
 
-    def _note(self, key: Key, phase: Phase | None) -> None:
-        self.telemetry.set_phase(key, phase)
-        self.turns.note(key, phase)
+    def _note_status(self, key: Key, status: TrainingRunStatus | None) -> None:
+        self.metrics.set_phase(key, None if status is None else status.phase)
+        self.wakeups.note(key, None if status is None else read_quota_claim(status))
 
     def _count_cost(self, key: Key, run: Run, cost: GpuSeconds | None) -> None:
         queue = run.spec.queue.name if run.spec is not None else None
-        self.telemetry.count_gpu_seconds(key.namespace, queue, run.status.gpu_seconds, cost)
+        self.metrics.count_gpu_seconds(key.namespace, queue, run.status.gpu_seconds, cost)
         if self.budgets is not None and cost is not None:
             self.budgets.note(key, run.uid, cost.allocated)
 
@@ -175,7 +176,7 @@ class Reconciler:
         silent_s = self.progress.silent_for_s(key)
         return None if silent_s is None else self.now() - timedelta(seconds=silent_s)
 
-    def _again_in_s(self, key: Key, planned: Plan) -> float:
+    def _come_back_in_s(self, key: Key, planned: Plan) -> float:
         progress_s = self.progress.due_in_s(key)
         planned_s = (planned.requeue_at - self.now()).total_seconds() if planned.requeue_at else None
         return min(seconds for seconds in (progress_s, planned_s, FOREVER_S) if seconds is not None)

@@ -1,7 +1,7 @@
-"""Whose turn it is among runs that share quotas: one at a time is let start, and those that wait are woken.
+"""The wakeups of runs that wait for quota, and the lock under which one run of a namespace at a time is admitted.
 
-What is kept here is only what was seen since this process began, and nothing rests on it: each waiting run looks again
-by itself after a while.
+Only what this process has seen since it began is kept here, and correctness does not depend on it: each waiting run is
+also reconciled again after a while.
 """
 
 from __future__ import annotations
@@ -10,37 +10,37 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 
-from runyard.api.trainingrun import Phase
+from runyard.decide.status import QuotaClaim
 from runyard.decide.values import Key
 
 
-class Turns:
-    """The runs of all namespaces, as last seen; `wake` has one looked at again."""
+class Wakeups:
+    """The runs of all namespaces, as last seen; `wake_run` has one reconciled."""
 
-    def __init__(self, wake: Callable[[Key], None]) -> None:
-        self._wake = wake
-        self._phases: defaultdict[str, dict[Key, Phase]] = defaultdict(dict)
+    def __init__(self, wake_run: Callable[[Key], None]) -> None:
+        self._wake_run = wake_run
+        self._claims: defaultdict[str, dict[Key, QuotaClaim]] = defaultdict(dict)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    def take(self, namespace: str) -> asyncio.Lock:
-        """Held from the look at quotas to what follows from it: the pods of a Job just made are not in the quotas yet,
-        and the next run to look must see the Job.
+    def admission_lock(self, namespace: str) -> asyncio.Lock:
+        """Return the lock to hold from reading the quotas to creating the Job: the quotas do not count the pods of a
+        new Job yet, and the next run to be admitted must see the Job.
         """
         return self._locks[namespace]
 
-    def note(self, key: Key, phase: Phase | None) -> None:
-        """A run was seen in `phase`, or is gone (None): where that is news, those that wait may move up."""
-        phases = self._phases[key.namespace]
-        if phases.get(key) == phase:
+    def note(self, key: Key, claim: QuotaClaim | None) -> None:
+        """Note a run's claim; None: the run is gone. Where it has changed, wake those that wait in its namespace."""
+        claims = self._claims[key.namespace]
+        if claims.get(key) == claim:
             return
-        if phase is None:
-            del phases[key]
+        if claim is None:
+            del claims[key]
         else:
-            phases[key] = phase
+            claims[key] = claim
         self.wake(key.namespace, but=key)
 
     def wake(self, namespace: str, but: Key | None = None) -> None:
-        """Something has changed that runs of the namespace may wait for."""
-        for key, phase in self._phases[namespace].items():
-            if phase is Phase.QUEUED and key != but:
-                self._wake(key)
+        """Wake the runs of the namespace that wait for quota, except one."""
+        for key, claim in self._claims[namespace].items():
+            if claim.is_queued and key != but:
+                self._wake_run(key)

@@ -1,10 +1,10 @@
-"""When to look at which run: a keyed queue with back-off, timers and resync, and the workers that empty it.
+"""The work queue: a keyed queue with back-off, timers and resync, and the workers that empty it.
 
     add(key) ──> ready ──> a worker reconciles it ──┬─ in n seconds ──> timer ──> ready
                    ^       (one at a time per key;  ├─ None: the key is gone, forgotten
                    └────── added meanwhile: again)  └─ exception ──> back-off 1 s .. 5 min ──> ready
 
-A key is looked at again at the latest after the resync period, whatever happens. All times are the event loop's, in
+A key is reconciled again at the latest after the resync period, whatever happens. All times are the event loop's, in
 seconds, so tests run on a virtual clock. Nothing here knows Kubernetes; a key is any hashable value.
 """
 
@@ -23,13 +23,13 @@ FIRST_BACKOFF_S = 1.0
 LAST_BACKOFF_S = 300.0
 RESYNC_S = 600.0
 SHORTEST_RESYNC = 0.5
-"""The part of it after which the first are looked at again: they are spread over the rest."""
+"""The share of the resync period after which the first keys are due; the others are spread over the rest."""
 
 K = TypeVar("K", bound=Hashable)
 
 
 class Queue(Generic[K]):
-    """Keys to work on: each is waiting at most once, and is in work at most once."""
+    """A queue of keys: each waits at most once, and is in work at most once."""
 
     def __init__(self) -> None:
         self._ready: deque[K] = deque()
@@ -39,7 +39,7 @@ class Queue(Generic[K]):
         self._arrived = asyncio.Event()
 
     def __len__(self) -> int:
-        """Keys that are ready for work."""
+        """Return how many keys are ready for work."""
         return len(self._ready)
 
     def add(self, key: K) -> None:
@@ -87,7 +87,7 @@ class Queue(Generic[K]):
 
 
 class Backoff(Generic[K]):
-    """How long to wait after a key's n-th failure in a row: doubling, with jitter so that failures spread out."""
+    """The wait after a key's n-th failure in a row: doubling, with jitter so that failures spread out."""
 
     def __init__(self, jitter: Callable[[], float] = lambda: random.uniform(0.8, 1.2)) -> None:  # noqa: S311 - no secret
         self._failures: dict[K, int] = {}
@@ -101,12 +101,12 @@ class Backoff(Generic[K]):
         return min(LAST_BACKOFF_S, doubled_s * self._jitter())
 
     def reset(self, key: K) -> None:
-        """`key` has succeeded."""
+        """Forget the failures of `key`, which has succeeded."""
         self._failures.pop(key, None)
 
 
-class Runtime(Generic[K]):
-    """Workers that reconcile keys while `gate` lets them."""
+class Workers(Generic[K]):
+    """A number of workers that reconcile keys while `gate` lets them."""
 
     def __init__(
         self,
@@ -117,9 +117,15 @@ class Runtime(Generic[K]):
         num_workers: int = 8,
         backoff: Backoff[K] | None = None,
     ) -> None:
-        """`reconcile` returns in how many seconds to look again at the latest, or None where the key is gone; what it
-        raises is logged (with a traceback, unless it is one of `expected_errors`) and retried. `gate` returns when work
-        is allowed, and is awaited before each piece of it.
+        """Prepare the workers.
+
+        Args:
+            reconcile: returns in how many seconds to come back at the latest, or None where the key is gone. What it
+                raises is logged and retried.
+            gate: awaited before each key; returns when work is allowed.
+            expected_errors: logged without a traceback.
+            num_workers: that reconcile at the same time.
+            backoff: between retries.
         """
         self.queue: Queue[K] = Queue()
         self._reconcile = reconcile
@@ -140,7 +146,7 @@ class Runtime(Generic[K]):
             try:
                 await self._gate()
                 self._reschedule(key, await self._reconcile(key))
-            except Exception as error:  # noqa: BLE001 - one run's trouble, whatever it is, must not stop the others
+            except Exception as error:  # noqa: BLE001 - whatever goes wrong with one run must not stop the others
                 self._retry(key, error)
             finally:
                 self.queue.done(key)

@@ -1,7 +1,7 @@
-"""Decide what to do about a run: pure functions, no I/O, no clock, no chance.
+"""The decisions about runs: pure functions, no I/O, no clock, no chance.
 
     run, what belongs to it, now ─(situation)─> facts ─(rules, in order)─> decision ─(plan)─> actions, status
-    manifests: what is created     status: what is written     budgets, quota: what may be held
+    manifests: the objects to create     status: the status to write     budgets, quota: what may start
 
 Nothing here knows how an object is read or written.
 """

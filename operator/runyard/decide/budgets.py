@@ -1,12 +1,12 @@
-"""What namespaces have spent of a GPUBudget: the ledger of one budget, and what follows from it. Pure.
+"""The ledger of a GPUBudget: what namespaces have spent of it, and what follows from that.
 
     runs' totals as last seen ─> book ─> ledger: GPU-seconds by day and namespace, and how much of each run is in it
                                             └─ the days of the window ─> used, remaining ─> Exceeded, who is blocked
 
-A run's total only grows, and the ledger has how much of it was booked: booking again, from a total that is as old as
-you like, adds nothing. Both are written in one object, so that a write that is lost or repeated loses and doubles
-nothing. What was booked stays when the run is deleted, and how much of the run that is stays for a while: an older
-view of it, that of a replica that leads again, still adds nothing.
+A run's total only grows, and the ledger holds how much of it was booked: booking an older total again adds nothing.
+Both are in one object, so that a write that is lost or repeated neither loses nor doubles anything. GPU-seconds that
+were booked stay when the run is deleted, and so does, for a while, how much of the run was booked: a replica that leads
+again with an older view of the run still adds nothing.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
+from runyard_trainer.contract.times import format_time
+
 from runyard.api.gpubudget import GPUBudgetSpec, GPUBudgetStatus, LabelSelector, LabelSelectorRequirement, NamespaceUse
 from runyard.api.trainingrun import Condition
-from runyard.decide.times import format_time
 from runyard.decide.values import Event
 
 EXCEEDED = "Exceeded"
-"""The condition: it is used up."""
+"""The type of the condition that the budget is used up."""
 _HOUR_S = 3600
 _REMEMBERED = timedelta(days=2)
-"""For how long a run that is gone is known at least: nobody's view is as old as that."""
+"""How long a run that is gone is kept at least: no replica's view is older than that."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What a run has cost so far."""
+    """The cost of a run so far."""
 
     namespace: str
     gpu_seconds: int
@@ -40,26 +41,26 @@ class Spent:
 
 @dataclass(frozen=True)
 class Ledger:
-    """What one budget has counted."""
+    """The counts of one budget."""
 
     namespaces: frozenset[str] = frozenset()
     """Those whose runs are counted."""
     days: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """GPU-seconds by day (ISO 8601) and namespace."""
     runs: Mapping[str, int] = field(default_factory=dict)
-    """GPU-seconds of each run, by UID, that are in `days` or that had been spent before it was counted."""
+    """GPU-seconds of each run, by UID, that are in `days`, or that were spent before its namespace was counted."""
     closed: Mapping[str, str] = field(default_factory=dict)
-    """Of runs that are gone, since which day (ISO 8601)."""
+    """The day (ISO 8601) since which a run is gone, by UID."""
 
 
 def parse_ledger(text: str) -> Ledger:
-    """As `format_ledger` wrote it."""
+    """Parse what `format_ledger` wrote."""
     found = json.loads(text)
     return Ledger(frozenset(found["namespaces"]), found["days"], found["runs"], found["closed"])
 
 
 def format_ledger(ledger: Ledger) -> str:
-    """The same text for the same ledger."""
+    """Format as JSON, the same for the same ledger."""
     found = {"namespaces": sorted(ledger.namespaces), "days": ledger.days, "runs": ledger.runs, "closed": ledger.closed}
     return json.dumps(found, sort_keys=True, separators=(",", ":"))
 
@@ -91,7 +92,7 @@ def book(ledger: Ledger, seen: Mapping[str, Spent], today: date) -> Ledger:
 
 
 def close(ledger: Ledger, gone: Iterable[str], spec: GPUBudgetSpec, today: date) -> Ledger:
-    """With these runs gone as of today, and without what the window has left behind."""
+    """Note that these runs are gone as of today, and drop the days that have left the window."""
     first = first_day(spec, today)
     closed = {uid: today.isoformat() for uid in gone if uid in ledger.runs} | dict(ledger.closed)
     remembered = min(first, today - _REMEMBERED).isoformat()
@@ -105,12 +106,12 @@ def close(ledger: Ledger, gone: Iterable[str], spec: GPUBudgetSpec, today: date)
 
 
 def first_day(spec: GPUBudgetSpec, today: date) -> date:
-    """Of the window."""
+    """Return the first day of the window."""
     return today - timedelta(days=spec.window_days - 1)
 
 
 def sum_up(ledger: Ledger, spec: GPUBudgetSpec, today: date) -> dict[str, int]:
-    """GPU-seconds in the window by namespace, of those that are selected."""
+    """Return the GPU-seconds in the window by namespace, of those that are selected."""
     used: defaultdict[str, int] = defaultdict(int)
     for day, of_day in ledger.days.items():
         if day >= first_day(spec, today).isoformat():
@@ -121,7 +122,7 @@ def sum_up(ledger: Ledger, spec: GPUBudgetSpec, today: date) -> dict[str, int]:
 
 
 def matches(selector: LabelSelector, labels: Mapping[str, str]) -> bool:
-    """Whether a namespace with these labels is selected."""
+    """Return whether a namespace with these labels is selected."""
     are_equal = all(labels.get(key) == value for key, value in selector.match_labels.items())
     return are_equal and all(_meets(each, labels) for each in selector.match_expressions)
 
@@ -142,20 +143,20 @@ def _meets(requirement: LabelSelectorRequirement, labels: Mapping[str, str]) -> 
 
 
 def is_used_up(spec: GPUBudgetSpec, used: Mapping[str, int]) -> bool:
-    """Nothing is left."""
+    """Return whether nothing is left."""
     return sum(used.values()) >= spec.gpu_hours * _HOUR_S
 
 
 def build_status(
     spec: GPUBudgetSpec, used: Mapping[str, int], old: GPUBudgetStatus, generation: int, now: datetime
 ) -> GPUBudgetStatus:
-    """The whole status of a budget."""
+    """Build the whole status of a budget."""
     total_s = sum(used.values())
-    words, is_exceeded = describe(spec, used), is_used_up(spec, used)
+    message, is_exceeded = describe(spec, used), is_used_up(spec, used)
     if is_exceeded:
-        words += "; no further run starts" if spec.action == "Block" else "; runs go on starting, as action is Warn"
+        message += "; no further run starts" if spec.action == "Block" else "; runs go on starting, as action is Warn"
     conditions = {
-        EXCEEDED: (is_exceeded, "UsedUp" if is_exceeded else "WithinBudget", words),
+        EXCEEDED: (is_exceeded, "UsedUp" if is_exceeded else "WithinBudget", message),
         "Ready": (True, "Counted", ""),
     }
     by_use = sorted(used.items(), key=lambda each: (-each[1], each[0]))
@@ -164,14 +165,12 @@ def build_status(
         used=_format_hours(total_s),
         remaining=_format_hours(max(0, spec.gpu_hours * _HOUR_S - total_s)),
         namespaces=[NamespaceUse(name=name, used=_format_hours(seconds)) for name, seconds in by_use],
-        conditions=[_build_condition(kind, *said, old, generation, now) for kind, said in conditions.items()],
+        conditions=[_build_condition(kind, *values, old, generation, now) for kind, values in conditions.items()],
     )
 
 
 def build_event(old: GPUBudgetStatus, new: GPUBudgetStatus) -> tuple[Event, str] | None:
-    """What is worth telling of the change from one status to the next, and since when it is so: that nothing is left,
-    or that something is again.
-    """
+    """Build the Event for a change of `Exceeded`, with the time of the change; None where it has not changed."""
     was, now = (next((each for each in status.conditions if each.type == EXCEEDED), None) for status in (old, new))
     is_exceeded = now is not None and now.status == "True"
     if now is None or is_exceeded == (was is not None and was.status == "True"):
@@ -180,13 +179,13 @@ def build_event(old: GPUBudgetStatus, new: GPUBudgetStatus) -> tuple[Event, str]
 
 
 def describe(spec: GPUBudgetSpec, used: Mapping[str, int]) -> str:
-    """In words: 100.2 of 100 GPU-hours of the last 30 days are used."""
+    """Describe the use: `100.2 of 100 GPU-hours of the last 30 days are used`."""
     days = f"the last {spec.window_days} days" if spec.window_days > 1 else "today"
     return f"{_format_hours(sum(used.values()))} of {spec.gpu_hours:,.15g} GPU-hours of {days} are used"
 
 
 def describe_block(name: str, spec: GPUBudgetSpec, used: Mapping[str, int], namespace: str) -> str:
-    """Why a run of the namespace does not start, and what to do."""
+    """Describe why a run of the namespace does not start, and what to do."""
     share = f" ({_format_hours(used.get(namespace, 0))} by {namespace})" if len(used) > 1 else ""
     return (
         f"GPUBudget {name}: {describe(spec, used)}{share}; it starts when older ones are out of the window, or when "

@@ -1,6 +1,6 @@
-"""The objects of a run as plain dicts: what docs/architecture.md says of them, put into Kubernetes' words. Pure.
+"""The objects of a run as Kubernetes manifests; docs/architecture.md describes them.
 
-Plain dicts, as the client's models drop fields that they do not know. Each call makes its own: nothing is shared.
+They are plain dicts, as the client's models drop fields that they do not know. Each call makes new ones.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from runyard_trainer.contract.exits import FATAL_EXIT_CODES
 from runyard_trainer.contract.models import ModelSource
 from runyard_trainer.contract.recipe import RECIPE_PATH, Recipe
 from runyard_trainer.contract.reports import PROGRESS_PORT, TERMINATION_LOG_PATH
@@ -18,7 +19,6 @@ from runyard.api.trainingrun import (
     ANNOTATION_ASKED,
     API_VERSION,
     CONTAINER_NAME,
-    FATAL_EXIT_CODES,
     KIND,
     LABEL_ATTEMPT,
     LABEL_ROLE,
@@ -32,7 +32,7 @@ from runyard.api.trainingrun import (
 from runyard.decide.values import Manifest, Run, Settings
 
 USER_ID = 10001
-"""Of the trainer's image."""
+"""The user of the trainer's image."""
 
 PREPARE_RETRIES = 3
 """How often prepare's pod may fail in a way that may not come back, before the run fails."""
@@ -48,27 +48,27 @@ _RECIPE_DIR, _RECIPE_KEY = RECIPE_PATH.rsplit("/", 1)
 
 
 def name_prepare_job(run: Run) -> str:
-    """Of the Job that prepares."""
+    """Return the name of the Job that prepares."""
     return f"{run.name}-prepare"
 
 
 def name_train_job(run: Run, attempt: int) -> str:
-    """Of the Job that is an attempt."""
+    """Return the name of the Job that is an attempt."""
     return f"{run.name}-a{attempt}"
 
 
 def name_service(run: Run) -> str:
-    """Of the Service by which ranks find each other."""
+    """Return the name of the Service by which ranks find each other."""
     return f"{run.name}-ranks"
 
 
 def name_config_map(run: Run, recipe: Recipe) -> str:
-    """Of the ConfigMap with the recipe: another recipe has another name."""
+    """Return the name of the ConfigMap with the recipe; another recipe has another name."""
     return f"{run.name}-recipe-{recipe.digest}"
 
 
 def resolve_recipe(run: Run, spec: TrainingRunSpec, settings: Settings) -> Recipe:
-    """The recipe with what the run leaves to the administrator, and to another run, filled in."""
+    """Fill in what the recipe leaves to the administrator (storage) and to another run (model)."""
     storage = spec.storage.model_copy(
         update={
             "endpoint": spec.storage.endpoint or settings.storage_endpoint,
@@ -92,7 +92,7 @@ def resolve_recipe(run: Run, spec: TrainingRunSpec, settings: Settings) -> Recip
 
 
 def build_config_map(run: Run, recipe: Recipe) -> Manifest:
-    """The recipe, immutable."""
+    """Build the immutable ConfigMap with the recipe."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -103,7 +103,7 @@ def build_config_map(run: Run, recipe: Recipe) -> Manifest:
 
 
 def build_service(run: Run) -> Manifest:
-    """Gives each training pod a name, from before it is ready."""
+    """Build the Service that gives each training pod a DNS name, even before it is ready."""
     labels = _build_labels(run, Role.TRAIN)
     return {
         "apiVersion": "v1",
@@ -119,7 +119,7 @@ def build_service(run: Run) -> Manifest:
 
 
 def build_prepare_job(run: Run, spec: TrainingRunSpec, settings: Settings) -> Manifest:
-    """The Job that reads the text and makes tokens of it, on CPUs, with resources of its own: it must fit a CPU node.
+    """Build the Job that makes tokens of the text, on CPUs, with resources of its own: it must fit a CPU node.
 
     A fatal exit code ends it at once; a pod that was evicted does not count; everything else is tried again.
     """
@@ -146,19 +146,19 @@ def build_prepare_job(run: Run, spec: TrainingRunSpec, settings: Settings) -> Ma
         ]
     }
     job = _build_job(run, name_prepare_job(run), labels, body)
-    job["metadata"]["annotations"] = {ANNOTATION_ASKED: note_asked(spec.prepare)}
+    job["metadata"]["annotations"] = {ANNOTATION_ASKED: format_prepare(spec.prepare)}
     return job
 
 
-def note_asked(prepare: Prepare) -> str:
-    """What the prepare Job remembers of it. Not what its pods ask for: a policy may have changed that, and for good."""
+def format_prepare(prepare: Prepare) -> str:
+    """Format `spec.prepare` for the prepare Job's annotation. What its pods ask for a policy may have changed."""
     return prepare.model_dump_json(by_alias=True, exclude_none=True, exclude_defaults=True)
 
 
 def build_train_job(
     run: Run, spec: TrainingRunSpec, settings: Settings, attempt: int, avoided_nodes: Sequence[str] = ()
 ) -> Manifest:
-    """The Job that is attempt number `attempt`: one pod for each node, none of which is ever replaced."""
+    """Build the Job that is attempt number `attempt`: one pod for each node, none of which is ever replaced."""
     recipe = resolve_recipe(run, spec, settings)
     labels = _build_labels(run, Role.TRAIN) | {LABEL_ATTEMPT: str(attempt)}
     amounts = _fill(spec.compute.resources, settings.default_cpu, settings.default_memory)
@@ -194,22 +194,22 @@ def build_train_job(
 
 
 def _build_avoidance(nodes: Sequence[str]) -> Manifest:
-    """Prefer every other node. Not more than that: where there is no other, trying again beats waiting."""
+    """Prefer every other node, without requiring one: where there is none, trying again beats waiting."""
     names = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
     return {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": {"matchFields": names}}]}
 
 
 def _build_gpu_toleration(resource: str) -> Manifest:
-    """Of a taint that is named as the resource, which keeps a node for pods that ask for it: these do.
+    """Tolerate the taint that is named as the GPU resource and keeps a node for pods that ask for GPUs.
 
-    What GKE's ExtendedResourceToleration does for NoSchedule. Here of every effect: some clusters taint with NoExecute,
-    and a pod that did not tolerate it would be Unschedulable all the same.
+    GKE's ExtendedResourceToleration does so for NoSchedule. This one is for every effect: some clusters taint with
+    NoExecute, and a pod that did not tolerate it would be Unschedulable all the same.
     """
     return {"key": resource, "operator": "Exists"}
 
 
 def choose_master_port(run_uid: str, attempt: int) -> int:
-    """A port in 20000-29999: pods on one host network, and local nodes, must not collide."""
+    """Choose a port in 20000-29999: pods on one host network, and local nodes, must not collide."""
     return 20000 + int.from_bytes(hashlib.sha256(f"{run_uid}/{attempt}".encode()).digest()[:8]) % 10000
 
 
@@ -259,7 +259,7 @@ def _build_pod(
     amounts: dict[str, str],
     recipe: Recipe,
 ) -> dict[str, Any]:
-    """A pod that meets the restricted Pod Security Standard."""
+    """Build a pod that meets the restricted Pod Security Standard."""
     return {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -343,7 +343,7 @@ def _build_attempt_env(run: Run, spec: TrainingRunSpec, attempt: int, cpu: str) 
 
 
 def _build_service_env(recipe: Recipe) -> list[dict[str, Any]]:
-    """What the servers that a run speaks to ask for, from the Secrets that it names."""
+    """Build the credentials for S3, the judge and MLflow, from the Secrets that the run names."""
     judge, mlflow = recipe.evaluation.judge, recipe.tracking.mlflow
     env = _build_secret_env(recipe.storage.secret_name, ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
     env += _build_secret_env(recipe.storage.secret_name, ["AWS_SESSION_TOKEN"], is_optional=True)
@@ -365,7 +365,7 @@ def _build_env(values: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def _fill(asked: Resources, cpu: str, memory: str) -> dict[str, str]:
-    """What a run asks for, else the administrator's."""
+    """Return the CPU and memory that a run asks for, else the administrator's."""
     return {"cpu": asked.cpu or cpu, "memory": asked.memory or memory}
 
 

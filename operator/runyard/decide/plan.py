@@ -1,4 +1,4 @@
-"""What is to be done about a run, and its whole status: every decision of the operator, and no I/O.
+"""The plan for a run: what to do about it, and its whole status. Every decision of the operator, and no I/O.
 
     Waiting (for the run that model.run names) ─> Preparing ─> Queued (for quota) ─> Starting
 
@@ -11,18 +11,18 @@
                                            Suspending ─> Suspended ── suspend: false ─> the next attempt
     every rank ended with 0 ─> Succeeded
 
-The rules stand in `RULES`, in their order; the first that applies decides: first what only settles facts, then what is
-in the way of acting, then those that act. What they keep:
+The rules are in `RULES`, in their order; the first that applies decides: first those that only record what has
+happened, then those that find something in the way, then those that act. What they promise:
 
 1. Succeeded and Failed are for good.
 2. An attempt's end is settled once: `status.endedAttempt` and the counters change in one write. The next attempt's Job
    is made only from a stored status that has settled the one before. So a pass that is repeated, a write that is lost
-   or an operator that is killed can neither count twice nor start twice, and Job a<n+1> says that a<n> was settled.
-3. Deleting an attempt's Job also waits for that write: what we stop is never taken for what broke.
+   or an operator that is killed can neither count twice nor start twice. Job a<n+1> proves that a<n> was settled.
+3. Deleting an attempt's Job also waits for that write: what the operator stops is never counted as a failure.
 4. A Job that failed by itself is kept for its logs; only one that would go on running is deleted.
 
-This must not know how objects are read or written, what time it is, or what was decided before: all of it is in the
-arguments, and the same arguments give the same plan.
+Nothing here knows how objects are read or written, what time it is, or what was decided before: the run, the
+observation and the time are arguments, and the same arguments give the same plan.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from datetime import datetime
 
 from runyard.decide.facts import gpu_seconds, pods
 from runyard.decide.facts.endings import has_failing_pod
-from runyard.decide.rules import attempt_end, kueue, lifecycle, quota, source_run
+from runyard.decide.rules import attempt_end, kueue, lifecycle, preparation, quota, source_run
 from runyard.decide.situation import Situation, build_delete
 from runyard.decide.status import build_events, build_status
 from runyard.decide.values import Action, Decision, Observed, Plan, Run, Settings
@@ -45,18 +45,18 @@ RULES: tuple[Rule, ...] = (
     lifecycle.has_succeeded,
     kueue.has_lost_place,
     attempt_end.has_ended_early,
-    lifecycle.has_failed_to_prepare,
-    lifecycle.is_told_to_stop,
+    preparation.has_failed_to_prepare,
+    lifecycle.is_told_to_suspend,
     lifecycle.lacks_a_name,
     lifecycle.could_not_act,
     lifecycle.is_suspended,
     lifecycle.has_reached_a_limit,
     lifecycle.is_attempting,
-    lifecycle.asks_otherwise,
+    preparation.has_changed_preparation,
     quota.is_preparation_blocked,
-    lifecycle.is_preparing,
+    preparation.is_preparing,
     source_run.waits_for_run,
-    lifecycle.should_prepare,
+    preparation.should_prepare,
     lifecycle.is_backing_off,
     quota.waits_for_budget,
     kueue.waits_for_place,
@@ -68,7 +68,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def plan(run: Run, observed: Observed, settings: Settings, now: datetime) -> Plan:
-    """Decide. Nothing is changed: the caller applies the actions in order, then writes the status if it differs."""
+    """Plan what to do. The caller applies the actions in order, then writes the status if it differs."""
     situation = Situation(run, observed, settings, now)
     decision = decide(situation)
     status = build_status(
@@ -77,7 +77,7 @@ def plan(run: Run, observed: Observed, settings: Settings, now: datetime) -> Pla
     status = gpu_seconds.hold_back(run.status, status, situation.num_held_gpus, settings.progress_interval_s)
     return Plan(
         status=status,
-        actions=(*stop_settled_attempts(situation), *decision.actions, *kueue.keep_place(situation)),
+        actions=(*delete_settled_jobs(situation), *decision.actions, *kueue.keep_place(situation)),
         events=build_events(run.status, status),
         requeue_at=decision.requeue_at,
         needs_namespace=decision.needs_namespace,
@@ -85,12 +85,12 @@ def plan(run: Run, observed: Observed, settings: Settings, now: datetime) -> Pla
 
 
 def decide(situation: Situation) -> Decision:
-    """The first rule that applies."""
+    """Return the decision of the first rule that applies."""
     return next(decision for rule in RULES if (decision := rule(situation)))
 
 
-def stop_settled_attempts(situation: Situation) -> tuple[Action, ...]:
-    """Delete the Jobs of attempts that are over but would go on: suspended, or cut off from a part of their pods."""
+def delete_settled_jobs(situation: Situation) -> tuple[Action, ...]:
+    """Delete the Jobs of settled attempts that would go on: suspended, or running with a part of their pods."""
     settled = situation.run.status.ended_attempt
     return tuple(
         build_delete(job)

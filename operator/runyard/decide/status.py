@@ -1,17 +1,22 @@
-"""The status of a run: what is learned from what was observed, and how a decision of `rules` is shown. Pure.
+"""The status of a run: what is learned from an observation, and how a decision of `rules` is shown.
 
-Conditions are the truth. Ready, Reconciling and Stalled are what kstatus reads, to which a run is like a Job: in
-progress until it runs, current from then on, failed when it has failed. Prepared, Succeeded and Failed are also this
-operator's memory, as Jobs may be gone. `phase` is for people: no code reads it, but for the Events of its changes.
+Conditions are the truth. kstatus reads Ready, Reconciling and Stalled, and treats a run like a Job: in progress until
+it runs, current from then on, failed when it has failed. Prepared, Succeeded and Failed are also this operator's
+memory, as Jobs may be gone. `phase` is for people: no code decides by it. It is read only to be shown, in Events,
+messages and metrics, and to stay as it is where a decision does not change it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
+from runyard_trainer.contract.exits import Reason
 from runyard_trainer.contract.reports import CommittedCheckpoint, PodReport, Progress
+from runyard_trainer.contract.times import format_duration, format_time
 
+from runyard.api.reasons import ConditionReason
 from runyard.api.trainingrun import (
     Condition,
     ConditionType,
@@ -22,44 +27,73 @@ from runyard.api.trainingrun import (
     TrainingRunStatus,
 )
 from runyard.decide.facts.endings import describe_failure
-from runyard.decide.times import format_duration, format_time
 from runyard.decide.values import Decision, Event
 
-FINISHED = (Phase.SUCCEEDED, Phase.FAILED)
-STALLED = "Stalled"
-"""Reason of Running while no step ends."""
-
-_SETTLED = (*FINISHED, Phase.SUSPENDED)
+_NOT_IN_PROGRESS = (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED)
 _ADMITTED = (Phase.STARTING, Phase.RUNNING, Phase.RECOVERING)
 
 
 def find_condition(status: TrainingRunStatus, kind: ConditionType) -> Condition | None:
-    """The condition of that type, if there is one yet."""
+    """Return the condition of that type, if there is one yet."""
     return next((condition for condition in status.conditions if condition.type == kind), None)
 
 
 def is_true(status: TrainingRunStatus, kind: ConditionType) -> bool:
-    """Whether the condition holds."""
+    """Return whether the condition holds."""
     condition = find_condition(status, kind)
     return condition is not None and condition.status == "True"
 
 
 def is_finished(status: TrainingRunStatus) -> bool:
-    """Whether the run has succeeded or failed, which is for good."""
+    """Return whether the run has succeeded or failed, which is for good."""
     return is_true(status, ConditionType.SUCCEEDED) or is_true(status, ConditionType.FAILED)
 
 
-# ------------------------------------------------------------------------------------------------------------- learning
+def is_new(status: TrainingRunStatus) -> bool:
+    """Return whether no status has been written yet: at most the run's preparation has begun."""
+    # metadata.generation begins with 1, and by default the CRD gives a new run an observedGeneration of -1
+    return (status.observed_generation or 0) < 1
+
+
+def is_queued(status: TrainingRunStatus) -> bool:
+    """Return whether the run waits for quota."""
+    return status.queue is not None
+
+
+def may_hold_gpus(status: TrainingRunStatus) -> bool:
+    """Return whether pods of the run may be there: an attempt goes on, or saves a checkpoint and stops."""
+    ready = find_condition(status, ConditionType.READY)
+    is_stopping = ready is not None and ready.reason == ConditionReason.SUSPENDING
+    return status.attempt > status.ended_attempt or is_stopping
+
+
+class QuotaClaim(NamedTuple):
+    """The part of a run's status that matters to the runs that share quotas with it."""
+
+    is_queued: bool
+    attempt: int
+    ended_attempt: int
+    conditions: frozenset[str]
+    """Those that hold."""
+
+
+def read_quota_claim(status: TrainingRunStatus) -> QuotaClaim:
+    """Return the part of the status that matters to the runs that share quotas with this one."""
+    holding = frozenset(condition.type for condition in status.conditions if condition.status == "True")
+    return QuotaClaim(is_queued(status), status.attempt, status.ended_attempt, holding)
+
+
+# -------------------------------------------------------------------------------------------------- from observations
 
 
 def learn_shape(status: TrainingRunStatus, spec: TrainingRunSpec) -> TrainingRunStatus:
-    """What the spec alone tells."""
+    """Add what follows from the spec alone."""
     gpus = (status.nodes or spec.compute.nodes) * spec.compute.gpus_per_node
     return status.model_copy(update={"mode": spec.mode, "gpus": gpus})
 
 
 def learn_preparation(status: TrainingRunStatus, report: PodReport | None) -> TrainingRunStatus:
-    """What prepare has found."""
+    """Add what prepare has found."""
     if report is None:
         return status
     resolved = status.resolved | (report.resolved or {})
@@ -67,7 +101,7 @@ def learn_preparation(status: TrainingRunStatus, report: PodReport | None) -> Tr
 
 
 def learn_progress(status: TrainingRunStatus, progress: Progress | None) -> TrainingRunStatus:
-    """What rank 0 of the newest attempt says. A newer checkpoint makes the failures before it forgotten."""
+    """Add the progress of the newest attempt's rank 0. A newer checkpoint resets `failuresSinceCheckpoint`."""
     if progress is None or progress.attempt != status.attempt:
         return status
     known = status.checkpoint.step if status.checkpoint else -1
@@ -102,7 +136,7 @@ def _show_progress(progress: Progress) -> RunProgress:
 def count(
     restarts: Restarts, *, failures: int = 0, disruptions: int = 0, preemptions: int = 0, startups: int = 0
 ) -> Restarts:
-    """With one more attempt that has ended early."""
+    """Return the counters with attempts added that have ended early."""
     return Restarts(
         failures=restarts.failures + failures,
         disruptions=restarts.disruptions + disruptions,
@@ -112,18 +146,18 @@ def count(
     )
 
 
-# -------------------------------------------------------------------------------------------------------------- showing
+# ------------------------------------------------------------------------------------------------------ from decisions
 
 
 def describe_start(checkpoint: CommittedCheckpoint | None) -> str:
-    """Where the next attempt goes on."""
+    """Describe where the next attempt goes on: `from step 200`."""
     return f"from step {checkpoint.step}" if checkpoint else "from its newest checkpoint, if there is one"
 
 
 def build_status(
     known: TrainingRunStatus, decision: Decision, *, is_prepared: bool, generation: int, now: datetime
 ) -> TrainingRunStatus:
-    """The whole status that a decision makes of what is known."""
+    """Build the whole status from what is known and a decision."""
     changed = known.model_copy(update=decision.changes)
     conditions = _build_conditions(known.conditions, decision, is_prepared, generation, now)
     return changed.model_copy(
@@ -138,7 +172,7 @@ def build_status(
 
 
 def _without_speed(progress: RunProgress | None) -> RunProgress | None:
-    """Nothing is being trained, so that there is no speed and no end in sight."""
+    """Clear speed and time left, as nothing is being trained."""
     nothing = {"tokens_per_second": None, "eta_seconds": None, "eta": None}
     return None if progress is None else progress.model_copy(update=nothing)
 
@@ -149,17 +183,17 @@ def _build_conditions(
     before = {condition.type: condition for condition in old}
     return [
         _build_condition(kind, holds, reason, message, before.get(kind), generation, now)
-        for kind, holds, reason, message in _judge_conditions(decision, is_prepared)
+        for kind, holds, reason, message in _derive_conditions(decision, is_prepared)
     ]
 
 
-def _judge_conditions(decision: Decision, is_prepared: bool) -> Iterator[tuple[ConditionType, bool, str, str]]:
-    phase, said = decision.phase, (decision.reason, decision.message)
+def _derive_conditions(decision: Decision, is_prepared: bool) -> Iterator[tuple[ConditionType, bool, str, str]]:
+    phase, reason_and_message = decision.phase, (decision.reason, decision.message)
     is_stalled = decision.is_stalled or phase is Phase.FAILED
     is_ready = phase in (Phase.RUNNING, Phase.SUCCEEDED) and not is_stalled
-    is_settled = is_ready or phase in _SETTLED or is_stalled
-    yield ConditionType.READY, is_ready, *said
-    yield ConditionType.RECONCILING, not is_settled, *said
+    is_at_rest = is_ready or phase in _NOT_IN_PROGRESS or is_stalled
+    yield ConditionType.READY, is_ready, *reason_and_message
+    yield ConditionType.RECONCILING, not is_at_rest, *reason_and_message
     holding = {
         ConditionType.STALLED: is_stalled,
         ConditionType.PREPARED: is_prepared,
@@ -171,9 +205,9 @@ def _judge_conditions(decision: Decision, is_prepared: bool) -> Iterator[tuple[C
     }
     for kind, holds in holding.items():
         if holds and kind is not ConditionType.PREPARED:
-            yield kind, True, *said
+            yield kind, True, *reason_and_message
         elif kind is ConditionType.ADMITTED and phase is Phase.QUEUED:
-            yield kind, False, *said
+            yield kind, False, *reason_and_message
         else:
             yield kind, holds, kind.value if holds else f"Not{kind}", ""
 
@@ -197,30 +231,31 @@ def _build_condition(
 
 
 def build_events(old: TrainingRunStatus, new: TrainingRunStatus) -> tuple[Event, ...]:
-    """What is worth telling of the change from one status to the next."""
-    return (*_tell_ended_attempt(old, new), *_tell_stall(old, new), *_tell_phase(old, new))
+    """Build the Events for the change from one status to the next."""
+    return (*_report_ended_attempt(old, new), *_report_stall(old, new), *_report_phase(old, new))
 
 
-def _tell_ended_attempt(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Event]:
+def _report_ended_attempt(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Event]:
     failure = new.last_failure
     if failure is None or failure == old.last_failure:
         return
     if failure.attempt is None:
-        reason = "PrepareFailed"
+        reason = ConditionReason.PREPARE_FAILED
     elif new.restarts.disruptions > old.restarts.disruptions:
-        reason = "Disrupted"
+        reason = ConditionReason.DISRUPTED
     else:
-        reason = "StartupTimeout" if new.restarts.startups > old.restarts.startups else "AttemptFailed"
+        has_timed_out = new.restarts.startups > old.restarts.startups
+        reason = ConditionReason.STARTUP_TIMEOUT if has_timed_out else ConditionReason.ATTEMPT_FAILED
     yield Event("Warning", reason, describe_failure(failure))
 
 
-def _tell_stall(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Event]:
+def _report_stall(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Event]:
     before, running = (find_condition(status, ConditionType.RUNNING) for status in (old, new))
-    if running is not None and running.reason == STALLED and (before is None or before.reason != STALLED):
-        yield Event("Warning", STALLED, running.message)
+    if running is not None and running.reason == Reason.STALLED and (before is None or before.reason != Reason.STALLED):
+        yield Event("Warning", Reason.STALLED, running.message)
 
 
-def _tell_phase(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Event]:
+def _report_phase(old: TrainingRunStatus, new: TrainingRunStatus) -> Iterator[Event]:
     ready = find_condition(new, ConditionType.READY)
     is_stalled = is_true(new, ConditionType.STALLED)
     is_newly_stalled = is_stalled and not is_true(old, ConditionType.STALLED)

@@ -1,6 +1,6 @@
-"""The values that pass between the parts of the operator: what was observed, what is to be done. Frozen, no behaviour.
+"""The values that pass between the parts of the operator: what was observed, what to do. Frozen, no behaviour.
 
-    cluster.observe() -> Observed ─> plan(run, observed, settings, now) -> Plan ─> cluster.apply(actions), one patch
+    Cluster.observe() -> Observed ─> plan(run, observed, settings, now) -> Plan ─> Cluster.apply(actions), one patch
 
 Kubernetes objects stay plain JSON: typed models drop the fields they do not know.
 """
@@ -21,7 +21,7 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the administrator decides, once, for all runs. Read from the environment by `main`."""
+    """The administrator's settings, the same for all runs. `main` reads them from the environment."""
 
     trainer_image: str
     """Image of prepare and training pods where the run names none."""
@@ -38,7 +38,8 @@ class Settings:
     prepare_memory: str = "4Gi"
     """Memory of a preparing pod whose run asks for none."""
     progress_interval_s: float = 5
-    """How often a training run is asked how far it is, and its status written at most while nothing else happens."""
+    """How often a training run is asked for its progress; its status is written no more often while nothing else
+    happens."""
 
 
 @dataclass(frozen=True)
@@ -56,28 +57,28 @@ class Run:
     spec_error: str | None = None
     deleting: bool = False
     created: str = ""
-    """When, RFC 3339 UTC."""
+    """The time of its creation, RFC 3339 UTC."""
 
 
 @dataclass(frozen=True)
 class Namespace:
-    """Everything that an admission depends on, besides the run itself."""
+    """The part of a namespace that an admission depends on, besides the run itself."""
 
     quotas: tuple[Manifest, ...] = ()
-    """ResourceQuotas; where there are none the rest is not looked at."""
+    """ResourceQuotas; where there are none, the rest is not read."""
     runs: tuple[Run, ...] = ()
     """All TrainingRuns."""
     jobs: tuple[Manifest, ...] = ()
-    """Their Jobs, of preparation as of attempts."""
+    """The Jobs of these runs, for preparation and for attempts."""
     pods: tuple[Manifest, ...] = ()
-    """The pods of these that were there all the while that the quotas were read: none is counted that these miss."""
+    """The pods of these Jobs that were there before and after the quotas were read, so that the quotas count them."""
     priority_classes: tuple[Manifest, ...] | None = ()
-    """Of the cluster; None where this operator may not read them: then all are equal."""
+    """Of the cluster; None where this operator may not read them: then all have the same priority."""
 
 
 @dataclass(frozen=True)
 class QueuePosition:
-    """How many Workloads of Kueue are ahead of a run."""
+    """A run's position: how many Workloads of Kueue are ahead of it."""
 
     in_queue: int
     """In its LocalQueue."""
@@ -87,55 +88,55 @@ class QueuePosition:
 
 @dataclass(frozen=True)
 class KueueView:
-    """What Kueue says of a run while it holds it; as far as it is there, and may be asked."""
+    """Kueue's view of a run while it holds it. A field that may not be read has its default."""
 
     workload: Manifest | None = None
     """The Workload of the run's place."""
     preemptor: str | None = None
-    """Kind and name of what it has last been preempted for, where that is in the run's namespace."""
+    """Kind and name of what the run was last preempted for, where that is in its namespace."""
     position: QueuePosition | None = None
     """At most half a minute old."""
     priority_kinds: frozenset[str] | None = frozenset()
-    """Which of PriorityClass and WorkloadPriorityClass there is with the name that queue.priorityClassName says; looked
-    at while the run has no place. None where this operator may not look."""
+    """Which of PriorityClass and WorkloadPriorityClass exist with the name in queue.priorityClassName; read while the
+    run has no place. None where this operator may not read them."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """Everything `plan` may look at, besides the run and the time."""
+    """Everything that `plan` depends on, besides the run, the settings and the time."""
 
     jobs: tuple[Manifest, ...] = ()
     """Jobs that carry the run's UID label and are controlled by it."""
     pods: tuple[Manifest, ...] = ()
     """Pods that carry the run's UID label."""
     kueue: KueueView = KueueView()
-    """Of a run with `queue.name`."""
+    """Kueue's view of a run with `queue.name`."""
     source: Run | None = None
-    """The run that `model.run` names, while it is waited for; None where there is none of that name."""
+    """The run in `model.run`, while it is waited for; None where there is none of that name."""
     conflicts: tuple[str, ...] = ()
     """`Kind/name` of objects that hold a name this run needs but belong to someone else."""
     progress: Progress | None = None
-    """What rank 0 of the live attempt last answered; None where there is none or it did not answer."""
+    """The last answer of the live attempt's rank 0; None where there is none or it did not answer."""
     silent_since: datetime | None = None
-    """Since when rank 0 of the live attempt has been asked in vain, without a break, by this process."""
+    """Since when rank 0 of the live attempt has answered none of this process's requests."""
     budget_block: str | None = None
     """Why a GPUBudget lets no further run of the namespace start; None where none does."""
     namespace: Namespace | None = Namespace()
-    """What the run shares its namespace's quotas with; None where nobody has looked yet."""
+    """What the run shares its namespace's quotas with; None where it has not been read yet."""
     apply_errors: tuple[str, ...] = ()
-    """What went wrong while the last plan was applied: a fact that reaches status."""
+    """What went wrong while the last plan was applied; status shows it."""
 
 
 @dataclass(frozen=True)
 class Create:
-    """Create an object, unless it is there. Its name is deterministic: creating it twice is one object."""
+    """The action that creates an object, unless it is there. Names are deterministic: doing it twice makes one."""
 
     manifest: Manifest
 
 
 @dataclass(frozen=True)
 class Delete:
-    """Delete an object, and only the one that was seen: uid and resourceVersion are preconditions."""
+    """The action that deletes an object, and only as it was seen: uid and resourceVersion are preconditions."""
 
     kind: str
     name: str
@@ -145,7 +146,7 @@ class Delete:
 
 @dataclass(frozen=True)
 class PatchStatus:
-    """Change fields of an object's status, and only of the one that was seen."""
+    """The action that changes fields of an object's status, and only of the object as it was seen."""
 
     kind: str
     name: str
@@ -168,19 +169,19 @@ class Event:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done about a run now."""
+    """The outcome of planning: what to do about a run now."""
 
     status: TrainingRunStatus
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
     requeue_at: datetime | None = None
-    """When to look again even if nothing happens."""
+    """When to plan again even if nothing happens."""
     needs_namespace: bool = False
-    """Nothing can be decided without `Observed.namespace`: look, and plan again."""
+    """True where nothing can be decided without `Observed.namespace`: read it, and plan again."""
 
 
 class Key(NamedTuple):
-    """Names a TrainingRun."""
+    """The namespace and name of a TrainingRun."""
 
     namespace: str
     name: str
@@ -191,16 +192,16 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Decision:
-    """What a rule says; reason and message become conditions as they are."""
+    """A rule's decision; reason and message become those of the conditions."""
 
     phase: Phase
     reason: str
     message: str
     changes: dict[str, Any] = field(default_factory=dict)
-    """Fields of status that change besides."""
+    """Other fields of status that change."""
     actions: tuple[Action, ...] = ()
     requeue_at: datetime | None = None
     is_stalled: bool = False
-    """Nothing will go on until somebody acts."""
+    """True where nothing goes on until a person acts."""
     needs_namespace: bool = False
-    """See `Plan`."""
+    """As in `Plan`."""

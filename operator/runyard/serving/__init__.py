@@ -1,4 +1,4 @@
-"""What the operator serves and says: metrics, probes, logs.
+"""The output of the operator process: metrics, probes, logs.
 
 Nothing here knows Kubernetes.
 """

@@ -12,13 +12,13 @@ from typing import Literal
 from runyard_trainer.contract.exits import UserError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-"""What would end the line, or speak to a terminal: messages quote what others have written."""
+"""Characters that end a line or control a terminal: messages quote what others have written."""
 
 LogFormat = Literal["text", "json"]
 
 
 class OneLineFormatter(logging.Formatter):
-    """`2026-01-31T12:00:00Z INFO runyard.cluster.lease message`, UTC."""
+    """A formatter of text: `2026-01-31T12:00:00Z INFO runyard.cluster.lease message`."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)sZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
@@ -29,7 +29,7 @@ class OneLineFormatter(logging.Formatter):
 
 
 class JsonFormatter(OneLineFormatter):
-    """A JSON object: time, level, logger, message and, of an error, traceback."""
+    """A formatter of JSON: time, level, logger, message and, of an error, traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {
@@ -44,7 +44,7 @@ class JsonFormatter(OneLineFormatter):
 
 
 def configure_logging(log_format: str, level: str) -> None:
-    """Log to stderr. kopf and the HTTP client say only what is wrong. Raises UserError for values it does not know."""
+    """Log to stderr; of kopf and the HTTP client only warnings and errors. Raises UserError for unknown values."""
     formatters: dict[str, type[logging.Formatter]] = {"text": OneLineFormatter, "json": JsonFormatter}
     if log_format not in formatters:
         raise UserError(f"RUNYARD_LOG_FORMAT is {log_format!r}: set it to text or json")

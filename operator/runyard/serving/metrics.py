@@ -1,4 +1,4 @@
-"""The operator's own metrics, for Prometheus. No label names a run: their number must not grow with the runs."""
+"""The operator's own metrics, for Prometheus. No label names a run, as their number must not grow with the runs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from runyard.api.trainingrun import GpuSeconds, Phase
 from runyard.decide.values import Key
 
 
-class Telemetry:
-    """Metrics of one operator process."""
+class Metrics:
+    """The metrics of one operator process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -42,13 +42,13 @@ class Telemetry:
         self._queue_depth.set_function(depth)
 
     def set_leader(self, leads: bool) -> None:
-        """Leadership was won or lost. A standby knows no runs."""
+        """Set whether this replica leads. A standby knows no runs."""
         self._leader.set(leads)
         if not leads:
             self._phases.clear()
 
     def set_phase(self, key: Key, phase: Phase | None) -> None:
-        """A run was seen in `phase`; None: it is gone."""
+        """Set the phase that a run was last seen in; None: it is gone."""
         if phase is None:
             self._phases.pop(key, None)
         else:
@@ -57,7 +57,7 @@ class Telemetry:
     def count_gpu_seconds(
         self, namespace: str, queue: str | None, before: GpuSeconds | None, after: GpuSeconds | None
     ) -> None:
-        """A status was written of a run that has cost `after` where it had cost `before`."""
+        """Count what a run has cost since the status before: `after` less `before`."""
         old, new = before or GpuSeconds(), after or GpuSeconds()
         for kind in ("allocated", "productive", "lost"):
             self._gpu_seconds.labels(namespace, queue or "", kind).inc(max(0, getattr(new, kind) - getattr(old, kind)))
@@ -77,7 +77,7 @@ class Telemetry:
             self._reconcile_s.observe(time.perf_counter() - start_s)
 
     def request_tracer(self) -> aiohttp.TraceConfig:
-        """Counts the requests of an HTTP session."""
+        """Return a tracer that counts the requests of an HTTP session."""
 
         async def on_end(_: object, __: SimpleNamespace, params: aiohttp.TraceRequestEndParams) -> None:
             self._requests.labels(params.method, str(params.response.status)).inc()
@@ -91,7 +91,7 @@ class Telemetry:
         return tracer
 
     def render(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         counts = CountOf(self._phases.values())
         for phase in Phase:
             self._runs.labels(phase.value).set(counts[phase])

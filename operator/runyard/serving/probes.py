@@ -10,7 +10,7 @@ from aiohttp import web
 
 @asynccontextmanager
 async def serve_probes(address: str, port: int, is_ready: Callable[[], bool]) -> AsyncIterator[None]:
-    """/healthz answers while the event loop turns; /readyz says 503 until `is_ready()`."""
+    """Serve /healthz, which answers while the event loop runs, and /readyz, which answers 503 until `is_ready()`."""
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok")
@@ -24,7 +24,7 @@ async def serve_probes(address: str, port: int, is_ready: Callable[[], bool]) ->
 
 @asynccontextmanager
 async def serve_metrics(address: str, port: int, render: Callable[[], bytes]) -> AsyncIterator[None]:
-    """/metrics in Prometheus' text format."""
+    """Serve /metrics in Prometheus' text format."""
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=render(), content_type="text/plain", charset="utf-8")

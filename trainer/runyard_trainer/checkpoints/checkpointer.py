@@ -50,6 +50,7 @@ from runyard_trainer.checkpoints.head import CheckpointEntry, Head
 from runyard_trainer.context import World
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.reports import CommittedCheckpoint
+from runyard_trainer.contract.times import format_past_time
 from runyard_trainer.ranks.agreement import Agreement
 from runyard_trainer.storage.base import Location, StorageUnavailable
 from runyard_trainer.storage.patient import be_patient
@@ -215,7 +216,7 @@ class Checkpointer:
             step=manifest.step,
             manifest=f"{CHECKPOINTS_NAME}/{remote.name}/{MANIFEST_NAME}",
             sha256=hashlib.sha256(data).hexdigest(),
-            time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            time=format_past_time(datetime.now(UTC)),
         )
         self._head.commit(entry, self._retained(entry)[1:])
         self._delete_unreferenced()

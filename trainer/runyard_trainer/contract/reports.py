@@ -1,8 +1,8 @@
-"""What the trainer tells the operator: how a pod ended, and how far the run is. What it was asked is in `contract`.
+"""What the trainer reports to the operator: how a pod ended, and how far the run is.
 
-    exit codes   what a pod's end means                                    `ExitCode`
-    PodReport    a pod's last words, in its termination message (at most 4 KiB)
-    Progress     what rank 0 serves on /progress while it trains
+    exit codes   what a pod's end means                                    `contract.exits`
+    PodReport    a pod's termination message (at most 4 KiB)
+    Progress     JSON that rank 0 serves on /progress while it trains
 
 Both sides ignore fields they do not know: an older operator reads a newer trainer. Imports pydantic only.
 """
@@ -47,7 +47,7 @@ class Report(BaseModel):
 
 
 class Losses(Report):
-    """What a model does on the two held-out sets."""
+    """The losses and metrics of a model on held-out data."""
 
     domain_loss: float | None = None
     """On the held-out part of `data.train`: nats per token, or per labelled text."""
@@ -64,14 +64,14 @@ class Losses(Report):
 
 
 class Estimate(Report):
-    """What the run will take, replay included."""
+    """An estimate of what the run takes, replay included."""
 
     steps: int
     """Optimizer steps."""
     batch_sequences: int | None = None
     """Samples in each of them, over all ranks."""
     batch_reason: str | None = None
-    """Why so many; absent where the recipe says how many."""
+    """Why so many; absent where the recipe sets the number."""
     tokens: int
     """That go through the model."""
     flops: str | None = None
@@ -80,7 +80,7 @@ class Estimate(Report):
 
 
 class Judgement(Report):
-    """What a judge model found: the answers of the exported model against those of the model as it came."""
+    """A judge model's comparison of the exported model's answers with those of the model before training."""
 
     wins: int = 0
     """Prompts whose answer has become better, whichever answer was shown first."""
@@ -101,20 +101,20 @@ class Judgement(Report):
 
 
 class Fertility(Report):
-    """How finely the run's tokenizer cuts held-out text."""
+    """The fertility of the run's tokenizer: how finely it cuts held-out text."""
 
     tokens_per_word: float
     """A word is what stands between white space."""
     bytes_per_token: float
     """UTF-8 bytes of text."""
     base_tokens_per_word: float | None = None
-    """How finely the model's own tokenizer cuts it, where `model.extendVocabulary` has added to that."""
+    """The model's own `tokensPerWord`, where `model.extendVocabulary` has added to its tokenizer."""
     base_bytes_per_token: float | None = None
-    """Likewise."""
+    """The model's own `bytesPerToken`, where it has been extended."""
 
 
 class DataSummary(Report):
-    """What prepare found."""
+    """A summary of what prepare found."""
 
     manifest: str
     """URI of dataset.json."""
@@ -138,7 +138,7 @@ class DataSummary(Report):
 
 
 class Result(Report):
-    """What a finished run has left."""
+    """The result of a finished run."""
 
     uri: str
     """The model folder."""
@@ -161,7 +161,7 @@ class Result(Report):
 
 
 class ModelFolder(Report):
-    """What another run has left, as this one starts from it."""
+    """A model of another run that this one starts from."""
 
     run: str
     """The run's name."""
@@ -191,7 +191,7 @@ Stage = Literal["starting", "writing", "evaluating", "training", "exporting", "f
 
 
 class Progress(Report):
-    """What rank 0 serves as JSON on /progress."""
+    """The JSON that rank 0 serves on /progress."""
 
     stage: Stage
     """What the run is doing."""
@@ -216,7 +216,7 @@ class Progress(Report):
     committed_seconds: float = 0.0
     """Of that, on steps that the newest commit has."""
     stalled_since: str | None = None
-    """Since when nothing goes on, RFC 3339 UTC, once that is longer than the watchdog's limit."""
+    """Since when no step has ended, RFC 3339 UTC, once that is longer than the watchdog's limit."""
     checkpoint: CommittedCheckpoint | None = None
     """The newest commit."""
     resolved: dict[str, str] = {}
@@ -227,7 +227,7 @@ class PodReport(Report):
     """A pod's termination message: why it ended and what there is to know."""
 
     reason: str
-    """`ExitCode.reason`, `Completed`, or `Error`."""
+    """A `Reason`; text, as a newer trainer may have one that this operator does not know."""
     message: str = ""
     """One or two sentences for a person."""
     exit_code: int = 0

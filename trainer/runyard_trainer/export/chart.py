@@ -8,12 +8,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+
+from runyard_trainer.contract.times import parse_time
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def read_curve(metrics_csv: str) -> Curve:
         steps=[float(row["step"]) for row in rows],
         losses=[float(row["loss"]) for row in rows],
         learning_rates=[float(cell) for cell in _column(rows, "learning_rate")],
-        times=[datetime.fromisoformat(cell).timestamp() for cell in _column(rows, "time")],
+        times=[parse_time(cell).timestamp() for cell in _column(rows, "time")],
     )
 
 

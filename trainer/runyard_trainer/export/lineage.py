@@ -10,6 +10,7 @@ from typing import Any
 
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.times import format_past_time
 from runyard_trainer.storage.base import NotFound
 from runyard_trainer.storage.open import open_store
 
@@ -36,7 +37,7 @@ def build_lineage(
             "attempts": context.attempt,
             "processes": context.world.size,
         },
-        "created": now.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "created": format_past_time(now),
         "recipe": recipe.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"storage"}),
         "dataset": dataset,
         "source": {"uri": recipe.model.uri, "lineage": source} if recipe.model.uri else None,

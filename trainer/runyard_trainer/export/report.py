@@ -18,6 +18,7 @@ from markupsafe import Markup
 from runyard_trainer.contract.objectives import LANGUAGE_OBJECTIVES, Mode
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Judgement, Losses
+from runyard_trainer.contract.times import format_duration
 from runyard_trainer.data.dataset.manifest import StreamInfo
 from runyard_trainer.data.filters.screening import tell_left_out
 from runyard_trainer.evaluation.judge.verdicts import Judged
@@ -290,18 +291,6 @@ def format_count(count: float) -> str:
     return f"{count:,.0f}"
 
 
-def format_time(seconds: float) -> str:
-    """The two largest units: 2 d 3 h, 1 h 32 min, 4 min 5 s, 12 s."""
-    units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-    left = round(seconds)
-    parts: list[str] = []
-    for size, name in units:
-        count, left = divmod(left, size)
-        if count or (name == "s" and not parts):
-            parts.append(f"{count} {name}")
-    return " ".join(parts[:2])
-
-
 def format_number(value: float | None, sign: bool = False) -> str:
     """Four significant digits at least; a dash for None, and a true minus sign."""
     if value is None:
@@ -312,7 +301,7 @@ def format_number(value: float | None, sign: bool = False) -> str:
 
 _FILTERS: dict[str, Callable[..., str]] = {
     "count": format_count,
-    "time": format_time,
+    "time": format_duration,
     "number": format_number,
     "left_out": lambda info: ", ".join(tell_left_out(info)),
     "pretty_json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),

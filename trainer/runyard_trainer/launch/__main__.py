@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
+from runyard_trainer.contract.exits import ExitCode, Interrupted, Reason, UserError, find_reason
 from runyard_trainer.contract.reports import TERMINATION_LOG_PATH, PodReport
 from runyard_trainer.launch.workers import Signals, Worker, Workers
 
@@ -195,7 +195,7 @@ def build_report(
         )
         return _report_interruption(message)
     first = min(ended, key=lambda worker: worker.rank)
-    return _read_report(report_dir, first.rank) or PodReport(reason="Completed")
+    return _read_report(report_dir, first.rank) or PodReport(reason=Reason.COMPLETED)
 
 
 def find_culprit(ended: Sequence[Worker]) -> Worker | None:
@@ -208,10 +208,10 @@ def find_culprit(ended: Sequence[Worker]) -> Worker | None:
 def _report_failure(worker: Worker, report_dir: Path, is_out_of_memory: bool) -> PodReport:
     assert worker.exit_code is not None
     if is_out_of_memory and worker.exit_code == _ENDED_BY_SIGKILL:
-        own = PodReport(reason="OOMKilled", message=f"rank {worker.rank} was killed as the pod ran out of memory")
+        own = PodReport(reason=Reason.OOM_KILLED, message=f"rank {worker.rank} was killed as the pod ran out of memory")
     else:
         own = _read_report(report_dir, worker.rank) or PodReport(
-            reason=_reason(worker.exit_code), message=_describe_end(worker.rank, worker.exit_code)
+            reason=find_reason(worker.exit_code) or Reason.ERROR, message=_describe_end(worker.rank, worker.exit_code)
         )
     tail = own.log_tail or "\n".join(worker.tail)
     # model_validate, not model_copy: it cuts the tail to the length that the field allows
@@ -221,10 +221,6 @@ def _report_failure(worker: Worker, report_dir: Path, is_out_of_memory: bool) ->
 
 def _report_interruption(message: str) -> PodReport:
     return PodReport(reason=ExitCode.INTERRUPTED.reason, message=message, exit_code=ExitCode.INTERRUPTED)
-
-
-def _reason(exit_code: int) -> str:
-    return ExitCode(exit_code).reason if exit_code in set(ExitCode) else "Error"
 
 
 def _describe_end(rank: int, exit_code: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from tensorboardX import SummaryWriter
 
 from runyard_trainer.contract.reports import Losses
+from runyard_trainer.contract.times import parse_time
 from runyard_trainer.training.best_model import Candidate
 
 _TAGS = {
@@ -42,7 +42,7 @@ def read_scalars(metrics_csv: str, before: Losses | None, measured: Iterable[Can
         measured: what was measured since, in order of step.
     """
     rows = list(csv.DictReader(io.StringIO(metrics_csv)))
-    times = {int(row["step"]): datetime.fromisoformat(row["time"]).timestamp() for row in rows}
+    times = {int(row["step"]): parse_time(row["time"]).timestamp() for row in rows}
     began = min(times.values(), default=0.0)
     points = [(0, before)] if before is not None else []
     points += [(each.step, each.losses) for each in measured]

@@ -14,7 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 from runyard_trainer.contract.reports import PROGRESS_PORT, CommittedCheckpoint, Progress, Stage
+from runyard_trainer.contract.times import format_duration, format_milliseconds
 
 METRICS_COLUMNS = ("step", "tokens", "loss", "learning_rate", "grad_norm", "tokens_per_second", "time")
 """Of metrics.csv."""
@@ -81,7 +81,7 @@ class Monitor:
         self._server: ThreadingHTTPServer | None = None
         self._gauges = _Gauges()
         self._progress = Progress(
-            stage="starting", attempt=attempt, total_steps=total_steps, last_heartbeat_time=_to_rfc3339(now())
+            stage="starting", attempt=attempt, total_steps=total_steps, last_heartbeat_time=format_milliseconds(now())
         )
 
     @property
@@ -191,7 +191,7 @@ class Monitor:
 
     def _update(self, **fields: Any) -> None:
         with self._lock:
-            heartbeat = _to_rfc3339(self._now())
+            heartbeat = format_milliseconds(self._now())
             self._progress = self._progress.model_copy(update={**fields, "last_heartbeat_time": heartbeat})
 
 
@@ -232,16 +232,6 @@ def describe(progress: Progress) -> str:
     return ", ".join(parts)
 
 
-def format_duration(seconds: float) -> str:
-    """The two largest units: "1h 32m"."""
-    minutes, rest_s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    units = [(days, "d"), (hours, "h"), (minutes, "m"), (rest_s, "s")]
-    first = next((place for place, (count, _) in enumerate(units) if count), 3)
-    return " ".join(f"{count}{unit}" for count, unit in units[first : first + 2])
-
-
 def _handler_of(monitor: Monitor) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -270,12 +260,8 @@ def _to_row(
 ) -> str:
     line = io.StringIO()
     cells = (step, tokens, repr(loss), repr(learning_rate), repr(grad_norm), "" if speed is None else f"{speed:.1f}")
-    csv.writer(line, lineterminator="\n").writerow((*cells, _to_rfc3339(now)))
+    csv.writer(line, lineterminator="\n").writerow((*cells, format_milliseconds(now)))
     return line.getvalue()
-
-
-def _to_rfc3339(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _or_nan(value: float | None) -> float:

@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.reports import PodReport
+from runyard_trainer.contract.times import format_past_time
 from runyard_trainer.storage.base import Location, StorageUnavailable
 
 UPLOAD_TIMEOUT_S = 30.0
@@ -89,7 +90,7 @@ class Watchdog:
             if time.monotonic() < self._deadline:
                 continue
             self._deadline, self._has_stalled = float("inf"), True
-            since = datetime.fromtimestamp(time.time() - self._stall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            since = format_past_time(datetime.fromtimestamp(time.time() - self._stall_s, UTC))
             self._on_stall(self._what or "training", since)
 
 

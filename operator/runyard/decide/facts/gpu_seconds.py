@@ -6,11 +6,11 @@
     the rest     starting, measuring, exporting
 
 Status has the totals, and the newest attempt's part of them: each pass takes that part out and puts in what it is now,
-in one write. Rank 0 tells how long its steps took; the pods tell when they began and ended, and what they have told is
-kept when they are gone. A pod that outlives its attempt on a node that is gone is not followed further.
+in one write. How long steps took is in the progress of rank 0; when pods began and ended is in their own status, and
+is kept when they are gone. A pod that outlives its attempt on a node that is gone is not followed further.
 
-What is held grows with the clock, and each write of a status is an event that has the run looked at again: a cost that
-has merely grown is held back until a progress interval of it has come together.
+What is held grows with the clock, and each write of a status is an event that has the run reconciled again: a cost that
+has only grown is written once per progress interval.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from runyard_trainer.contract.reports import Progress
+from runyard_trainer.contract.times import parse_time
 
 from runyard.api.trainingrun import AttemptGpuSeconds, GpuSeconds, TrainingRunStatus
 from runyard.decide.facts import pods
-from runyard.decide.times import parse_time
 from runyard.decide.values import Manifest
 
 
@@ -35,7 +35,7 @@ def account(
     progress: Progress | None,
     now: datetime,
 ) -> dict[str, GpuSeconds | AttemptGpuSeconds]:
-    """The fields of status that say what the run has cost until now; none where it has no GPUs.
+    """Return the fields of status that say what the run has cost until now; none where it has no GPUs.
 
     Args:
         stored: the status as it was written last.
@@ -43,7 +43,7 @@ def account(
         attempt_pods: its pods that are still there.
         job: its Job; None where it is gone.
         gpus_per_pod: GPUs that each of them has.
-        progress: what rank 0 of it said last; of another attempt: nothing.
+        progress: the last of its rank 0; ignored where it is of another attempt.
         now: the time.
     """
     if not gpus_per_pod or not attempt:
@@ -53,8 +53,8 @@ def account(
     before = AttemptGpuSeconds() if is_newer or stored.attempt_gpu_seconds is None else stored.attempt_gpu_seconds
     held_s = sum(_held_s(pod, job, now) for pod in found)
     is_over = not any(pods.is_alive(pod, now) for pod in found)
-    told = progress if progress is not None and progress.attempt == attempt else None
-    part = _measure(before, gpus_per_pod * held_s, gpus_per_pod * len(found), told, is_over)
+    its_progress = progress if progress is not None and progress.attempt == attempt else None
+    part = _measure(before, gpus_per_pod * held_s, gpus_per_pod * len(found), its_progress, is_over)
     totals = stored.gpu_seconds or GpuSeconds()
     return {
         "attempt_gpu_seconds": part,
@@ -69,13 +69,13 @@ def account(
 def hold_back(
     stored: TrainingRunStatus, planned: TrainingRunStatus, num_held: int, interval_s: float
 ) -> TrainingRunStatus:
-    """The planned status, or the stored one where they differ in nothing but less than `interval_s` of held GPUs.
+    """Return the planned status, or the stored one where only the cost has grown, by less than `interval_s`.
 
     Args:
         stored: the status as it was written last.
         planned: what it is now.
         num_held: GPUs that pods hold now.
-        interval_s: seconds of them that are worth a write.
+        interval_s: seconds for which these must have been held to be worth a write.
     """
     if stored.gpu_seconds is None or planned.gpu_seconds is None:
         return planned
@@ -90,7 +90,7 @@ _COST = ("gpu_seconds", "attempt_gpu_seconds")
 def _measure(
     before: AttemptGpuSeconds, held_gpu_s: float, gpus: int, progress: Progress | None, is_over: bool
 ) -> AttemptGpuSeconds:
-    """An attempt's part: it only grows, whatever can still be seen of it."""
+    """Return an attempt's part, which only grows, also when its pods are gone."""
     allocated = max(before.allocated, round(held_gpu_s))
     trained = round(gpus * progress.training_seconds) if progress else 0
     committed = round(gpus * progress.committed_seconds) if progress else 0
@@ -109,22 +109,22 @@ def _held_s(pod: Manifest, job: Manifest | None, now: datetime) -> float:
     if began is None:
         return 0.0
     began_at = parse_time(began)
-    ended_at = _find_end(pod, job, began_at) if pods.is_over(pod) else pods.lost_at(pod)
+    ended_at = _find_end(pod, job, began_at) if pods.is_over(pod) else pods.when_lost(pod)
     return max(0.0, (min(now, ended_at or now) - began_at).total_seconds())
 
 
 def _find_end(pod: Manifest, job: Manifest | None, began_at: datetime) -> datetime:
-    """When a pod that is over has ended.
+    """Return when a pod that is over has ended.
 
-    One that was evicted, rejected or whose init container failed may not say it, or say a time before its start: then
-    it is the latest time that anything tells, and never later than that, however late anybody looks.
+    A pod that was evicted, rejected or whose init container failed may lack the time, or have one before its start. Its
+    end is then the latest time in its status and in the Job's failure: the same however late it is asked for.
     """
     termination = pods.read_termination(pod)
     if termination is not None and termination.finished_at and parse_time(termination.finished_at) >= began_at:
         return parse_time(termination.finished_at)
     failure = job and pods.find_job_failure(job)
-    told = [
-        *pods.times_of(pod),
+    known = [
+        *pods.list_times(pod),
         *((failure["lastTransitionTime"],) if failure and "lastTransitionTime" in failure else ()),
     ]
-    return max([began_at, *map(parse_time, told)])
+    return max([began_at, *map(parse_time, known)])

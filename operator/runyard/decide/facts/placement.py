@@ -1,20 +1,19 @@
-"""Where the next attempt runs: with how many nodes, and without which. Pure."""
+"""Where the next attempt runs: with how many nodes, and without which."""
 
 from __future__ import annotations
 
 from runyard.api.trainingrun import Compute, LastFailure, TrainingRunStatus
 from runyard.decide.facts.endings import Severity
+from runyard.decide.facts.remedies import Blame, find_response
 
 MAX_FAILURES_OF_A_NODE = 2
 
-_NO_ONES_FAULT = {"Stalled", "StorageUnavailable"}
-"""Not that of the node whose rank was the first to say it."""
-
 
 def blame_node(status: TrainingRunStatus, severity: Severity, failure: LastFailure) -> dict[str, object]:
-    """The changes of status where an attempt has failed on a node, or was lost with it."""
-    is_its_fault = severity is Severity.FAILURE and failure.reason not in _NO_ONES_FAULT
-    if failure.node is None or not (is_its_fault or failure.reason == "NodeLost"):
+    """Return the changes of status where an attempt has failed on a node, or was lost with it."""
+    blame = find_response(failure.reason).blames_node
+    is_its_fault = blame is Blame.ALWAYS or (blame is Blame.IF_FAILED and severity is Severity.FAILURE)
+    if failure.node is None or not is_its_fault:
         return {}
     counts = status.node_failures | {failure.node: status.node_failures.get(failure.node, 0) + 1}
     return {
@@ -24,7 +23,7 @@ def blame_node(status: TrainingRunStatus, severity: Severity, failure: LastFailu
 
 
 def shrink(compute: Compute, nodes: int, num_scheduled: int) -> int | None:
-    """With how many nodes to go on where only `num_scheduled` of `nodes` pods found room; None: with all of them.
+    """Return with how many nodes to go on where only `num_scheduled` of `nodes` pods found room; None: with all.
 
     Args:
         compute: as the spec has it.

@@ -1,4 +1,4 @@
-"""What Jobs and Pods, as read from the API server, say about themselves. Pure; knows no budgets and no phases."""
+"""Facts of single Jobs and Pods, as read from the API server. Nothing here knows budgets or phases of runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
-from runyard_trainer.contract.exits import ExitCode
+from runyard_trainer.contract.exits import ExitCode, Reason
 from runyard_trainer.contract.reports import PodReport
+from runyard_trainer.contract.times import parse_time
 
+from runyard.api.reasons import FailureReason
 from runyard.api.trainingrun import CONTAINER_NAME, LABEL_ATTEMPT, LABEL_ROLE, LABEL_RUN_UID
-from runyard.decide.times import parse_time
 from runyard.decide.values import Manifest
 
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
@@ -22,31 +23,31 @@ LOST_AFTER_S = 10
 
 _SIGNALLED = 128
 _MENDABLE_WAITS = {
-    "CreateContainerConfigError": "CreateContainerConfigError",
-    "CreateContainerError": "CreateContainerError",
-    "ErrImageNeverPull": "ImagePull",
-    "ErrImagePull": "ImagePull",
-    "ImageInspectError": "ImagePull",
-    "ImagePullBackOff": "ImagePull",
-    "InvalidImageName": "ImagePull",
+    "CreateContainerConfigError": FailureReason.CREATE_CONTAINER_CONFIG_ERROR,
+    "CreateContainerError": FailureReason.CREATE_CONTAINER_ERROR,
+    "ErrImageNeverPull": FailureReason.IMAGE_PULL,
+    "ErrImagePull": FailureReason.IMAGE_PULL,
+    "ImageInspectError": FailureReason.IMAGE_PULL,
+    "ImagePullBackOff": FailureReason.IMAGE_PULL,
+    "InvalidImageName": FailureReason.IMAGE_PULL,
 }
-"""The kubelet's reason to ours: a reason that flips between two tries of the same thing is none."""
+"""The kubelet's reason to ours. One of ours stands for several that alternate while the kubelet tries again."""
 
 
 @dataclass(frozen=True)
 class Termination:
-    """How a pod ended."""
+    """The end of a pod."""
 
     pod: str
     index: int
     """Its completion index."""
     node: str | None
     exit_code: int | None
-    """None where no container was left to say: the pod was evicted."""
+    """None where the pod was evicted, so that no container is left to have one."""
     reason: str
     """The container's, or the pod's: Error, OOMKilled, Evicted..."""
     message: str
-    """The termination message where it is no report, or what the pod says."""
+    """The termination message where it is no report, or the message of the pod's status."""
     finished_at: str
     """RFC 3339; empty where unknown."""
     disruption: str | None
@@ -56,7 +57,7 @@ class Termination:
 
 @dataclass(frozen=True)
 class Wait:
-    """Why a pod does not start, though someone could mend it."""
+    """A reason for which a pod does not start, and which a person can mend."""
 
     reason: str
     message: str
@@ -66,50 +67,50 @@ class Wait:
 
 
 def role_of(manifest: Manifest) -> str | None:
-    """What a Job or Pod is for."""
+    """Return what a Job or Pod is for."""
     role: str | None = manifest["metadata"]["labels"].get(LABEL_ROLE)
     return role
 
 
 def run_uid_of(manifest: Manifest) -> str | None:
-    """UID of the run that a Job or Pod belongs to."""
+    """Return the UID of the run that a Job or Pod belongs to."""
     uid: str | None = manifest["metadata"]["labels"].get(LABEL_RUN_UID)
     return uid
 
 
 def attempt_of(manifest: Manifest) -> int:
-    """The attempt that a Job or Pod belongs to; 0 for none."""
+    """Return the attempt that a Job or Pod belongs to; 0 for none."""
     return int(manifest["metadata"]["labels"].get(LABEL_ATTEMPT, "0"))
 
 
 def index_of(pod: Manifest) -> int:
-    """The pod's completion index: its node's number."""
+    """Return the pod's completion index, which is the number of its node within the attempt."""
     return int(pod["metadata"]["labels"].get(INDEX_LABEL, "0"))
 
 
 def is_complete(job: Manifest) -> bool:
-    """All its pods ended with 0."""
+    """Return whether all its pods ended with 0."""
     return find_condition(job, "Complete") is not None
 
 
 def find_job_failure(job: Manifest) -> Manifest | None:
-    """The condition that says that the Job has failed or is about to."""
+    """Return the condition by which the Job has failed or is about to."""
     return find_condition(job, "Failed") or find_condition(job, "FailureTarget")
 
 
 def is_deleting(manifest: Manifest) -> bool:
-    """Somebody has deleted it; it may take a while."""
+    """Return whether somebody has deleted it; it may take a while to go."""
     return "deletionTimestamp" in manifest["metadata"]
 
 
 def is_live(job: Manifest) -> bool:
-    """It runs pods, or would if they went away."""
+    """Return whether the Job runs pods, or would make new ones if they went away."""
     ends = ("Complete", "SuccessCriteriaMet", "Failed", "FailureTarget")
     return not is_deleting(job) and not any(find_condition(job, end) for end in ends)
 
 
 def pods_of(job: Manifest, pods: Iterable[Manifest]) -> list[Manifest]:
-    """Those that the Job controls."""
+    """Return those that the Job controls."""
     return [pod for pod in pods if job["metadata"]["uid"] in _owner_uids(pod)]
 
 
@@ -122,7 +123,7 @@ def _owner_uids(pod: Manifest) -> Iterator[str]:
 
 
 def read_termination(pod: Manifest) -> Termination | None:
-    """How the pod ended, or None while it has not. Its container's end is known before the pod's."""
+    """Return how the pod ended, or None while it has not. Its container's end is known before the pod's."""
     status = pod.get("status", {})
     ended = _container_state(pod).get("terminated")
     if ended is None and status.get("phase") != "Failed":
@@ -135,7 +136,7 @@ def read_termination(pod: Manifest) -> Termination | None:
         index=index_of(pod),
         node=pod.get("spec", {}).get("nodeName"),
         exit_code=exit_code,
-        reason=source.get("reason", "Error"),
+        reason=source.get("reason", Reason.ERROR),
         message="" if report else source.get("message", ""),
         finished_at=(ended or {}).get("finishedAt") or "",
         disruption=_find_disruption(pod, ended, report),
@@ -144,36 +145,36 @@ def read_termination(pod: Manifest) -> Termination | None:
 
 
 def is_over(pod: Manifest) -> bool:
-    """Its container does not run, and never will again."""
+    """Return whether its container does not run, and never will again."""
     return _container_state(pod).get("terminated") is not None or _phase(pod) in ("Succeeded", "Failed")
 
 
 def is_running(pod: Manifest) -> bool:
-    """Its container runs."""
+    """Return whether its container runs."""
     return _container_state(pod).get("running") is not None
 
 
 def has_started(pod: Manifest) -> bool:
-    """Its container runs or has run."""
+    """Return whether its container runs or has run."""
     return is_running(pod) or is_over(pod)
 
 
 def is_scheduled(pod: Manifest) -> bool:
-    """It has found a node."""
+    """Return whether it has a node."""
     return bool(pod["spec"].get("nodeName"))
 
 
-def started_at(job: Manifest) -> datetime | None:
-    """When the Job began to make pods; None while it may not."""
+def when_started(job: Manifest) -> datetime | None:
+    """Return when the Job began to make pods; None while it may not."""
     text = job.get("status", {}).get("startTime")
     return parse_time(text) if text else None
 
 
-def lost_at(pod: Manifest) -> datetime | None:
-    """From when on a pod that is being deleted counts as gone with its node; None where it is not being deleted.
+def when_lost(pod: Manifest) -> datetime | None:
+    """Return from when on a pod that is being deleted counts as gone with its node; None where it is not being deleted.
 
-    What is told to stop has its grace period to save, and an attempt that began meanwhile would fence that save out.
-    Where the node does not answer, waiting gains nothing.
+    A pod that is told to stop saves within its grace period, and a next attempt that began meanwhile would fence that
+    save out. Where its node does not answer, waiting gains nothing.
     """
     if not is_deleting(pod):
         return None
@@ -187,37 +188,37 @@ def lost_at(pod: Manifest) -> datetime | None:
 
 
 def is_lost(pod: Manifest, now: datetime) -> bool:
-    """The pod is gone with its node."""
-    moment = lost_at(pod)
+    """Return whether the pod is gone with its node."""
+    moment = when_lost(pod)
     return not is_over(pod) and moment is not None and moment <= now
 
 
-def times_of(pod: Manifest) -> Iterator[str]:
-    """Each time that its conditions and containers tell, RFC 3339."""
+def list_times(pod: Manifest) -> Iterator[str]:
+    """Return each time in its conditions and containers, RFC 3339."""
     status = pod.get("status", {})
     for condition in status.get("conditions") or []:
-        if told := condition.get("lastTransitionTime"):
-            yield told
+        if time := condition.get("lastTransitionTime"):
+            yield time
     for kind in ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"):
         for container in status.get(kind) or []:
             state = container.get("state", {})
             for phase, name in (("running", "startedAt"), ("terminated", "startedAt"), ("terminated", "finishedAt")):
-                if told := (state.get(phase) or {}).get(name):
-                    yield told
+                if time := (state.get(phase) or {}).get(name):
+                    yield time
 
 
 def is_alive(pod: Manifest, now: datetime) -> bool:
-    """Its container runs or may yet."""
+    """Return whether its container runs or may yet."""
     return not is_over(pod) and not is_lost(pod, now)
 
 
-def next_loss(pods: Iterable[Manifest]) -> datetime | None:
-    """When the next of these pods will count as lost, unless it ends before."""
-    return min((moment for pod in pods if not is_over(pod) and (moment := lost_at(pod))), default=None)
+def when_next_is_lost(pods: Iterable[Manifest]) -> datetime | None:
+    """Return when the next of these pods will count as lost, unless it ends before."""
+    return min((moment for pod in pods if not is_over(pod) and (moment := when_lost(pod))), default=None)
 
 
 def find_wait(pods: Iterable[Manifest]) -> Wait | None:
-    """The first pod that waits for something that someone has to mend."""
+    """Return the first reason for which a pod waits and which a person can mend."""
     return next((wait for pod in pods if (wait := _read_wait(pod))), None)
 
 
@@ -229,7 +230,7 @@ def _read_wait(pod: Manifest) -> Wait | None:
         return Wait(reason, f"pod {name} cannot start: {waiting.get('message') or waiting['reason']}")
     unscheduled = find_condition(pod, "PodScheduled", status="False")
     if unscheduled:
-        reason = unscheduled.get("reason", "Unschedulable")
+        reason = unscheduled.get("reason", FailureReason.UNSCHEDULABLE)
         return Wait(reason, f"no node takes pod {name}: {unscheduled.get('message') or reason}")
     return None
 
@@ -244,17 +245,20 @@ def _parse_report(message: str | None) -> PodReport | None:
 def _find_disruption(pod: Manifest, ended: dict[str, Any] | None, report: PodReport | None) -> str | None:
     target = find_condition(pod, "DisruptionTarget")
     if target:
-        return str(target.get("reason", "DisruptionTarget"))
+        return str(target.get("reason", FailureReason.DISRUPTION_TARGET))
     if ended is None:
-        return str(pod["status"].get("reason", "PodFailed"))
-    if ended.get("reason") == "ContainerStatusUnknown":
-        return "ContainerStatusUnknown"
-    return "PodDeleted" if _was_stopped(pod, ended, report) else None
+        return str(pod["status"].get("reason", FailureReason.POD_FAILED))
+    if ended.get("reason") == FailureReason.CONTAINER_STATUS_UNKNOWN:
+        return FailureReason.CONTAINER_STATUS_UNKNOWN
+    return FailureReason.POD_DELETED if _was_stopped(pod, ended, report) else None
 
 
 def _was_stopped(pod: Manifest, ended: dict[str, Any], report: PodReport | None) -> bool:
-    """Told to stop before it ended, and it did not fail by itself meanwhile: a report would say so."""
-    if not is_deleting(pod) or ended.get("reason") == "OOMKilled":
+    """Return whether the pod was told to stop before it ended, and did not fail by itself meanwhile.
+
+    A failure of its own would have left a report.
+    """
+    if not is_deleting(pod) or ended.get("reason") == Reason.OOM_KILLED:
         return False
     grace = timedelta(seconds=pod["metadata"].get("deletionGracePeriodSeconds") or 0)
     asked_at = parse_time(pod["metadata"]["deletionTimestamp"]) - grace
@@ -275,6 +279,6 @@ def _phase(pod: Manifest) -> str | None:
 
 
 def find_condition(manifest: Manifest, kind: str, status: str = "True") -> Manifest | None:
-    """The condition of that type and status that the object has, if it has."""
+    """Return the object's condition of that type and status, if it has one."""
     conditions: list[Manifest] = manifest.get("status", {}).get("conditions") or []
     return next((found for found in conditions if (found["type"], found["status"]) == (kind, status)), None)

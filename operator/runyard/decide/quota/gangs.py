@@ -1,15 +1,15 @@
-"""What ResourceQuotas leave, and who is next: the arithmetic of gang admission. Pure.
+"""The arithmetic of gang admission: what ResourceQuotas leave, and who is next.
 
-The API server charges a pod when it is created, and a Job's pods are created after the Job. So what a quota has left
-for one more gang is
+The API server charges a pod when it is created, and a Job's pods are created after the Job. So a quota leaves for one
+more gang
 
-    hard - used - what Jobs that are there have not taken yet - what the runs ahead in the queue are going to take
+    hard - used - what existing Jobs have not taken yet - what the runs ahead in the queue are going to take
 
-and a gang starts only if all of it fits. A run ahead counts as if it had started, so that a smaller one behind it can
-take nothing that it needs, while one that uses other things need not wait. A gang that no empty quota could hold blocks
-nobody.
+and a gang starts only if all of it fits. A run ahead counts as if it had started, so that a smaller one behind it
+cannot take what it needs, while one that uses other resources need not wait. A gang that does not even fit an empty
+quota blocks nobody.
 
-Of quota scopes, all that concern pods are evaluated: PriorityClass, Terminating, BestEffort, their opposites and
+All quota scopes that concern pods are evaluated: PriorityClass, Terminating, BestEffort, their opposites and
 CrossNamespacePodAffinity. Besides pods, a quota may name count/jobs.batch.
 """
 
@@ -37,12 +37,12 @@ class Quota:
     """All must match: {scopeName, operator, values}."""
 
     def covers(self, spec: dict[str, Any], priority_class: str | None) -> bool:
-        """Whether pods with this spec are charged here."""
+        """Return whether pods with this spec are charged here."""
         return all(_matches(scope, spec, priority_class) for scope in self.scopes)
 
 
 def read_quota(manifest: Manifest) -> Quota:
-    """As stored. Until the quota's own controller has seen it, nothing is known to be used."""
+    """Read a quota as stored. Until the quota's own controller has seen it, nothing counts as used."""
     spec, status = manifest["spec"], manifest.get("status") or {}
     selector = (spec.get("scopeSelector") or {}).get("matchExpressions") or []
     named = [{"scopeName": name, "operator": "Exists"} for name in spec.get("scopes") or []]
@@ -105,7 +105,7 @@ def _reaches_other_namespaces(spec: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Gang:
-    """Pods that start together, or wait together."""
+    """A group of pods that start together, or wait together."""
 
     pod_spec: dict[str, Any]
     num_pods: int
@@ -116,11 +116,11 @@ class Gang:
     priority_class: str | None = None
 
     def count(self, quota: Quota) -> Usage:
-        """All of it, as far as the quota counts it."""
+        """Return what the quota counts of the whole gang."""
         return _only(quota, add(self._count_pods(quota, self.num_pods), {"count/jobs.batch": Decimal(self.num_jobs)}))
 
     def count_missing(self, quota: Quota) -> Usage:
-        """What of it the quota does not count yet."""
+        """Return what the quota does not count of the gang yet."""
         return beyond(self.count(quota), self._count_pods(quota, self.num_charged_pods))
 
     def _count_pods(self, quota: Quota, number: int) -> Usage:
@@ -135,35 +135,35 @@ def _only(quota: Quota, usage: Usage) -> Usage:
 
 @dataclass(frozen=True)
 class Shortage:
-    """What a gang needs of one thing, and what there is of it."""
+    """A resource of which a gang needs more than there is."""
 
     quota: str
     resource: str
     needed: Decimal
     free: Decimal
-    """Nobody uses it and no Job that is there is about to, whoever waits."""
+    """Neither used nor about to be taken by a Job that is there; runs that wait are not considered."""
     hard: Decimal
 
     @property
     def is_hopeless(self) -> bool:
-        """It does not fit even while nothing else runs."""
+        """Return whether it does not fit even while nothing else runs."""
         return self.needed > self.hard
 
     @property
     def fits_now(self) -> bool:
-        """It would, but for the runs ahead."""
+        """Return whether it would fit without the runs ahead."""
         return self.needed <= self.free
 
 
 def find_shortages(
     gang: Gang, quotas: Sequence[Quota], holders: Sequence[Gang] = (), ahead: Sequence[Gang] = ()
 ) -> list[Shortage]:
-    """What keeps the gang from starting; the worst first, and of these what names GPUs.
+    """Return what keeps the gang from starting, the worst first, and of equally bad ones GPUs first.
 
     Args:
         gang: that wants to start.
         quotas: of its namespace.
-        holders: the pods of Jobs that are there: what is not charged of these will be.
+        holders: the gangs of Jobs that are there: those of their pods that are not charged yet will be.
         ahead: those that wait and come first.
     """
     holding = [each for each in holders if not is_hopeless(each, quotas)]
@@ -183,7 +183,7 @@ def _badness(shortage: Shortage) -> tuple[bool, bool, bool, str]:
 
 
 def is_hopeless(gang: Gang, quotas: Sequence[Quota]) -> bool:
-    """No empty quota could hold it."""
+    """Return whether an empty quota could not hold it."""
     return any(needed > quota.hard[name] for quota in quotas for name, needed in gang.count(quota).items())
 
 
@@ -193,18 +193,18 @@ class Ticket:
 
     key: str
     is_admitted: bool
-    """It has run before and goes on: it keeps its place before those that have not."""
+    """Whether it has run before and goes on: it keeps its place before those that have not."""
     priority: int
     created: str
     gang: Gang
 
     @property
     def order(self) -> tuple[bool, int, str, str]:
-        """The smaller comes first: by priority, then by age."""
+        """Return the sort key: by priority, then by age."""
         return (not self.is_admitted, -self.priority, self.created, self.key)
 
 
 def find_ahead(ticket: Ticket, others: Iterable[Ticket], quotas: Sequence[Quota]) -> list[Ticket]:
-    """Those that come before it and could ever start; first first."""
+    """Return those that come before it and could ever start, in their order."""
     before = (each for each in others if each.order < ticket.order and not is_hopeless(each.gang, quotas))
     return sorted(before, key=lambda each: each.order)

@@ -1,7 +1,7 @@
-"""Amounts of resources, as Kubernetes writes them and as a ResourceQuota counts them for a pod. Pure.
+"""Amounts of resources, as Kubernetes writes them and as a ResourceQuota counts them for a pod.
 
-Counted are all amounts of pods that a quota can name: cpu, memory, requests.*, limits.*, hugepages-*, extended
-resources, pods and count/pods. Not counted is what is decided only when a pod is created: defaults of a LimitRange, the
+All amounts of pods that a quota can name are counted: cpu, memory, requests.*, limits.*, hugepages-*, extended
+resources, pods and count/pods. What is decided only when a pod is created is not: defaults of a LimitRange, the
 overhead of a RuntimeClass, containers that a webhook puts in.
 """
 
@@ -11,12 +11,13 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from runyard_trainer.contract.times import parse_time
+
 from runyard.decide.facts import pods
-from runyard.decide.times import parse_time
 from runyard.decide.values import Manifest
 
 Usage = dict[str, Decimal]
-"""Amounts by the name that a quota has for them."""
+"""Amounts by their name in a quota: `requests.cpu`."""
 
 _DECIMAL = ("n", "u", "m", "", "k", "M", "G", "T", "P", "E")
 _BINARY = ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
@@ -31,7 +32,7 @@ _NATIVE = ("cpu", "memory", "ephemeral-storage")
 
 
 def parse_quantity(text: str | int | float) -> Decimal:
-    """As Kubernetes writes amounts: 500m, 1.5Gi, 2e3. Raises ValueError."""
+    """Parse an amount as Kubernetes writes it: 500m, 1.5Gi, 2e3. Raises ValueError."""
     text = str(text)
     number = text.rstrip("numkMGTPEi")
     try:
@@ -41,7 +42,7 @@ def parse_quantity(text: str | int | float) -> Decimal:
 
 
 def format_quantity(amount: Decimal, resource: str) -> str:
-    """For people: memory in its largest whole binary unit, the rest as a number."""
+    """Format for people: memory in its largest binary unit (1.5Gi), the rest as a number."""
     if any(kind in resource for kind in ("memory", "storage", "hugepages")):
         for suffix in ("Ti", "Gi", "Mi", "Ki"):
             if abs(amount) >= _FACTORS[suffix]:
@@ -50,23 +51,23 @@ def format_quantity(amount: Decimal, resource: str) -> str:
 
 
 def name_for_people(resource: str) -> str:
-    """`requests.nvidia.com/gpu` is nvidia.com/gpu."""
+    """Return the name for people: `nvidia.com/gpu` for `requests.nvidia.com/gpu`."""
     return resource.removeprefix("requests.")
 
 
 def add(*usages: Usage) -> Usage:
-    """Their sum."""
+    """Return the sum."""
     names = {name for usage in usages for name in usage}
     return {name: sum((usage.get(name, Decimal()) for usage in usages), Decimal()) for name in names}
 
 
 def times(usage: Usage, number: int) -> Usage:
-    """So many of it."""
+    """Return `number` times as much."""
     return {name: amount * number for name, amount in usage.items()}
 
 
 def beyond(usage: Usage, taken: Usage) -> Usage:
-    """What of `usage` is not in `taken`."""
+    """Return the part of `usage` that is not in `taken`."""
     return {name: max(Decimal(), amount - taken.get(name, Decimal())) for name, amount in usage.items()}
 
 
@@ -74,7 +75,7 @@ def beyond(usage: Usage, taken: Usage) -> Usage:
 
 
 def count_pod(spec: dict[str, Any]) -> Usage:
-    """What a pod with this spec is charged, by every name that a quota may have for it."""
+    """Return what a pod with this spec is charged, by every name that a quota may have for it."""
     usage: Usage = {"pods": Decimal(1), "count/pods": Decimal(1)}
     for kind in ("requests", "limits"):
         for name, amount in _sum_containers(spec, kind).items():
@@ -85,7 +86,7 @@ def count_pod(spec: dict[str, Any]) -> Usage:
 
 
 def _sum_containers(spec: dict[str, Any], kind: str) -> Usage:
-    """Containers and sidecars together, or, where it is more, what one that runs before them takes."""
+    """Sum containers and sidecars; where an init container takes more, its amount counts."""
     peaks: list[Usage] = []
     sidecars: Usage = {}
     for container in spec.get("initContainers") or ():
@@ -98,7 +99,7 @@ def _sum_containers(spec: dict[str, Any], kind: str) -> Usage:
 
 
 def read_amounts(container: dict[str, Any], kind: str) -> Usage:
-    """`requests` or `limits` of a container, by the name of the resource."""
+    """Read `requests` or `limits` of a container, by the name of the resource."""
     resources = container.get("resources") or {}
     amounts = resources.get(kind) or {}
     if kind == "requests":  # what has a limit and no request asks for its limit
@@ -107,7 +108,7 @@ def read_amounts(container: dict[str, Any], kind: str) -> Usage:
 
 
 def is_charged(pod: Manifest, now: datetime) -> bool:
-    """Whether a quota still counts the pod: not once it has ended, or is overdue on a node that is gone."""
+    """Return whether a quota still counts the pod: not once it has ended, or is overdue on a node that is gone."""
     if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
         return False
     metadata = pod["metadata"]

@@ -1,7 +1,7 @@
-"""The rules, one function each: the first that has something to say decides.
+"""The rules, one function each: the first that returns a decision decides.
 
-    lifecycle: deletion, suspend, limits, preparation, attempts     attempt_end: how an attempt ended
+    lifecycle: suspend, limits, attempts, the end of a run     preparation: the prepare Job     attempt_end: retries
     source_run: the run that a model comes from     quota, kueue: whether an attempt may start
 
-Order and meaning are in `plan.RULES`. Nothing here reads anything but its situation.
+Their order is in `plan.RULES`. A rule depends on nothing but its situation.
 """

@@ -1,10 +1,10 @@
-"""Runs that queue with Kueue (`queue.name`): all that is different about them. Pure.
+"""The rules of runs that queue with Kueue (`queue.name`), and the Job that holds their place.
 
 Kueue admits Jobs, and a Job that is replaced loses its place. So a run has one more Job, its *place*: it carries the
-queue's name and says what an attempt takes, and it lives until the run ends or is suspended. `managedBy` says that its
-controller is this operator, so Kubernetes makes no pods of it. Kueue owns its `suspend`. While it is not suspended, the
-run's attempts are Jobs as they always are, but that the place controls them: Kueue knows that they are admitted with
-it, and stops them when it evicts it. `kueue_words` has what is told of that. See docs/decisions/0014-kueue.md.
+queue's name and what an attempt takes, and it lives until the run ends or is suspended. By `managedBy` its controller
+is this operator, so Kubernetes makes no pods for it. Kueue owns its `suspend`. While it is not suspended, the run's
+attempts are Jobs as without Kueue, except that the place controls them: Kueue counts them as admitted with it, and
+stops them when it evicts it. The messages are in `kueue_messages`. See docs/decisions/0014-kueue.md.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import timedelta
 from types import MappingProxyType
 
+from runyard.api.reasons import ConditionReason
 from runyard.api.trainingrun import (
     LABEL_ATTEMPT,
     LABEL_ROLE,
@@ -33,11 +34,11 @@ from runyard.decide.values import Action, Create, Decision, Manifest, PatchStatu
 
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 LABEL_PRIORITY = "kueue.x-k8s.io/priority-class"
-"""Goes before the PriorityClass of the pods."""
+"""Kueue prefers it to the PriorityClass of the pods."""
 MANAGER = "runyard.dev/operator"
 
 RECHECK = timedelta(seconds=10)
-"""That a place is admitted shows in its Job, which is watched; this is for Kueue's reasons, which are not."""
+"""How soon Kueue's reasons are read again: its Workloads are not watched. An admission shows in the place, which is."""
 
 _JOB_CONTROLLERS_LABELS = ("controller-uid", "job-name")
 _PLACEMENT_FIELDS = ("nodeSelector", "tolerations", "schedulingGates")
@@ -48,12 +49,12 @@ _PLACEMENT_FIELDS = ("nodeSelector", "tolerations", "schedulingGates")
 
 
 def has_lost_place(situation: Situation) -> Decision | None:
-    """Kueue has evicted the run while it trained: settle the attempt, at no cost to a budget."""
+    """Settle the attempt of a run that Kueue has evicted while it trained, at no cost to a budget."""
     if situation.spec.queue.name is None or not situation.is_attempting:
         return None
     place, job = situation.place_job, situation.attempt_job
     is_stopped = job is not None and is_suspended(job)
-    if place is not None and is_open(place) and not is_stopped:
+    if place is not None and is_admitted(place) and not is_stopped:
         return None
     changes = {
         "ended_attempt": situation.attempt,
@@ -64,7 +65,7 @@ def has_lost_place(situation: Situation) -> Decision | None:
 
 
 def waits_for_place(situation: Situation) -> Decision | None:
-    """Kueue has not admitted the run, or not again."""
+    """Wait while Kueue has not admitted the run, or not again."""
     place = situation.place_job
     if situation.spec.queue.name is None:
         return None
@@ -74,21 +75,21 @@ def waits_for_place(situation: Situation) -> Decision | None:
         message = (
             "queue.name needs Kubernetes 1.32 or newer: this one would run the pods of the Job that holds the place"
         )
-        return lifecycle.fail(situation, "NotSupported", message)
+        return lifecycle.fail(situation, ConditionReason.NOT_SUPPORTED, message)
     if pods.is_deleting(place):
-        return _wait(situation, "Queued", "gives its former place back, and then asks for another")
+        return _wait(situation, ConditionReason.QUEUED, "gives its former place back, and then asks for another")
     if place["spec"]["parallelism"] != situation.spec.compute.nodes:
         message = "gives its place back, as compute.nodes has changed, and then asks for another"
-        return _wait(situation, "Queued", message, actions=(build_delete(place),))
-    if is_open(place):
+        return _wait(situation, ConditionReason.QUEUED, message, actions=(build_delete(place),))
+    if is_admitted(place):
         return None
     workload = situation.observed.kueue.workload
     refusal = kueue_messages.describe_refusal(workload) if workload else None
     if refusal is not None:
-        return replace(_wait(situation, "Refused", refusal), is_stalled=True)
+        return replace(_wait(situation, ConditionReason.REFUSED, refusal), is_stalled=True)
     if any(pods.is_alive(pod, situation.now) for pod in situation.train_pods):
         return _wait(situation, *kueue_messages.describe_eviction(situation))
-    return _wait(situation, "Queued", kueue_messages.describe_wait(situation))
+    return _wait(situation, ConditionReason.QUEUED, kueue_messages.describe_wait(situation))
 
 
 def _ask_for_place(situation: Situation) -> Decision:
@@ -98,13 +99,15 @@ def _ask_for_place(situation: Situation) -> Decision:
             "queue.priorityClassName: the cluster has neither a WorkloadPriorityClass nor a PriorityClass "
             f"{queue.priority_class_name}: create one of them, and this run goes on"
         )
-        return _wait(situation, "PriorityClassNotFound", message)
+        return _wait(situation, ConditionReason.PRIORITY_CLASS_NOT_FOUND, message)
     action = Create(build_place(situation.run, situation.spec, situation.settings, kinds))
-    return _wait(situation, "Queued", f"asks Kueue for a place in LocalQueue {queue.name}", actions=(action,))
+    return _wait(
+        situation, ConditionReason.QUEUED, f"asks Kueue for a place in LocalQueue {queue.name}", actions=(action,)
+    )
 
 
 def should_start_in_place(situation: Situation) -> Decision | None:
-    """As any attempt starts, under the place."""
+    """Start the next attempt as without Kueue, but controlled by the place."""
     place = situation.place_job
     if situation.spec.queue.name is None or place is None:
         return None
@@ -120,7 +123,7 @@ def should_start_in_place(situation: Situation) -> Decision | None:
 
 def _wait(
     situation: Situation,
-    reason: str,
+    reason: ConditionReason,
     message: str,
     changes: Mapping[str, object] = MappingProxyType({}),
     actions: tuple[Action, ...] = (),
@@ -137,14 +140,14 @@ def _wait(
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- bookkeeping
+# ----------------------------------------------------------------------------------------------- the place's controller
 
 
 def keep_place(situation: Situation) -> tuple[Action, ...]:
-    """What the controller of a place owes to Kueue: how many pods it has, and the place itself once it has no use.
+    """Do what Kueue expects of a place's controller: count its pods in its status, and delete it once it has no use.
 
     While `active` is not 0 an evicted place keeps its quota: whoever preempts it starts when the checkpoint is saved.
-    `ready` is what Kueue's waitForPodsReady looks at.
+    Kueue's waitForPodsReady reads `ready`.
     """
     place, spec = situation.place_job, situation.run.spec
     if place is None or pods.is_deleting(place):
@@ -161,7 +164,7 @@ def keep_place(situation: Situation) -> tuple[Action, ...]:
 
 
 def _holds(situation: Situation, pod: Manifest) -> bool:
-    """A rank that has ended well waits for the others."""
+    """Return whether the pod counts as active: a rank that has ended well still waits for the others."""
     end = pods.read_termination(pod)
     has_done_well = end is not None and end.exit_code == 0 and pods.attempt_of(pod) == situation.attempt
     return pods.is_alive(pod, situation.now) or (has_done_well and situation.is_attempting)
@@ -173,13 +176,13 @@ def _holds(situation: Situation, pod: Manifest) -> bool:
 def build_place(
     run: Run, spec: TrainingRunSpec, settings: Settings, priority_kinds: frozenset[str] | None = None
 ) -> Manifest:
-    """The Job that holds what an attempt takes; no pod is made of it.
+    """Build the Job that holds what an attempt takes; no pod is made of it.
 
     Args:
         run: whose place it is.
         spec: of the run.
         settings: the administrator's.
-        priority_kinds: which kinds of class queue.priorityClassName names; None where only its pods tell.
+        priority_kinds: the kinds of class that queue.priorityClassName names; None where they may not be read.
     """
     job = manifests.build_train_job(run, spec, settings, attempt=0)
     labels = {LABEL_RUN_UID: run.uid, LABEL_RUN: run.name}
@@ -198,7 +201,7 @@ def build_place(
 
 
 def _put_under(place: Manifest, job: Manifest) -> Manifest:
-    """The attempt's Job under the place, where Kueue wants its pods.
+    """Return the attempt's Job as controlled by the place, with what Kueue has put into the place's pod template.
 
     The run owns it as well, so that it outlives the place: its pods save, and its logs stay.
     """
@@ -232,10 +235,10 @@ def _is_job(manifest: Manifest) -> bool:
 
 
 def is_suspended(job: Manifest) -> bool:
-    """Whether a Job may have pods; of a run's Jobs only Kueue suspends any."""
+    """Return whether a Job may have no pods now; of a run's Jobs only Kueue suspends any."""
     return bool(job["spec"].get("suspend", False))
 
 
-def is_open(place: Manifest) -> bool:
-    """Kueue has admitted the run, and has not evicted it since."""
+def is_admitted(place: Manifest) -> bool:
+    """Return whether Kueue has admitted the run, and has not evicted it since."""
     return not is_suspended(place) and not pods.is_deleting(place)

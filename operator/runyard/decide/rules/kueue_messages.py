@@ -1,15 +1,16 @@
-"""What a run that queues with Kueue says of itself: Kueue's own words, and what to do where there are none. Pure."""
+"""The messages of a run that queues with Kueue: what Kueue says of it, and what to do where Kueue says nothing."""
 
 from __future__ import annotations
 
+from runyard.api.reasons import ConditionReason
 from runyard.decide.facts import pods
 from runyard.decide.situation import Situation
 from runyard.decide.status import describe_start
 from runyard.decide.values import Manifest, QueuePosition
 
 
-def describe_eviction(situation: Situation) -> tuple[str, str]:
-    """An attempt has lost its place: the reason, and in words why, and what follows."""
+def describe_eviction(situation: Situation) -> tuple[ConditionReason, str]:
+    """Describe why an attempt has lost its place, and what follows: reason and message."""
     view = situation.observed.kueue
     evicted = pods.find_condition(view.workload, "Evicted") if view.workload else None
     is_preempted = view.workload is not None and pods.find_condition(view.workload, "Preempted") is not None
@@ -24,11 +25,11 @@ def describe_eviction(situation: Situation) -> tuple[str, str]:
         f"attempt {situation.attempt} saves a checkpoint and stops: {why}. It is in the queue again, and "
         f"{_describe_return(situation)}"
     )
-    return "Preempted" if is_preempted else "Evicted", message
+    return ConditionReason.PREEMPTED if is_preempted else ConditionReason.EVICTED, message
 
 
 def describe_wait(situation: Situation) -> str:
-    """Why Kueue has not admitted the run, or not again."""
+    """Describe why Kueue has not admitted the run, or not again."""
     workload = situation.observed.kueue.workload
     if workload is None:
         return _describe_silence(situation)
@@ -64,7 +65,7 @@ def _describe_position(position: QueuePosition | None, queue: str) -> str:
 
 
 def _describe_past(situation: Situation, workload: Manifest) -> str:
-    """That it has trained before, and why it does not now: the Event that says so may be gone."""
+    """Describe why a run that has trained does not any more: the Event that says so may be gone."""
     evicted, view = pods.find_condition(workload, "Evicted"), situation.observed.kueue
     if evicted is None or not situation.known.attempt:
         return ""
@@ -73,13 +74,13 @@ def _describe_past(situation: Situation, workload: Manifest) -> str:
 
 
 def _describe_return(situation: Situation) -> str:
-    """The last save of a stopped attempt may not have been heard of: its pods are gone with their last words."""
+    """Describe where it goes on: maybe later than the newest known step, as the report of the last save can be lost."""
     checkpoint = situation.known.checkpoint
     return f"goes on by itself {describe_start(checkpoint)}{' or later' if checkpoint else ''}"
 
 
 def describe_refusal(workload: Manifest) -> str | None:
-    """Why Kueue, or a person, has taken the run out of the queue; None where it is in it."""
+    """Describe why Kueue, or a person, has taken the run out of the queue; None where it is in it."""
     rejected = ", ".join(_describe_check(check) for check in _read_checks(workload) if check["state"] == "Rejected")
     if "multikueue" in rejected.lower():
         return (

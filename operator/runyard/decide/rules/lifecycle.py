@@ -1,31 +1,32 @@
-"""The rules of a run, one function each: `Situation` in, a `Decision` out, or None where the rule does not apply.
+"""The rules of a run's life, one function each: `Situation` in, `Decision` out, or None where a rule does not apply.
 
-`plan` has their order. A rule's reason and message become the conditions' as they are, so each message says what is
-wrong and what to do.
+Their order is in `plan.RULES`. A rule's reason and message become those of the conditions, so each message says what
+is wrong and what to do.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from runyard_trainer.contract.exits import ExitCode
+from runyard_trainer.contract.exits import Reason
+from runyard_trainer.contract.times import format_time, parse_time
 
-from runyard.api.trainingrun import ANNOTATION_ASKED, KIND, ConditionType, LastFailure, Phase, Prepare, Role
+from runyard.api.reasons import ConditionReason
+from runyard.api.trainingrun import KIND, ConditionType, LastFailure, Phase, Role
 from runyard.decide import manifests
 from runyard.decide.facts import limits, pods, stalls
-from runyard.decide.facts.endings import Severity, describe_failure, judge, when_settled
+from runyard.decide.facts.endings import when_cause_is_known
 from runyard.decide.facts.remedies import find_remedy
 from runyard.decide.situation import Situation, build_delete
-from runyard.decide.status import STALLED, find_condition
-from runyard.decide.times import format_time, parse_time
+from runyard.decide.status import find_condition
 from runyard.decide.values import Action, Create, Decision, Delete, Manifest
 
 _STAGES = {
-    "writing": ("WritingReplay", "the model writes the text to replay"),
-    "evaluating": ("Evaluating", "measuring the losses on held-out text"),
-    "training": ("Training", "training"),
-    "exporting": ("Exporting", "exporting the model"),
-    "finished": ("Exporting", "the model is exported"),
+    "writing": (ConditionReason.WRITING_REPLAY, "the model writes the text to replay"),
+    "evaluating": (ConditionReason.EVALUATING, "measuring the losses on held-out text"),
+    "training": (ConditionReason.TRAINING, "training"),
+    "exporting": (ConditionReason.EXPORTING, "exporting the model"),
+    "finished": (ConditionReason.EXPORTING, "the model is exported"),
 }
 
 
@@ -33,7 +34,7 @@ _STAGES = {
 
 
 def is_finished(situation: Situation) -> Decision | None:
-    """Finished once is finished for good, also after its Jobs are gone."""
+    """Keep a run finished that has succeeded or failed once, also after its Jobs are gone."""
     stored = situation.run.status
     for kind, phase in ((ConditionType.SUCCEEDED, Phase.SUCCEEDED), (ConditionType.FAILED, Phase.FAILED)):
         condition = find_condition(stored, kind)
@@ -55,15 +56,15 @@ def _expire(situation: Situation, finished_at: datetime) -> tuple[tuple[Action, 
 
 
 def has_invalid_spec(situation: Situation) -> Decision | None:
-    """The API server took what this operator cannot read: another version's CRD."""
+    """Fail a run whose spec this operator cannot read: the CRD is another version's."""
     if situation.run.spec is not None:
         return None
     message = f"{situation.run.spec_error}. Delete the run and create it anew with this mended"
-    return fail(situation, ExitCode.SPEC_ERROR.reason, message)
+    return fail(situation, Reason.SPEC_ERROR, message)
 
 
 def has_succeeded(situation: Situation) -> Decision | None:
-    """All ranks of the newest attempt ended with 0: the export is committed."""
+    """Finish a run whose newest attempt ended with 0 on every rank: the export is committed."""
     job = situation.attempt_job
     if job is None or not pods.is_complete(job):
         return None
@@ -71,7 +72,7 @@ def has_succeeded(situation: Situation) -> Decision | None:
     result = report.result if report else None
     return Decision(
         Phase.SUCCEEDED,
-        "Completed",
+        Reason.COMPLETED,
         f"the model is at {result.uri if result else situation.spec.output.uri}",
         changes={
             "ended_attempt": situation.attempt,
@@ -83,7 +84,7 @@ def has_succeeded(situation: Situation) -> Decision | None:
 
 
 def fail(situation: Situation, reason: str, message: str, failure: LastFailure | None = None) -> Decision:
-    """The run has failed; what still runs of it is stopped."""
+    """Build the decision that the run has failed; what still runs of it is stopped."""
     changes = {
         "ended_attempt": situation.attempt,
         "next_attempt_time": None,
@@ -92,11 +93,11 @@ def fail(situation: Situation, reason: str, message: str, failure: LastFailure |
     return Decision(Phase.FAILED, reason, message, changes)
 
 
-# ---------------------------------------------------------------------------------------- what keeps us from doing more
+# ---------------------------------------------------------------------------------------------- what is in the way
 
 
 def lacks_a_name(situation: Situation) -> Decision | None:
-    """Somebody else's object has a name that this run needs."""
+    """Wait while somebody else's object has a name that this run needs."""
     conflicts = situation.observed.conflicts
     if not conflicts:
         return None
@@ -104,27 +105,33 @@ def lacks_a_name(situation: Situation) -> Decision | None:
         f"{', '.join(conflicts)} in namespace {situation.run.namespace} belongs to someone else: delete or rename it, "
         "or delete this run and create it under another name"
     )
-    return Decision(situation.known.phase or Phase.PENDING, "NameConflict", message, is_stalled=True)
+    return Decision(situation.known.phase or Phase.PENDING, ConditionReason.NAME_CONFLICT, message, is_stalled=True)
 
 
 def could_not_act(situation: Situation) -> Decision | None:
-    """The API server refused something; it is tried again."""
+    """Show what the API server has refused; it is tried again."""
     errors = situation.observed.apply_errors
     if not errors:
         return None
-    return Decision(situation.known.phase or Phase.PENDING, "ApplyFailed", f"{'; '.join(errors)}. Trying again")
+    return Decision(
+        situation.known.phase or Phase.PENDING, ConditionReason.APPLY_FAILED, f"{'; '.join(errors)}. Trying again"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- suspend
 
 
-def is_told_to_stop(situation: Situation) -> Decision | None:
-    """`suspend` settles the attempt, at no cost to a budget; the next pass deletes its Job."""
+def is_told_to_suspend(situation: Situation) -> Decision | None:
+    """Settle the attempt of a run that is to be suspended, at no cost to a budget; the next pass deletes its Job."""
     if not (situation.spec.suspend and situation.is_attempting):
         return None
     changes = {"ended_attempt": situation.attempt, "next_attempt_time": None, "nodes": None}
     return Decision(
-        Phase.SUSPENDING, "Suspending", _SAVING.format(situation.attempt), changes, requeue_at=situation.now
+        Phase.SUSPENDING,
+        ConditionReason.SUSPENDING,
+        _SAVING.format(situation.attempt),
+        changes,
+        requeue_at=situation.now,
     )
 
 
@@ -132,7 +139,7 @@ _SAVING = "attempt {} saves a checkpoint and stops"
 
 
 def is_suspended(situation: Situation) -> Decision | None:
-    """Nothing runs, or what runs is about to end."""
+    """Keep a run suspended: nothing runs, or what runs is about to end."""
     if not situation.spec.suspend:
         return None
     job = situation.prepare_job
@@ -141,28 +148,34 @@ def is_suspended(situation: Situation) -> Decision | None:
     if alive or actions:
         attempt = max(map(pods.attempt_of, alive), default=0)
         message = _SAVING.format(attempt) if attempt else "preparation stops"
-        return Decision(Phase.SUSPENDING, "Suspending", message, actions=actions, requeue_at=pods.next_loss(alive))
-    return Decision(Phase.SUSPENDED, "Suspended", "nothing runs; set spec.suspend to false to go on")
+        return Decision(
+            Phase.SUSPENDING,
+            ConditionReason.SUSPENDING,
+            message,
+            actions=actions,
+            requeue_at=pods.when_next_is_lost(alive),
+        )
+    return Decision(Phase.SUSPENDED, ConditionReason.SUSPENDED, "nothing runs; set spec.suspend to false to go on")
 
 
 # ------------------------------------------------------------------------------------------------------------- attempts
 
 
 def has_reached_a_limit(situation: Situation) -> Decision | None:
-    """The run has taken what it may take."""
+    """Fail a run that has taken all that `spec.limits` lets it take."""
     excess = limits.find_excess(situation.spec.limits, situation.known, situation.now)
     return None if excess is None else fail(situation, excess.reason, excess.message)
 
 
 def is_attempting(situation: Situation) -> Decision | None:
-    """An attempt goes on."""
+    """Follow an attempt that goes on."""
     if not situation.is_attempting:
         return None
     phase, reason, message = _describe_attempt(situation)
     its_pods, recovery = situation.attempt_pods, situation.recovery
     moments = (
-        pods.next_loss(its_pods),
-        when_settled(its_pods, situation.now),
+        pods.when_next_is_lost(its_pods),
+        when_cause_is_known(its_pods, situation.now),
         stalls.when_startup_is_over(situation.attempt_job, its_pods, recovery),
         stalls.when_silence_ends(situation.silent_since, recovery),
         _find_next_limit(situation),
@@ -178,18 +191,18 @@ def _describe_attempt(situation: Situation) -> tuple[Phase, str, str]:
     progress, attempt = situation.observed.progress, situation.attempt
     if progress is not None and progress.attempt == attempt and progress.stage in _STAGES:
         if progress.stalled_since is not None:
-            return Phase.RUNNING, STALLED, _describe_stall(situation, progress.stalled_since)
+            return Phase.RUNNING, Reason.STALLED, _describe_stall(situation, progress.stalled_since)
         reason, doing = _STAGES[progress.stage]
         return Phase.RUNNING, reason, f"attempt {attempt}: {doing}"
     if situation.was_running is not None:
         return Phase.RUNNING, situation.was_running.reason, situation.was_running.message
-    wait = _describe_wait(situation, situation.attempt_pods)
+    wait = describe_wait(situation, situation.attempt_pods)
     if wait is not None:
         return Phase.STARTING, *wait
     num_running = sum(map(pods.is_running, situation.attempt_pods))
     return (
         Phase.STARTING,
-        "Starting",
+        ConditionReason.STARTING,
         f"attempt {attempt}: {num_running} of {situation.attempt_spec.compute.nodes} pods run",
     )
 
@@ -204,7 +217,8 @@ def _describe_stall(situation: Situation, since: str) -> str:
     return f"attempt {situation.attempt}: no step has ended since {since}; stacks of every rank: {where}; {what_next}"
 
 
-def _describe_wait(situation: Situation, waiting: list[Manifest]) -> tuple[str, str] | None:
+def describe_wait(situation: Situation, waiting: list[Manifest]) -> tuple[str, str] | None:
+    """Describe why one of these pods does not start, and what to do; None where none waits for a person."""
     wait = pods.find_wait(waiting)
     if wait is None:
         return None
@@ -220,99 +234,33 @@ def _describe_wait(situation: Situation, waiting: list[Manifest]) -> tuple[str, 
     return wait.reason, f"{wait.message.rstrip('.')}. What to do: {remedy}" if remedy else wait.message
 
 
-# -------------------------------------------------------------------------------------------------------------- prepare
-
-
-def has_failed_to_prepare(situation: Situation) -> Decision | None:
-    """Prepare found what will not mend, or failed too often."""
-    job = situation.prepare_job
-    if situation.is_prepared or job is None:
-        return None
-    ends = [end for pod in situation.prepare_pods if (end := pods.read_termination(pod)) and end.exit_code != 0]
-    endings = [judge(None, end, situation.now) for end in ends]
-    fatal = next((ending for ending in endings if ending.severity is Severity.FATAL), None)
-    job_failure = pods.find_job_failure(job)
-    if fatal is not None:
-        failure = fatal.failure
-    elif job_failure is None:
-        return None
-    elif endings:
-        failure = endings[-1].failure
-    else:
-        failure = LastFailure(reason=job_failure["reason"], message=job_failure.get("message", ""))
-    return fail(situation, failure.reason, describe_failure(failure), failure)
-
-
-def asks_otherwise(situation: Situation) -> Decision | None:
-    """`prepare` has changed since the Job was made: it is made anew, as a Job's pods cannot change."""
-    job = situation.prepare_job
-    if situation.is_prepared or job is None or not pods.is_live(job):
-        return None
-    made_for = job["metadata"].get("annotations", {}).get(ANNOTATION_ASKED, manifests.note_asked(Prepare()))
-    if made_for == manifests.note_asked(situation.spec.prepare):
-        return None
-    message = "spec.prepare has changed: preparation starts again"
-    return Decision(Phase.PREPARING, "Preparing", message, actions=(build_delete(job),))
-
-
-def is_preparing(situation: Situation) -> Decision | None:
-    """The prepare Job is at work. One whose pod is gone with its node is made anew: the Job would wait for it."""
-    job = situation.prepare_job
-    if situation.is_prepared or job is None:
-        return None
-    if any(pods.is_lost(pod, situation.now) for pod in situation.prepare_pods) and pods.is_live(job):
-        message = "the node that prepared the data is gone: starting again"
-        return Decision(Phase.PREPARING, "NodeLost", message, actions=(build_delete(job),))
-    reason, message = _describe_wait(situation, situation.prepare_pods) or _describe_preparation(situation)
-    return Decision(Phase.PREPARING, reason, message, requeue_at=pods.next_loss(situation.prepare_pods))
-
-
-def _describe_preparation(situation: Situation) -> tuple[str, str]:
-    ends = [end for pod in situation.prepare_pods if (end := pods.read_termination(pod)) and end.exit_code != 0]
-    if ends and not any(map(pods.is_running, situation.prepare_pods)):
-        failure = judge(None, ends[-1], situation.now).failure
-        return "Retrying", f"{describe_failure(failure)}. It is tried again"
-    return "Preparing", "checking the output and making tokens of the text"
-
-
-def should_prepare(situation: Situation) -> Decision | None:
-    """Nothing is prepared and nobody is at it."""
-    if situation.is_prepared:
-        return None
-    job = Create(manifests.build_prepare_job(situation.run, situation.spec, situation.settings))
-    return Decision(
-        Phase.PREPARING,
-        "Preparing",
-        "checking the output and making tokens of the text",
-        actions=(Create(manifests.build_config_map(situation.run, situation.recipe)), job),
-    )
-
-
 # --------------------------------------------------------------------------------------------------------- next attempt
 
 
 def is_backing_off(situation: Situation) -> Decision | None:
-    """After a failure the next attempt has to wait a while."""
+    """Wait for the time of the next attempt after a failure."""
     text = situation.known.next_attempt_time
     if text is None or parse_time(text) <= situation.now:
         return None
     ready = find_condition(situation.run.status, ConditionType.READY)
-    reason, message = (ready.reason, ready.message) if ready else ("AttemptFailed", "")
+    reason, message = (ready.reason, ready.message) if ready else (ConditionReason.ATTEMPT_FAILED, "")
     return Decision(Phase.RECOVERING, reason, message, requeue_at=parse_time(text))
 
 
 def is_stopping(situation: Situation) -> Decision | None:
-    """Resumed before the suspended attempt has saved: it would be fenced out by the next one."""
+    """Wait for the pods of an attempt that was suspended: the next one would fence out what they still save."""
     failure, ended = situation.known.last_failure, situation.run.status.ended_attempt
     was_suspended = failure is None or failure.attempt != ended
     alive = [pod for pod in situation.train_pods if pods.is_alive(pod, situation.now)]
     if not (was_suspended and alive):
         return None
-    return Decision(Phase.SUSPENDING, "Suspending", _SAVING.format(ended), requeue_at=pods.next_loss(alive))
+    return Decision(
+        Phase.SUSPENDING, ConditionReason.SUSPENDING, _SAVING.format(ended), requeue_at=pods.when_next_is_lost(alive)
+    )
 
 
 def should_start_attempt(situation: Situation) -> Decision:
-    """Nothing is in the way."""
+    """Start the next attempt, as nothing is in the way."""
     attempt = situation.attempt + 1
     job = Create(
         manifests.build_train_job(
@@ -326,4 +274,6 @@ def should_start_attempt(situation: Situation) -> Decision:
         "next_attempt_time": None,
         "start_time": situation.known.start_time or format_time(situation.now),
     }
-    return Decision(Phase.STARTING, "Starting", f"attempt {attempt}: pods are being made", changes, actions)
+    return Decision(
+        Phase.STARTING, ConditionReason.STARTING, f"attempt {attempt}: pods are being made", changes, actions
+    )

@@ -1,9 +1,9 @@
-"""The rules of waiting for quota: which runs of the namespace hold what, who is ahead, and how that is told. Pure.
+"""The rules of waiting for quota: what the runs of the namespace hold, which of them are ahead, and the messages.
 
-A run that has started keeps its place until it ends or is suspended: between two attempts it is reserved for, and its
-next attempt comes before every run that has not started yet. Runs that both go on are in the usual order, so that they
-cannot wait for each other. What another run needs is what the rules would create for it: there is one place that says
-what an attempt is. `quota` has the arithmetic.
+A run that has started keeps its place until it ends or is suspended: between two attempts its quota is reserved, and
+its next attempt comes before every run that has not started yet. Two runs that are both between attempts are in the
+usual order, so that they cannot wait for each other. What another run needs is what the rules would create for it. The
+arithmetic is in `decide.quota`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 
+from runyard.api.reasons import ConditionReason
 from runyard.api.trainingrun import ConditionType, Phase, QueuePlace, Role, TrainingRunStatus
 from runyard.decide.facts import pods
 from runyard.decide.quota.gangs import Gang, Quota, Shortage, Ticket, find_ahead, find_shortages, read_quota
@@ -23,47 +24,52 @@ from runyard.decide.status import find_condition, is_finished
 from runyard.decide.values import Action, Create, Decision, Manifest, Namespace, Observed, Run
 
 RECHECK = timedelta(seconds=30)
-"""Quotas and runs are watched; this is for what changes without them."""
+"""How soon a waiting run is reconciled again: quotas and runs are watched, PriorityClasses are not."""
 
 
 # ---------------------------------------------------------------------------------------------------------------- rules
 
 
 def is_preparation_blocked(situation: Situation) -> Decision | None:
-    """The prepare Job is there, and quota keeps its pod from being made."""
+    """Wait where quota keeps the pod of the prepare Job from being made."""
     job, namespace = situation.prepare_job, situation.observed.namespace
     if situation.is_prepared or job is None or not pods.is_live(job) or situation.prepare_pods:
         return None
     if namespace is None:
-        return _look(situation)
-    view = _View(situation, namespace)
+        return _ask_for_namespace(situation)
+    view = _NamespaceView(situation, namespace)
     shortages = find_shortages(view.gang_of(job), view.quotas)
     if not shortages:
         return None
     message = f"the pod that prepares the data {_describe(shortages[0], situation.run.namespace, 'prepare.resources')}"
-    return Decision(Phase.PREPARING, "QuotaExceeded", message, requeue_at=situation.now + RECHECK)
+    return Decision(Phase.PREPARING, ConditionReason.QUOTA_EXCEEDED, message, requeue_at=situation.now + RECHECK)
 
 
 def waits_for_budget(situation: Situation) -> Decision | None:
-    """A GPUBudget lets no further run start; one that has started goes on. One that waits holds no place either."""
+    """Wait while a GPUBudget lets no further run start, holding no place in a queue of Kueue.
+
+    A run that has started goes on.
+    """
     block = situation.observed.budget_block
     if block is None or keeps_admission(situation.run.status, is_suspended=False):
         return None
     place = situation.place_job
     actions = (build_delete(place),) if place is not None and not pods.is_deleting(place) else ()
-    return _wait(situation, "BudgetUsedUp", None, block, actions=actions)
+    return _wait(situation, ConditionReason.BUDGET_USED_UP, None, block, actions=actions)
 
 
 def waits_for_quota(situation: Situation) -> Decision | None:
-    """Not all pods of the next attempt fit what the namespace's quotas leave after those that come first."""
+    """Wait while not all pods of the next attempt fit what the namespace's quotas leave after the runs ahead."""
     namespace = situation.observed.namespace
     if namespace is None:
-        return _look(situation)
-    view = _View(situation, namespace)
+        return _ask_for_namespace(situation)
+    view = _NamespaceView(situation, namespace)
     missing = view.find_missing_priority_class(situation)
     if missing is not None:
         message = f"queue.priorityClassName: the cluster has no PriorityClass {missing}"
-        return _wait(situation, "PriorityClassNotFound", 0, f"{message}: create it, and this run goes on")
+        return _wait(
+            situation, ConditionReason.PRIORITY_CLASS_NOT_FOUND, 0, f"{message}: create it, and this run goes on"
+        )
     ticket = view.ticket_of(situation)
     ahead = find_ahead(ticket, view.others, view.quotas)
     shortages = find_shortages(ticket.gang, view.quotas, view.holders, [each.gang for each in ahead])
@@ -71,18 +77,20 @@ def waits_for_quota(situation: Situation) -> Decision | None:
         return None
     message = _describe(shortages[0], situation.run.namespace)
     if shortages[0].is_hopeless:
-        return _wait(situation, "ExceedsQuota", 0, message, is_stalled=True)
+        return _wait(situation, ConditionReason.EXCEEDS_QUOTA, 0, message, is_stalled=True)
     message += _describe_ahead(len(ahead)) + _describe_leftovers(situation)
-    return _wait(situation, "Queued", len(ahead), message)
+    return _wait(situation, ConditionReason.QUEUED, len(ahead), message)
 
 
-def _look(situation: Situation) -> Decision:
-    return Decision(situation.known.phase or Phase.PENDING, "Admitting", "looking for room", needs_namespace=True)
+def _ask_for_namespace(situation: Situation) -> Decision:
+    return Decision(
+        situation.known.phase or Phase.PENDING, ConditionReason.ADMITTING, "looking for room", needs_namespace=True
+    )
 
 
 def _wait(
     situation: Situation,
-    reason: str,
+    reason: ConditionReason,
     position: int | None,
     message: str,
     *,
@@ -100,11 +108,17 @@ def _wait(
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------- words
+# ------------------------------------------------------------------------------------------------------------- messages
 
 
 def _describe(worst: Shortage, namespace: str, asked: str = "what compute asks for") -> str:
-    """In words: needs 16 nvidia.com/gpu, team-a has 8 of 32 free. `asked`: what a person may lower."""
+    """Describe what is missing: `needs 16 nvidia.com/gpu, team-a has 8 of 32 free`.
+
+    Args:
+        worst: of the shortages.
+        namespace: whose quota it is.
+        asked: what a person may lower.
+    """
     resource = name_for_people(worst.resource)
     needed, free, hard = (format_quantity(amount, resource) for amount in (worst.needed, worst.free, worst.hard))
     if worst.is_hopeless:
@@ -118,7 +132,7 @@ def _describe_ahead(number: int) -> str:
 
 
 def _describe_leftovers(situation: Situation) -> str:
-    """Pods of an earlier attempt hold the quota until they are gone."""
+    """Name the pods of an earlier attempt that hold quota until they are gone."""
     old = sorted(pod["metadata"]["name"] for pod in situation.train_pods if is_charged(pod, situation.now))
     return f"; {', '.join(old)} of an earlier attempt still hold part of it" if old else ""
 
@@ -127,8 +141,8 @@ def _describe_leftovers(situation: Situation) -> str:
 
 
 @dataclass(frozen=True)
-class _View:
-    """The runs that share quotas with one run, seen from it."""
+class _NamespaceView:
+    """The runs that share quotas with one run, as far as its admission depends on them."""
 
     situation: Situation
     namespace: Namespace
@@ -139,20 +153,20 @@ class _View:
 
     @cached_property
     def holders(self) -> list[Gang]:
-        """Jobs at work, of whichever run: their pods are charged or about to be."""
+        """Return the Jobs at work, of any run: their pods are charged or about to be."""
         return [self.gang_of(job) for job in self.namespace.jobs if self._is_at_work(job)]
 
     @cached_property
     def others(self) -> list[Ticket]:
-        """Runs that wait, or that are between two attempts."""
-        return [self.ticket_of(other) for run in self.namespace.runs if (other := self._wait_of(run)) is not None]
+        """Return the runs that wait, or that are between two attempts."""
+        return [self.ticket_of(other) for run in self.namespace.runs if (other := self._find_waiting(run)) is not None]
 
     def gang_of(self, job: Manifest) -> Gang:
-        """The pods of a Job that is there."""
+        """Return the pods of a Job that is there."""
         return self._build_gang(job, pods.pods_of(job, self.namespace.pods), num_jobs=0)
 
     def ticket_of(self, situation: Situation) -> Ticket:
-        """The place of a run that may start, for all that its next attempt takes."""
+        """Return the ticket of a run that may start, for all that its next attempt takes."""
         run = situation.run
         job = next(
             action.manifest
@@ -169,7 +183,7 @@ class _View:
         )
 
     def find_missing_priority_class(self, situation: Situation) -> str | None:
-        """The class that the run's pods name, where it is known that there is none."""
+        """Return the PriorityClass that the run's pods name, where the cluster is known not to have it."""
         name = situation.attempt_spec.queue.priority_class_name
         classes = self.namespace.priority_classes
         is_known = classes is None or any(each["metadata"]["name"] == name for each in classes)
@@ -183,8 +197,8 @@ class _View:
         is_settled = pods.attempt_of(job) <= self._settled_attempts.get(pods.run_uid_of(job), 0)
         return pods.is_live(job) and (pods.role_of(job) == Role.PREPARE or not is_settled)
 
-    def _wait_of(self, run: Run) -> Situation | None:
-        """The situation of another run that may start as soon as there is quota; None where something else stops it."""
+    def _find_waiting(self, run: Run) -> Situation | None:
+        """Return the situation of another run that only quota keeps from starting; None for every other run."""
         is_own = run.uid == self.situation.run.uid
         if is_own or run.deleting or run.spec is None or run.spec.suspend or is_finished(run.status):
             return None
@@ -213,13 +227,13 @@ class _View:
 
     @cached_property
     def _default_class(self) -> str | None:
-        """What a pod gets that names none."""
+        """Return the PriorityClass of a pod that names none."""
         classes = self.namespace.priority_classes or ()
         return next((each["metadata"]["name"] for each in classes if each.get("globalDefault")), None)
 
 
 def keeps_admission(known: TrainingRunStatus, *, is_suspended: bool) -> bool:
-    """Whether a run has started and goes on without having been told to stop: it does not queue again."""
+    """Return whether a run has started and was not told to stop since: it does not queue again."""
     if not known.attempt or is_suspended:
         return False
     is_between = known.attempt == known.ended_attempt
@@ -228,6 +242,6 @@ def keeps_admission(known: TrainingRunStatus, *, is_suspended: bool) -> bool:
 
 
 def _is_stuck(run: Run) -> bool:
-    """The API server refuses what it needs: it would hold up those behind it for as long as that lasts."""
+    """Return whether the API server refuses what the run needs: it would hold up those behind it while that lasts."""
     ready = find_condition(run.status, ConditionType.READY)
-    return ready is not None and ready.reason in ("NameConflict", "ApplyFailed")
+    return ready is not None and ready.reason in (ConditionReason.NAME_CONFLICT, ConditionReason.APPLY_FAILED)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from runyard.api.trainingrun import GpuSeconds, Phase, QueuePlace, TrainingRunStatus
+from runyard.api.trainingrun import GpuSeconds, QueuePlace, TrainingRunStatus
 from runyard.cli.quota import Waiting, print_usage, read_budget, summarize
 from runyard.decide.values import Run
 
@@ -18,10 +18,10 @@ def run(name: str, namespace: str = "team-a", **status: Any) -> Run:
 
 
 RUNS = [
-    run("small", "team-b", phase=Phase.SUCCEEDED, gpus=1, gpu_seconds=GpuSeconds(allocated=360, productive=300)),
-    run("second", phase=Phase.QUEUED, gpus=16, queue=QueuePlace(position=1, message="needs 16; 1 run ahead")),
-    run("first", phase=Phase.QUEUED, gpus=16, queue=QueuePlace(position=0, message="needs 16")),
-    run("large", phase=Phase.RUNNING, gpus=8, gpu_seconds=GpuSeconds(allocated=7200, productive=5400, lost=720)),
+    run("small", "team-b", attempt=1, ended_attempt=1, gpus=1, gpu_seconds=GpuSeconds(allocated=360, productive=300)),
+    run("second", gpus=16, queue=QueuePlace(position=1, message="needs 16; 1 run ahead")),
+    run("first", gpus=16, queue=QueuePlace(position=0, message="needs 16")),
+    run("large", attempt=2, ended_attempt=1, gpus=8, gpu_seconds=GpuSeconds(allocated=7200, productive=5400, lost=720)),
 ]
 QUOTA = {
     "metadata": {"name": "gpus", "namespace": "team-a"},

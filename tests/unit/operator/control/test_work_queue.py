@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
 import pytest
-from runyard.control.work_queue import LAST_BACKOFF_S, RESYNC_S, SHORTEST_RESYNC, Backoff, Queue, Runtime
+from runyard.control.work_queue import LAST_BACKOFF_S, RESYNC_S, SHORTEST_RESYNC, Backoff, Queue, Workers
 
 from tests.virtual_time import run_in_virtual_time
 
@@ -18,8 +18,8 @@ async def always_open() -> None:
     """A gate that lets everything through."""
 
 
-async def run_for(runtime: Runtime[str], seconds: float) -> None:
-    task = asyncio.create_task(runtime.run())
+async def run_for(workers: Workers[str], seconds: float) -> None:
+    task = asyncio.create_task(workers.run())
     await asyncio.sleep(seconds)  # virtual seconds: the clock jumps
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -41,9 +41,9 @@ def start_times_s(results: list[float | Exception | None], seconds: float) -> li
         return result
 
     async def main() -> None:
-        runtime: Runtime[str] = Runtime(reconcile, gate=always_open, backoff=Backoff(jitter=lambda: 1.0))
-        runtime.queue.add("a")
-        await run_for(runtime, seconds)
+        workers: Workers[str] = Workers(reconcile, gate=always_open, backoff=Backoff(jitter=lambda: 1.0))
+        workers.queue.add("a")
+        await run_for(workers, seconds)
 
     run_in_virtual_time(main())
     return times
@@ -69,11 +69,11 @@ def test_a_key_added_while_in_work_is_worked_on_again_but_never_by_two_workers()
         return None
 
     async def main() -> None:
-        runtime: Runtime[str] = Runtime(reconcile, gate=always_open, num_workers=4)
-        runtime.queue.add("a")
-        asyncio.get_running_loop().call_later(5, runtime.queue.add, "a")
-        asyncio.get_running_loop().call_later(6, runtime.queue.add, "a")
-        await run_for(runtime, 100)
+        workers: Workers[str] = Workers(reconcile, gate=always_open, num_workers=4)
+        workers.queue.add("a")
+        asyncio.get_running_loop().call_later(5, workers.queue.add, "a")
+        asyncio.get_running_loop().call_later(6, workers.queue.add, "a")
+        await run_for(workers, 100)
 
     run_in_virtual_time(main())
     assert spans == [(0, 10), (10, 20)]
@@ -88,10 +88,10 @@ def test_different_keys_are_worked_on_at_the_same_time_up_to_the_number_of_worke
         return None
 
     async def main() -> None:
-        runtime: Runtime[str] = Runtime(reconcile, gate=always_open, num_workers=2)
+        workers: Workers[str] = Workers(reconcile, gate=always_open, num_workers=2)
         for key in "abc":
-            runtime.queue.add(key)
-        await run_for(runtime, 100)
+            workers.queue.add(key)
+        await run_for(workers, 100)
 
     run_in_virtual_time(main())
     assert started == [("a", 0), ("b", 0), ("c", 10)]
@@ -172,10 +172,10 @@ def test_one_keys_failure_does_not_stop_the_others() -> None:
         return None
 
     async def main() -> None:
-        runtime: Runtime[str] = Runtime(reconcile, gate=always_open, num_workers=1)
+        workers: Workers[str] = Workers(reconcile, gate=always_open, num_workers=1)
         for key in ("bad", "good"):
-            runtime.queue.add(key)
-        await run_for(runtime, 5)
+            workers.queue.add(key)
+        await run_for(workers, 5)
 
     run_in_virtual_time(main())
     assert done == ["good"]
@@ -194,10 +194,10 @@ def test_nothing_is_worked_on_while_the_gate_is_shut() -> None:
         async def wait_until_leader() -> None:
             await leading.wait()
 
-        runtime: Runtime[str] = Runtime(reconcile, gate=wait_until_leader)
-        runtime.queue.add("a")
+        workers: Workers[str] = Workers(reconcile, gate=wait_until_leader)
+        workers.queue.add("a")
         asyncio.get_running_loop().call_later(40, leading.set)
-        await run_for(runtime, 100)
+        await run_for(workers, 100)
 
     run_in_virtual_time(main())
     assert times == [40]
@@ -208,10 +208,10 @@ def test_expected_errors_are_logged_without_a_traceback_and_others_with_one(capl
         raise (ConnectionError if key == "expected" else KeyError)(key)
 
     async def main() -> None:
-        runtime: Runtime[str] = Runtime(reconcile, gate=always_open, expected_errors=(ConnectionError,))
+        workers: Workers[str] = Workers(reconcile, gate=always_open, expected_errors=(ConnectionError,))
         for key in ("expected", "defect"):
-            runtime.queue.add(key)
-        await run_for(runtime, 0.5)
+            workers.queue.add(key)
+        await run_for(workers, 0.5)
 
     run_in_virtual_time(main())
     traces = {record.args[0]: bool(record.exc_info) for record in caplog.records if isinstance(record.args, tuple)}

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from runyard.api.reasons import ConditionReason
 from runyard.api.trainingrun import (
     Condition,
     ConditionType,
     LastFailure,
     Phase,
+    QueuePlace,
     Restarts,
     RunProgress,
     TrainingRunStatus,
 )
-from runyard.decide.status import build_events, build_status, learn_progress
-from runyard.decide.times import format_duration, format_time, parse_time
+from runyard.decide.status import build_events, build_status, is_new, is_queued, learn_progress, may_hold_gpus
 from runyard.decide.values import Decision, Event
+from runyard_trainer.contract.exits import Reason
 from runyard_trainer.contract.reports import CommittedCheckpoint
+from runyard_trainer.contract.times import format_time
 
 from tests.builders import NOW, at, make_progress
 
@@ -119,23 +121,37 @@ def test_a_failed_run_is_told_as_a_warning() -> None:
 # ---------------------------------------------------------------------------------------------------------------- times
 
 
+def test_a_run_is_new_until_a_status_is_written() -> None:
+    assert is_new(TrainingRunStatus())
+    assert is_new(TrainingRunStatus(observed_generation=-1)), "as the CRD defaults it"
+    assert not is_new(written(Phase.PENDING))
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_run_is_queued_only_while_that_is_its_phase(phase: Phase) -> None:
+    assert is_queued(written(phase, queue=QueuePlace(message="needs 16"))) == (phase is Phase.QUEUED)
+
+
 @pytest.mark.parametrize(
-    ("seconds", "text"),
+    ("phase", "reason", "fields", "may"),
     [
-        (0, "0s"),
-        (59, "59s"),
-        (60, "1m"),
-        (61, "1m 1s"),
-        (5520, "1h 32m"),
-        (3600, "1h"),
-        (3601, "1h"),
-        (200_000, "2d 7h"),
+        (Phase.PREPARING, ConditionReason.PREPARING, {}, False),
+        (Phase.QUEUED, ConditionReason.QUEUED, {}, False),
+        (Phase.STARTING, ConditionReason.STARTING, {"attempt": 1}, True),
+        (Phase.RUNNING, ConditionReason.TRAINING, {"attempt": 2, "ended_attempt": 1}, True),
+        (Phase.RECOVERING, ConditionReason.DISRUPTED, {"attempt": 1, "ended_attempt": 1}, False),
+        (Phase.SUSPENDING, ConditionReason.SUSPENDING, {"attempt": 1, "ended_attempt": 1}, True),
+        (Phase.SUSPENDED, ConditionReason.SUSPENDED, {"attempt": 1, "ended_attempt": 1}, False),
+        (Phase.SUCCEEDED, Reason.COMPLETED, {"attempt": 1, "ended_attempt": 1}, False),
     ],
 )
-def test_durations_have_at_most_two_units(seconds: int, text: str) -> None:
-    assert format_duration(seconds) == text
+def test_gpus_are_held_while_an_attempt_goes_on_or_saves(
+    phase: Phase, reason: str, fields: dict[str, Any], may: bool
+) -> None:
+    assert may_hold_gpus(written(phase, reason, **fields)) == may
 
 
-def test_times_are_utc_and_never_earlier_than_meant() -> None:
-    assert format_time(datetime(2026, 1, 1, 1, 0, 0, 1, tzinfo=timezone(timedelta(hours=1)))) == "2026-01-01T00:00:01Z"
-    assert parse_time("2026-01-01T00:00:01Z") == datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)
+def written(phase: Phase, reason: str = "Because", **fields: Any) -> TrainingRunStatus:
+    """The status that a decision writes."""
+    decision = Decision(phase, reason, "")
+    return build_status(TrainingRunStatus(**fields), decision, is_prepared=True, generation=1, now=NOW)

@@ -21,7 +21,6 @@ from runyard_trainer.export.report import (
     compare,
     format_count,
     format_number,
-    format_time,
     render_card,
     render_report,
     verdict,
@@ -241,10 +240,6 @@ def test_a_curve_skips_rows_without_a_finite_loss_and_needs_two_points() -> None
     [
         (format_count(12_345), "12,345"),
         (format_count(1_385_000), "1.39 million"),
-        (format_time(0.4), "0 s"),
-        (format_time(245), "4 min 5 s"),
-        (format_time(5580), "1 h 33 min"),
-        (format_time(86_400), "1 d"),
         (format_number(-2.25, sign=True), "−2.250"),
         (format_number(244.69), "244.7"),
         (format_number(None), "–"),

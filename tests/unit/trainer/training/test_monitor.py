@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from runyard_trainer.contract.reports import CommittedCheckpoint, Progress
-from runyard_trainer.training.monitor import METRICS_COLUMNS, Monitor, StopRequest, describe, format_duration
+from runyard_trainer.training.monitor import METRICS_COLUMNS, Monitor, StopRequest, describe
 
 CHECKPOINT = CommittedCheckpoint(uri="s3://b/checkpoints/step-00000002-e1", step=2, time="2026-01-01T00:00:00Z")
 
@@ -169,14 +169,6 @@ def test_a_signal_only_sets_the_stop_request(number: signal.Signals) -> None:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "want"),
-    [(0, "0s"), (59.6, "1m 0s"), (61, "1m 1s"), (5520, "1h 32m"), (90_000, "1d 1h")],
-)
-def test_durations_show_their_two_largest_units(seconds: float, want: str) -> None:
-    assert format_duration(seconds) == want
 
 
 def test_a_line_for_people_tells_step_loss_speed_and_time_left(clock: Clock) -> None:

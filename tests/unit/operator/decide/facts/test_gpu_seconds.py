@@ -13,9 +13,9 @@ from runyard.api.trainingrun import AttemptGpuSeconds, GpuSeconds, Limits, Phase
 from runyard.decide.facts.gpu_seconds import account
 from runyard.decide.facts.limits import find_excess, find_next_limit
 from runyard.decide.plan import plan
-from runyard.decide.times import format_time
 from runyard.decide.values import Manifest, Observed
 from runyard_trainer.contract.reports import Progress
+from runyard_trainer.contract.times import format_time
 
 from tests.builders import (
     NOW,

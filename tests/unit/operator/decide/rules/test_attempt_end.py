@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from runyard.api.trainingrun import ConditionType, LastFailure, Phase, Restarts
-from runyard.decide.times import format_time
 from runyard.decide.values import Delete, Manifest
 from runyard_trainer.contract.exits import ExitCode
 from runyard_trainer.contract.reports import CommittedCheckpoint, PodReport
+from runyard_trainer.contract.times import format_time
 
 from tests.builders import (
     NOW,
