@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runyard_trainer.__main__ import main, parse_arguments, read_recipe
+from runyard_trainer.__main__ import main, parse_arguments
 from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.reading import read_recipe
 from runyard_trainer.contract.recipe import RECIPE_PATH
 from runyard_trainer.contract.reports import PodReport
 
