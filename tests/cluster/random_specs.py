@@ -230,7 +230,9 @@ RULED_FIELDS = find_ruled_fields()
 @st.composite
 def altered(draw: st.DrawFn, base: dict[str, Any]) -> dict[str, Any]:
     spec = copy.deepcopy(base)
-    for path in draw(st.lists(st.sampled_from(RULED_FIELDS), min_size=1, max_size=3)):
+    if draw(st.booleans()):  # a third of the rules look at it
+        alter(draw, spec, ("objective",))
+    for path in draw(st.lists(st.sampled_from(RULED_FIELDS), min_size=0, max_size=3)):
         alter(draw, spec, path)
     return spec
 

@@ -1,6 +1,6 @@
 """The resources, as pydantic models: TrainingRun, GPUBudget; their names and labels.
 
-    trainingrun, gpubudget ─(crd)─> crds/*.yaml
+    run_rules ─> trainingrun, gpubudget ─(crd)─> crds/*.yaml
 
 Nothing here does I/O or decides.
 """

@@ -1,4 +1,4 @@
-"""What to learn from."""
+"""The text to learn from: sources and their columns, what is held out, replayed, left out and chosen."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Columns(Model):
     labels: ColumnName = "labels"
     """The classes of a text that may have several."""
     prompt: ColumnName = "prompt"
-    """What is answered, for sft and preference."""
+    """The text to answer, for sft and preference."""
     completion: ColumnName = "completion"
-    """Its answer, for sft."""
+    """The answer to `prompt`, for sft."""
     messages: ColumnName = "messages"
     """A conversation of messages with `role` and `content`, for sft."""
     conversations: ColumnName = "conversations"
@@ -37,9 +37,9 @@ class Columns(Model):
     instruction: ColumnName = "instruction"
     """What the model is to do, for sft on Alpaca's records."""
     input: ColumnName = "input"
-    """What it is to do that with; may be absent or empty."""
+    """What the instruction is about, on Alpaca's records; may be absent or empty."""
     output: ColumnName = "output"
-    """Its answer to that."""
+    """The answer to `instruction`, on Alpaca's records."""
     system: ColumnName = "system"
     """What the system says, beside the messages of sft and preference and on Alpaca's records; may be absent."""
     history: ColumnName = "history"
@@ -47,21 +47,22 @@ class Columns(Model):
     tokens: ColumnName = "tokens"
     """The words of a text, as a list, for token-classification."""
     tags: ColumnName = "tags"
-    """The tag of each word, as a list."""
+    """The tag of each word of `tokens`, as a list."""
     id: ColumnName = "id"
     """The name of a question, for question-answering; it may be absent."""
     context: ColumnName = "context"
-    """The text that holds the answer."""
+    """The text that holds the answer, for question-answering."""
     question: ColumnName = "question"
-    """The question."""
+    """The question, for question-answering."""
     answers: ColumnName = "answers"
-    """Its answers, as an object of two lists: `text`, and `answer_start`, where each begins in the context."""
+    """The answers to `question`, as an object of two lists: `text`, and `answer_start`, where each begins in
+    `context`."""
     sentences: ColumnName = "sentences"
     """The sentences of a document as a list, for masked-lm-nsp."""
     chosen: ColumnName = "chosen"
     """The better of two answers, for preference."""
     rejected: ColumnName = "rejected"
-    """The worse of two answers."""
+    """The worse of two answers, for preference."""
 
 
 RECORD_FORMATS: dict[str, tuple[str, ...]] = {"sft": ("prompt-completion", "messages", "alpaca", "conversations")}

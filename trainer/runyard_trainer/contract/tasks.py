@@ -1,4 +1,4 @@
-"""Tasks that a language model is asked in its context, with examples of how they are answered."""
+"""Tasks for a language model: questions with known answers, asked after some that are answered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TaskType = Literal["multiple-choice", "classification", "entities"]
 
 
 class TestSet(Model):
-    """What is asked."""
+    """The questions of a task."""
 
     uri: InputUri
     """A file of records, or every file under a prefix ending in `/`: JSONL, JSON, CSV or Parquet by the file's
@@ -25,8 +25,8 @@ class Shots(Model):
     uri: InputUri
     """Records like those of `test`."""
     count: int = Field(default=5, ge=1, le=64)
-    """As many, drawn for each question by a hash of `training.seed`, and never the question itself. Where they do not
-    fit the model, fewer."""
+    """Examples before each question, drawn by a hash of `training.seed`, and never the question itself. Where they do
+    not fit the model, fewer."""
 
 
 class Task(Model):
