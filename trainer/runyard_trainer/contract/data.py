@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 from pydantic.alias_generators import to_camel
@@ -65,7 +65,10 @@ class Columns(Model):
     """The worse of two answers, for preference."""
 
 
-RECORD_FORMATS: dict[str, tuple[str, ...]] = {"sft": ("prompt-completion", "messages", "alpaca", "conversations")}
+FileFormat = Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"]
+RecordFormat = Literal["prompt-completion", "messages", "alpaca", "conversations"]
+
+RECORD_FORMATS: dict[str, tuple[str, ...]] = {"sft": get_args(RecordFormat)}
 """By objective: the formats of its records that a source can be said to have."""
 ALL_RECORD_FORMATS = tuple(sorted(name for names in RECORD_FORMATS.values() for name in names))
 
@@ -75,22 +78,7 @@ class DataSource(Model):
 
     uri: Annotated[InputUri, Tokens.BY_FILES]
     """An object, or a prefix ending in `/`."""
-    format: Annotated[
-        Literal[
-            "auto",
-            "text",
-            "jsonl",
-            "json",
-            "csv",
-            "tsv",
-            "parquet",
-            "prompt-completion",
-            "messages",
-            "alpaca",
-            "conversations",
-        ],
-        Tokens.BY_FILES,
-    ] = "auto"
+    format: Annotated[Literal[FileFormat, RecordFormat], Tokens.BY_FILES] = "auto"
     """`text`: one document a file. `jsonl`: one JSON object a line. `json`: an array of objects, or one a line. `csv`:
     a header, then a record a row, values with separators or line ends quoted by `"`; where the file ends in .tsv, with
     tabs for separators. `tsv`: a header, then a record a line with tabs between its values, where quotation marks are
