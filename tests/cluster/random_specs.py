@@ -1,12 +1,20 @@
-"""Specs of TrainingRuns that the API server admits: drawn from the CRD, then mended where fields must fit together."""
+"""Random specs of TrainingRuns, drawn from the CRD's schema.
+
+admitted: mended where fields must fit together, so that the API server takes every one
+altered:  some fields of an admitted one drawn anew or left out, so that rules across fields are kept or broken
+"""
 
 from __future__ import annotations
 
+import copy
 import math
+import re
 from typing import Any
 
 from hypothesis import strategies as st
 from runyard.api.crd.generate import build_crd
+from runyard.api.crd.rules import build_cross_rules
+from runyard.api.trainingrun import TrainingRunSpec
 from runyard_trainer.contract.data import RECORD_FORMATS, REFERENCE_METHODS, TARGET_METHODS
 from runyard_trainer.contract.models import ADAPTER_FIELDS
 from runyard_trainer.contract.objectives import (
@@ -18,12 +26,6 @@ from runyard_trainer.contract.objectives import (
 )
 
 SPEC_SCHEMA = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
-SMALLEST: dict[str, Any] = {
-    "model": {"uri": "s3://models/pythia-1b"},
-    "data": {"train": [{"uri": "s3://corpora/filings/"}]},
-    "output": {"uri": "s3://models/fin-pythia-1b"},
-    "compute": {},
-}
 ONE_OF = {
     "data.replay": [["sources"], ["source"]],
     "data.validation": [[], ["fraction"], ["sources"]],
@@ -198,3 +200,55 @@ def writes_apart(spec: dict[str, Any]) -> bool:
     sources = [source["uri"] for source in spec["data"]["train"]]
     is_in_its_own_text = any(uri.endswith("/") and output.startswith(uri) for uri in sources)
     return not is_in_its_own_text and spec["model"].get("uri", "").rstrip("/") + "/" != output
+
+
+def admitted() -> st.SearchStrategy[dict[str, Any]]:
+    return values(SPEC_SCHEMA).map(mend).filter(writes_apart)
+
+
+def schema_at(path: tuple[str, ...]) -> dict[str, Any] | None:
+    """None where the path leads into a list, or to no field."""
+    schema: dict[str, Any] | None = SPEC_SCHEMA
+    for name in path:
+        schema = schema.get("properties", {}).get(name) if schema is not None else None
+    return schema
+
+
+def find_ruled_fields() -> list[tuple[str, ...]]:
+    """The fields that rules across fields read."""
+    found = set()
+    for place, rules in build_cross_rules(TrainingRunSpec).items():
+        for rule in rules:
+            for name in re.findall(r"self\.([a-zA-Z.]+)", rule["rule"]):
+                found.add(tuple(f"{place}.{name}".strip(".").split(".")))
+    return sorted(path for path in found if schema_at(path) is not None)
+
+
+RULED_FIELDS = find_ruled_fields()
+
+
+@st.composite
+def altered(draw: st.DrawFn, base: dict[str, Any]) -> dict[str, Any]:
+    spec = copy.deepcopy(base)
+    if draw(st.booleans()):  # a third of the rules look at it
+        alter(draw, spec, ("objective",))
+    for path in draw(st.lists(st.sampled_from(RULED_FIELDS), min_size=0, max_size=3)):
+        alter(draw, spec, path)
+    return spec
+
+
+def alter(draw: st.DrawFn, spec: dict[str, Any], path: tuple[str, ...]) -> None:
+    """Leave the field out, or draw it anew, with the first of its parents that is absent."""
+    parent = spec
+    for depth, name in enumerate(path, start=1):
+        here = path[:depth]
+        if name not in parent or here == path:
+            outer, schema = schema_at(here[:-1]), schema_at(here)
+            assert outer is not None
+            assert schema is not None
+            if name in parent and name not in outer.get("required", []) and draw(st.booleans()):
+                del parent[name]
+            else:
+                parent[name] = draw(values(schema, ".".join(here)))
+            return
+        parent = parent[name]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from kubernetes import client, config
 from pydantic import ValidationError
+from runyard.api.crd.rules import build_cross_rules
 from runyard.api.trainingrun import GROUP, MAX_NAME_LENGTH, PLURAL, VERSION, TrainingRunSpec
 
+from tests.broken_rules import BROKEN, SMALLEST
 from tests.cluster.local_cluster import Cluster
-from tests.cluster.random_specs import SMALLEST, SPEC_SCHEMA, mend, values, writes_apart
+from tests.cluster.random_specs import RULED_FIELDS, admitted, altered
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,7 @@ def create(api: client.CustomObjectsApi, spec: dict[str, Any], name: str = "a-ru
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(spec=values(SPEC_SCHEMA).map(mend).filter(writes_apart))
+@given(spec=admitted())
 def test_every_admitted_spec_is_kept_whole_and_filled_in_as_pydantic_would(
     api: client.CustomObjectsApi, spec: dict[str, Any]
 ) -> None:
@@ -37,7 +41,49 @@ def test_every_admitted_spec_is_kept_whole_and_filled_in_as_pydantic_would(
     assert stored == want
 
 
-TASK = {"name": "t", "preset": "financial-ner", "test": {"uri": "s3://t/t.jsonl"}}
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(spec=st.sampled_from([SMALLEST, *(SMALLEST | case.kept for case in BROKEN.values())]).flatmap(altered))
+def test_the_api_server_and_pydantic_take_the_same_specs(api: client.CustomObjectsApi, spec: dict[str, Any]) -> None:
+    refused = None
+    try:
+        TrainingRunSpec.model_validate(spec)
+    except ValidationError as error:
+        refused = error
+    if refused is None:
+        create(api, spec)
+        return
+    with pytest.raises(client.ApiException) as caught:
+        create(api, spec)
+    for mistake in refused.errors():
+        assert mistake["type"] == "value_error", "what is drawn from the schema breaks nothing but rules across fields"
+        assert mistake["msg"].removeprefix("Value error, ") in caught.value.body
+
+
+def test_specs_are_altered_where_rules_look() -> None:
+    assert {("objective",), ("data", "select", "noiseClip"), ("model", "run"), ("compute", "nodes")} <= {*RULED_FIELDS}
+
+
+RULE_PATHS = {
+    rule["message"]: f"spec.{place}".rstrip(".") + rule.get("fieldPath", "")
+    for place, rules in build_cross_rules(TrainingRunSpec).items()
+    for rule in rules
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_the_api_server_refuses_what_breaks_a_rule_as_pydantic_does_and_takes_its_neighbour(
+    api: client.CustomObjectsApi, what: str
+) -> None:
+    with pytest.raises(ValidationError) as by_pydantic:
+        TrainingRunSpec.model_validate(SMALLEST | BROKEN[what].broken)
+    message = by_pydantic.value.errors()[0]["msg"].removeprefix("Value error, ")
+    with pytest.raises(client.ApiException) as refused:
+        create(api, SMALLEST | BROKEN[what].broken)
+    body = json.loads(refused.value.body)
+    causes = {cause["field"].replace("[0]", "[]") for cause in body["details"]["causes"] if message in cause["message"]}
+    assert causes == {RULE_PATHS[message]}
+    create(api, SMALLEST | BROKEN[what].kept)
+
 
 JUDGE = {"endpoint": "http://judge/v1", "model": "j", "prompts": {"uri": "s3://p/p.jsonl"}}
 
@@ -47,43 +93,9 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a text where a number belongs": ({"compute": {"nodes": "two"}}, ["spec.compute.nodes", "integer"]),
     "a fraction of a node": ({"compute": {"nodes": 1.5}}, ["spec.compute.nodes"]),
     "no node at all": ({"compute": {"nodes": 0}}, ["spec.compute.nodes"]),
-    "fewer nodes where Kueue admits all or none": (
-        {"compute": {"nodes": 2, "minNodes": 1}, "queue": {"name": "gpus"}},
-        ["spec.compute.minNodes", "compute.minNodes and queue.name do not go together", "leave one of them out"],
-    ),
-    "two model sources": (
-        {"model": {"uri": "s3://m/m", "scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}}}},
-        ["spec.model", "exactly one of uri, run, scratch"],
-    ),
-    "no model source": ({"model": {}}, ["spec.model", "exactly one of uri, run, scratch"]),
-    "two tokenizers": (
-        {"model": {"scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t", "train": {}}}}},
-        ["spec.model.scratch.tokenizer", "exactly one of train, uri"],
-    ),
     "no text to train on": ({"data": {"train": []}}, ["spec.data.train"]),
     "text on somebody's disk": ({"data": {"train": [{"uri": "file:///home/me"}]}}, ["spec.data.train[0].uri", "s3://"]),
-    "two lengths of training": ({"training": {"steps": 5, "epochs": 1}}, ["spec.training", "epochs, tokens, steps"]),
-    "two batch sizes": (
-        {"training": {"steps": 5, "batchTokens": 4096, "batchSequences": 2}},
-        ["spec.training", "batchTokens", "batchSequences"],
-    ),
-    "a batch that is no whole number of sequences": (
-        {"training": {"steps": 5, "batchTokens": 1000, "sequenceLength": 512}},
-        ["spec.training.batchTokens", "multiple of training.sequenceLength"],
-    ),
     "a sequence of three tokens": ({"training": {"steps": 5, "sequenceLength": 3}}, ["spec.training.sequenceLength"]),
-    "tasks for an encoder": (
-        {"objective": "masked-lm", "evaluation": {"tasks": [TASK]}},
-        ["spec.evaluation.tasks", "predict the next token", "causal-lm, preference, sft"],
-    ),
-    "a judge of encoders": (
-        {"objective": "masked-lm", "evaluation": {"judge": JUDGE}},
-        ["spec.evaluation.judge", "causal-lm, preference, sft"],
-    ),
-    "a judge of one model": (
-        {"evaluation": {"judge": JUDGE, "before": False}},
-        ["spec.evaluation.judge", "evaluation.before true"],
-    ),
     "a judge with a password in its URL": (
         {"evaluation": {"judge": {**JUDGE, "endpoint": "https://me:secret@judge/v1"}}},
         ["spec.evaluation.judge.endpoint"],
@@ -92,192 +104,22 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"tracking": {"mlflow": {"uri": "https://me:secret@mlflow"}}},
         ["spec.tracking.mlflow.uri"],
     ),
-    "a task of no type": (
-        {"evaluation": {"tasks": [{"name": "t", "test": {"uri": "s3://t/t.jsonl"}}]}},
-        ["spec.evaluation.tasks", "exactly one of preset, type"],
-    ),
-    "two tasks of one name": (
-        {"evaluation": {"tasks": [TASK, TASK]}},
-        ["spec.evaluation.tasks", "name each differently"],
-    ),
-    "replay of both kinds": (
-        {
-            "data": {
-                "train": [{"uri": "s3://c/f"}],
-                "replay": {"fraction": 0.1, "sources": [{"uri": "s3://c/g"}], "source": "self"},
-            }
-        },
-        ["spec.data.replay", "exactly one of sources, source"],
-    ),
-    "replay by a model that knows nothing": (
-        {
-            "model": {"scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}}},
-            "data": {"train": [{"uri": "s3://c/f"}], "replay": {"fraction": 0.1, "source": "self"}},
-        },
-        ["spec.data", "give data.replay.sources"],
-    ),
     "a source that weighs nothing": (
         {"data": {"train": [{"uri": "s3://c/f", "weight": 0}, {"uri": "s3://c/g"}]}},
         ["spec.data.train[0].weight"],
-    ),
-    "the texts that surprise most": (
-        {"data": {"train": [{"uri": "s3://c/f"}], "select": {"method": "perplexity", "fraction": 0.1}}},
-        ["spec.data.select.method", "picks noise", "choose novelty-diversity"],
-    ),
-    "texts like those of no task": (
-        {"data": {"train": [{"uri": "s3://c/f"}], "select": {"method": "similarity", "fraction": 0.1}}},
-        ["spec.data.select", "needs data.select.target"],
-    ),
-    "what is new to a model that nothing is known of": (
-        {"data": {"train": [{"uri": "s3://c/f"}], "select": {"method": "novelty-diversity", "fraction": 0.1}}},
-        ["spec.data.select", "data.select.reference, or data.replay.sources"],
-    ),
-    "a task where none is asked about": (
-        {
-            "data": {
-                "train": [{"uri": "s3://c/f"}],
-                "select": {
-                    "method": "novelty-diversity",
-                    "fraction": 0.1,
-                    "target": [{"uri": "s3://c/t"}],
-                    "reference": [{"uri": "s3://c/g"}],
-                },
-            }
-        },
-        ["spec.data.select.target", "no use"],
-    ),
-    "noise where nothing is told of it": (
-        {
-            "data": {
-                "train": [{"uri": "s3://c/f"}],
-                "select": {"method": "similarity", "fraction": 0.1, "target": [{"uri": "s3://c/t"}], "noiseClip": 0.1},
-            }
-        },
-        ["spec.data.select", "noiseClip have no use"],
-    ),
-    "more than all documents": (
-        {
-            "data": {
-                "train": [{"uri": "s3://c/f"}],
-                "select": {"method": "novelty-diversity", "fraction": 0.95, "reference": [{"uri": "s3://c/g"}]},
-            }
-        },
-        ["spec.data.select.fraction", "more than all"],
-    ),
-    "conversations of a task": (
-        {
-            "data": {
-                "train": [{"uri": "s3://c/f"}],
-                "select": {
-                    "method": "similarity",
-                    "fraction": 0.1,
-                    "target": [{"uri": "s3://c/t", "format": "messages"}],
-                },
-            }
-        },
-        ["spec.data.select.target", "has no records"],
-    ),
-    "a choice among labelled texts": (
-        {
-            "objective": "classification",
-            "data": {
-                "train": [{"uri": "s3://c/f"}],
-                "select": {"method": "similarity", "fraction": 0.1, "target": [{"uri": "s3://c/t"}]},
-            },
-        },
-        ["spec.data", "among texts without labels"],
-    ),
-    "more tokens for a model that has none": (
-        {
-            "model": {
-                "scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}},
-                "extendVocabulary": {"tokens": 100},
-            }
-        },
-        ["spec.model.extendVocabulary", "model.scratch.tokenizer.train.vocabSize"],
     ),
     "more tokens than can be": (
         {"model": {"uri": "s3://m/m", "extendVocabulary": {"tokens": 1_000_000}}},
         ["spec.model.extendVocabulary.tokens", "100000"],
     ),
-    "more tokens for an encoder": (
-        {"objective": "masked-lm", "model": {"uri": "s3://m/m", "extendVocabulary": {"tokens": 100}}},
-        ["spec.model.extendVocabulary", "causal-lm and sft"],
-    ),
-    "more tokens for a model that replays what it knows": (
-        {
-            "model": {"uri": "s3://m/m", "extendVocabulary": {"tokens": 100}},
-            "data": {"train": [{"uri": "s3://c/f"}], "replay": {"fraction": 0.1, "source": "self"}},
-        },
-        ["spec.data", "model.extendVocabulary", "give data.replay.sources"],
-    ),
-    "a weight without anything to weigh against": (
-        {"data": {"train": [{"uri": "s3://c/f", "weight": 2}]}},
-        ["spec.data.train", "training.epochs"],
-    ),
     "replay of everything": (
         {"data": {"train": [{"uri": "s3://c/f"}], "replay": {"fraction": 1, "sources": [{"uri": "s3://c/g"}]}}},
         ["spec.data.replay.fraction"],
-    ),
-    "two kinds of validation": (
-        {"data": {"train": [{"uri": "s3://c/f"}], "validation": {"fraction": 0.1, "sources": [{"uri": "s3://c/g"}]}}},
-        ["spec.data.validation", "fraction", "sources", "both set"],
     ),
     "a learning rate of zero": ({"training": {"steps": 5, "learningRate": 0}}, ["spec.training.learningRate"]),
     "an objective that is not built": ({"objective": "translation"}, ["spec.objective", "causal-lm"]),
     "memory of many": ({"compute": {"resources": {"memory": "lots"}}}, ["spec.compute.resources.memory"]),
     "memory of many to prepare": ({"prepare": {"resources": {"memory": "lots"}}}, ["spec.prepare.resources.memory"]),
-    "whole words where nothing is masked": (
-        {"masking": {"wholeWord": True}},
-        ["spec.masking.wholeWord", "objectives masked-lm and masked-lm-nsp"],
-    ),
-    "WordPiece for a model that writes": (
-        {"model": {"scratch": {"config": {}, "tokenizer": {"train": {"type": "wordpiece"}}}}},
-        ["spec.model.scratch.tokenizer.train.type", "write bpe"],
-    ),
-    "the output over the model": ({"output": {"uri": "s3://models/pythia-1b"}}, ["spec.output.uri", "model.uri"]),
-    "the output over the model, with a slash": ({"output": {"uri": "s3://models/pythia-1b/"}}, ["spec.output.uri"]),
-    "the output among the text": ({"output": {"uri": "s3://corpora/filings"}}, ["spec.output.uri", "data.train"]),
-    "a classifier from random weights": (
-        {"objective": "classification", "model": {"scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}}}},
-        ["spec.model.scratch", "model.uri"],
-    ),
-    "general text for a model that predicts no tokens": (
-        {"objective": "token-classification", "evaluation": {"general": [{"uri": "s3://c/g"}]}},
-        ["spec.evaluation.general", "remove evaluation.general"],
-    ),
-    "an adapter's rank without an adapter": ({"method": {"rank": 8}}, ["spec.method", "method.type is full"]),
-    "an adapter of a model that knows nothing": (
-        {"method": {"type": "lora"}, "model": {"scratch": {"config": {}, "tokenizer": {"uri": "s3://t/t"}}}},
-        ["spec.method.type", "model.scratch has none"],
-    ),
-    "weights of 4 bits on CPUs": (
-        {"method": {"type": "qlora"}, "compute": {"gpusPerNode": 0}},
-        ["spec.method.type", "compute.gpusPerNode"],
-    ),
-    "preference with dropout": (
-        {"objective": "preference", "method": {"type": "lora", "dropout": 0.1}},
-        ["spec.method.dropout", "without dropout"],
-    ),
-    "a beta for an objective without one": ({"preference": {"beta": 0.1}}, ["spec.preference.beta", "belongs to"]),
-    "conversations for a model of text": (
-        {"data": {"train": [{"uri": "s3://c/f", "format": "messages"}]}},
-        ["spec.data", "those of objective sft"],
-    ),
-    "conversations to validate a classifier": (
-        {
-            "objective": "classification",
-            "data": {
-                "train": [{"uri": "s3://c/f"}],
-                "validation": {"sources": [{"uri": "s3://c/g", "format": "conversations"}]},
-            },
-        },
-        ["spec.data", "those of objective sft"],
-    ),
-    "instructions as general text": (
-        {"objective": "sft", "evaluation": {"general": [{"uri": "s3://c/g", "format": "alpaca"}]}},
-        ["spec.evaluation.general", "has no records"],
-    ),
     "no compute": ({"compute": None}, ["spec.compute"]),
 }  # fmt: skip
 

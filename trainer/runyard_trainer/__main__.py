@@ -1,4 +1,4 @@
-"""`python -m runyard_trainer`: alone with a recipe, or as a part of a run in a cluster.
+"""`python -m runyard_trainer`: train a recipe alone, or be a part of a run in a cluster.
 
     python -m runyard_trainer recipe.yaml          prepare and train, here
     torchrun -m runyard_trainer recipe.yaml        the same on several ranks
@@ -6,26 +6,23 @@
     python -m runyard_trainer train [recipe]       one rank of an attempt
     python -m runyard_trainer preview recipe.yaml  what it will train on, as JSON on stdout; writes nothing
 
-In a pod the recipe is a mounted file. The exit code says how it ended (`outcome.ExitCode`); what a person can mend is
-told on stderr without a traceback.
+In a pod the recipe is a mounted file. The exit code says how it ended (`contract.exits.ExitCode`); mistakes that a
+person can mend are printed to stderr without a traceback.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import yaml
-from pydantic import ValidationError
-
 from runyard_trainer.context import RunContext
 from runyard_trainer.contract.exits import ExitCode, Interrupted, Reason, UserError
-from runyard_trainer.contract.recipe import RECIPE_PATH, Recipe
+from runyard_trainer.contract.reading import read_recipe
+from runyard_trainer.contract.recipe import RECIPE_PATH
 from runyard_trainer.contract.reports import TERMINATION_LOG_PATH, PodReport
 from runyard_trainer.storage.base import StorageUnavailable
 
@@ -35,13 +32,13 @@ USAGE = (
 
 
 def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
-    """Do what the arguments say; returns the exit code, and leaves a report for the launcher or Kubernetes."""
+    """Run the command, leave a report for the launcher or Kubernetes, and return the exit code."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers reads it when it is imported
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     try:
         command, path = parse_arguments(arguments)
     except UserError as error:
-        _say(str(error))
+        _print_to_stderr(str(error))
         return error.code
     report = run_reported(lambda: COMMANDS[command](path, env))
     write_report(report, report_path(command, env))
@@ -49,10 +46,10 @@ def main(arguments: Sequence[str], env: Mapping[str, str]) -> int:
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[str, Path]:
-    """Command and recipe.
+    """Return the command and the path of its recipe.
 
     Raises:
-        UserError: how to call it.
+        UserError: the arguments are wrong; the message is the usage.
     """
     match arguments:
         case ["prepare" | "train" as command]:
@@ -67,25 +64,23 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[str, Path]:
 
 
 def run_reported(work: Callable[[], PodReport]) -> PodReport:
-    """Do it, and put how it ended into words, on stderr too."""
+    """Do the work, and report how it ended; a failure is printed to stderr too."""
     try:
         return work()
     except UserError as error:
-        _say(f"error: {error}")
+        _print_to_stderr(f"error: {error}")
         return PodReport(reason=error.code.reason, message=str(error), exit_code=error.code)
     except Interrupted as error:
-        _say(f"interrupted: {error}")
+        _print_to_stderr(f"interrupted: {error}")
         code = ExitCode.INTERRUPTED
         return PodReport(reason=code.reason, message=str(error), exit_code=code)
     except StorageUnavailable as error:
-        _say(f"error: {error}")
+        _print_to_stderr(f"error: {error}")
         return PodReport(reason=Reason.STORAGE_UNAVAILABLE, message=str(error)[:1000], exit_code=ExitCode.FAILED)
     except Exception as error:  # noqa: BLE001 - the last one to see it: it becomes traceback, report and exit code
         traceback.print_exc()
         message = f"{type(error).__name__}: {error}"
-        is_out_of_memory = (
-            type(error).__name__ == "OutOfMemoryError"
-        )  # torch's; importing torch here would take seconds
+        is_out_of_memory = type(error).__name__ == "OutOfMemoryError"  # torch's, whose import would take seconds
         return PodReport(
             reason=Reason.GPU_OUT_OF_MEMORY if is_out_of_memory else Reason.ERROR,
             message=message[:1000],
@@ -99,16 +94,14 @@ def run_reported(work: Callable[[], PodReport]) -> PodReport:
 
 def prepare_command(path: Path, env: Mapping[str, str]) -> PodReport:
     """Prepare the data of a run."""
-    from runyard_trainer.prepare import (
-        prepare,
-    )  # deferred: a mistake in the recipe shows at once, without loading torch
+    from runyard_trainer.prepare import prepare  # deferred: a mistake in the recipe shows without loading torch
 
     recipe = read_recipe(path)
     return prepare(recipe, RunContext.from_environment(env, recipe))
 
 
 def train_command(path: Path, env: Mapping[str, str]) -> PodReport:
-    """Be one rank of an attempt."""
+    """Train as one rank of an attempt."""
     recipe = read_recipe(path)
     context = RunContext.from_environment(env, recipe)
     if recipe.training.deterministic:
@@ -121,7 +114,7 @@ def train_command(path: Path, env: Mapping[str, str]) -> PodReport:
     except UserError as error:
         if report_path("train", env) is None:
             raise
-        # not said here: all ranks of the node find the same, and the launcher says it once
+        # not printed here: all ranks of the node find the same, and the launcher prints it once
         return PodReport(reason=error.code.reason, message=str(error), exit_code=error.code)
 
     from runyard_trainer.train import train  # deferred, as above
@@ -139,12 +132,12 @@ def alone_command(path: Path, env: Mapping[str, str]) -> PodReport:
         prepare_command(path, env)
     report = train_command(path, env)
     if env.get("RANK", "0") == "0" and report.result is not None:
-        _say(f"model:  {report.result.uri}\nreport: {report.result.report}")
+        _print_to_stderr(f"model:  {report.result.uri}\nreport: {report.result.report}")
     return report
 
 
 def preview_command(path: Path, _: Mapping[str, str]) -> PodReport:
-    """Print what a run will train on; nobody watches it, so the log is left out."""
+    """Print what a run will train on as JSON, without a log."""
     logging.getLogger().setLevel(logging.WARNING)
     from runyard_trainer.preparation.preview import preview_run  # deferred, as above
 
@@ -155,52 +148,11 @@ def preview_command(path: Path, _: Mapping[str, str]) -> PodReport:
 COMMANDS = {"alone": alone_command, "preview": preview_command, "prepare": prepare_command, "train": train_command}
 
 
-# --------------------------------------------------------------------------------------------------------------- recipe
-
-
-def read_recipe(path: Path) -> Recipe:
-    """Read YAML or JSON.
-
-    Raises:
-        UserError: it cannot be read, or is no recipe: a line for each field that is wrong.
-    """
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_RecipeLoader)  # noqa: S506 - a SafeLoader
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
-    try:
-        return Recipe.model_validate(document)
-    except ValidationError as error:
-        raise UserError(f"{path} is no recipe:\n" + "\n".join(describe_errors(error))) from error
-
-
-def describe_errors(error: ValidationError) -> list[str]:
-    """A line for each mistake: where it is, and what it is."""
-    return [f"  {_field_path(each['loc'])}{each['msg'].removeprefix('Value error, ')}" for each in error.errors()]
-
-
-def _field_path(location: tuple[int | str, ...]) -> str:
-    """Such as `data.train[0].uri: `; empty for the whole."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return f"{text.lstrip('.')}: " if text else ""
-
-
-class _RecipeLoader(yaml.SafeLoader):
-    """Reads 5e-5 as the number that it is, as YAML 1.2 does and PyYAML does not."""
-
-
-_RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
 # --------------------------------------------------------------------------------------------------------------- report
 
 
 def report_path(command: str, env: Mapping[str, str]) -> Path | None:
-    """Where the report goes: a rank's to its launcher, prepare's into the pod's termination message; None alone."""
+    """Return where the report goes: a rank's to its launcher, prepare's to the pod's termination log; None alone."""
     if command == "train" and (report_dir := env.get("RUNYARD_REPORT_DIR")):
         return Path(report_dir) / f"{env.get('RANK', '0')}.json"
     if command == "prepare":
@@ -209,18 +161,18 @@ def report_path(command: str, env: Mapping[str, str]) -> Path | None:
 
 
 def write_report(report: PodReport, path: Path | None) -> None:
-    """Leave it where it is looked for; outside of a pod there is no such place."""
+    """Write the report, unless its folder is absent or not writable: outside of a pod nobody looks for it."""
     if path is None or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         return
     path.write_text(report.to_json())
 
 
-def _say(text: str) -> None:
+def _print_to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201 - for the person who reads the log
 
 
 def _end_process(code: int) -> None:
-    """Without the interpreter's teardown: there, threads of gloo or NCCL that still wait for a lost peer abort it."""
+    """End without the interpreter's teardown: in it, threads of gloo or NCCL that still wait for a lost peer abort."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

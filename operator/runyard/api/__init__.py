@@ -1,6 +1,6 @@
 """The resources, as pydantic models: TrainingRun, GPUBudget; their names, labels and reasons.
 
-    trainingrun, gpubudget ─(crd)─> crds/*.yaml     reasons: the CamelCase reasons in status
+    run_rules ─> trainingrun, gpubudget ─(crd)─> crds/*.yaml     reasons: the CamelCase reasons in status
 
 Nothing here does I/O or decides.
 """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
-from runyard_trainer.contract.base import Model
+from pydantic import Field
+from runyard_trainer.contract.base import CrossRule, Model
 
 from runyard.api.trainingrun import Condition, Status
 
@@ -22,18 +22,21 @@ _Text = Annotated[str, Field(max_length=316)]
 class LabelSelectorRequirement(Model):
     """As metav1.LabelSelectorRequirement."""
 
+    cross_rules = (
+        CrossRule(
+            path="",
+            holds=lambda requirement: bool(requirement.values) == (requirement.operator in ("In", "NotIn")),
+            cel="(self.operator in ['In', 'NotIn']) == (size(self.values) > 0)",
+            message="values are needed for In and NotIn, and have no use for Exists and DoesNotExist",
+        ),
+    )
+
     key: _Text
     """The label's key."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
     """How the label's value relates to `values`, or whether the label is there."""
     values: list[_Text] = Field(default_factory=list, max_length=100)
     """For In and NotIn."""
-
-    @model_validator(mode="after")
-    def _check_values(self) -> LabelSelectorRequirement:
-        if bool(self.values) != (self.operator in ("In", "NotIn")):
-            raise ValueError("values are needed for In and NotIn, and have no use for Exists and DoesNotExist")
-        return self
 
 
 class LabelSelector(Model):

@@ -7,13 +7,16 @@ these models; nothing here has behaviour.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
-from runyard_trainer.contract.base import Model
+from runyard_trainer.contract.base import CrossRule, Model
+from runyard_trainer.contract.exits import ExitCode
 from runyard_trainer.contract.objectives import Mode
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import CommittedCheckpoint, DataSummary, ModelFolder, Result
+
+from runyard.api.run_rules import RUN_RULES
 
 GROUP = "runyard.dev"
 VERSION = "v1alpha1"
@@ -57,6 +60,15 @@ class Resources(Model):
 class Compute(Model):
     """The pods of one attempt."""
 
+    cross_rules = (
+        CrossRule(
+            path="minNodes",
+            holds=lambda compute: compute.min_nodes is None or compute.min_nodes <= compute.nodes,
+            cel="!has(self.minNodes) || self.minNodes <= self.nodes",
+            message="compute.minNodes is more than compute.nodes: lower it, or leave it out",
+        ),
+    )
+
     nodes: int = Field(default=1, ge=1, le=1024)
     """Pods, each on its share of a node. May change while the run is suspended: the samples and their order stay."""
     min_nodes: int | None = Field(default=None, ge=1, le=1024)
@@ -77,7 +89,7 @@ class Compute(Model):
 
     @property
     def processes(self) -> int:
-        """Ranks of each pod."""
+        """Return the ranks of each pod."""
         return self.processes_per_node or max(1, self.gpus_per_node)
 
 
@@ -127,6 +139,8 @@ class Limits(Model):
 
 class TrainingRunSpec(Recipe):
     """What to learn (the recipe), and how to run it."""
+
+    cross_rules: ClassVar[tuple[CrossRule[Any], ...]] = (*Recipe.cross_rules, *RUN_RULES)
 
     compute: Compute
     """The pods of one attempt."""

@@ -1,13 +1,12 @@
-"""`runyard preview`: what a run will train on, row by row, before it exists.
+"""`runyard preview`: show what a run will train on, row by row, before it exists.
 
-The trainer reads the rows, in a process of its own; this shows them. S3 is reached with what is in the environment, as
-the AWS tools do it.
+The trainer reads the rows, in a process of its own. S3 is reached with the credentials in the environment, as the AWS
+tools do it.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from enum import StrEnum
@@ -17,9 +16,9 @@ from tempfile import NamedTemporaryFile
 from typing import Annotated, Any
 
 import typer
-import yaml
 from pydantic import ValidationError
 from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.reading import describe_mistakes, read_document
 from runyard_trainer.contract.recipe import Recipe
 
 from runyard.api.trainingrun import KIND, TrainingRunSpec
@@ -57,37 +56,28 @@ def preview(
 
 
 def read_manifest(path: Path) -> Recipe:
-    """The recipe of a TrainingRun, or a recipe.
+    """Read the recipe of a TrainingRun, or a recipe.
 
     Raises:
-        UserError: it cannot be read, or is neither: a line for each field that is wrong.
+        UserError: the file cannot be read, or is neither: a line for each field that is wrong.
     """
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not one YAML document: {error}") from error
+    document = read_document(path)
     is_run = isinstance(document, dict) and document.get("kind") == KIND
     try:
         if is_run:
             return TrainingRunSpec.model_validate(document.get("spec")).to_recipe()
         return Recipe.model_validate(document)
     except ValidationError as error:
-        where = "spec." if is_run else ""
-        lines = [
-            f"  {where}{_field_path(each['loc'])}: {each['msg'].removeprefix('Value error, ')}"
-            for each in error.errors()
-        ]
-        raise UserError(f"{path} is no {KIND if is_run else 'recipe'}:\n" + "\n".join(lines)) from error
+        kind, root = (KIND, "spec") if is_run else ("recipe", "")
+        raise UserError(describe_mistakes(path, kind, error, root)) from error
 
 
 def read_preview(recipe: Recipe) -> dict[str, Any]:
-    """What the trainer says; what it has to say against it goes to stderr.
+    """Return the preview that the trainer makes of a recipe; its refusals go to stderr.
 
     Raises:
         UserError: the trainer is not installed here.
-        typer.Exit: with its exit code, where it has refused.
+        typer.Exit: the trainer refused the recipe; the exit code is its own.
     """
     if find_spec("transformers") is None:
         raise UserError(
@@ -105,7 +95,7 @@ def read_preview(recipe: Recipe) -> dict[str, Any]:
 
 
 def print_preview(found: dict[str, Any]) -> None:
-    """For a terminal: what is trained on is green."""
+    """Print for a terminal: green is trained on."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -160,16 +150,3 @@ def _print_streams(console: Any, found: dict[str, Any]) -> None:
         counts = (found["streams"][name]["leftOut"].get(reason, 0) for name in names)
         table.add_row(f"left out: {reason}", *map(str, counts))
     console.print(table)
-
-
-def _field_path(location: tuple[int | str, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 5e-5 as the number that it is, as kubectl does and PyYAML does not."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)

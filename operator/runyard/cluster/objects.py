@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import ValidationError
+from runyard_trainer.contract.fields import describe_errors
 
 from runyard.api.trainingrun import TrainingRunSpec, TrainingRunStatus
 from runyard.decide.values import Manifest, Run
@@ -45,13 +46,7 @@ def parse_run(manifest: Manifest) -> Run:
 
 def describe_validation_error(error: ValidationError) -> str:
     """Describe each mistake with the field's path: `spec.data.train[0].uri: ...; ...`."""
-    return "; ".join(
-        f"{_field_path(mistake['loc'])}: {mistake['msg'].removeprefix('Value error, ')}" for mistake in error.errors()
-    )
-
-
-def _field_path(loc: tuple[int | str, ...]) -> str:
-    return "spec" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    return "; ".join(describe_errors(error, root="spec"))
 
 
 def diff_status(stored: TrainingRunStatus, wanted: TrainingRunStatus) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""The command line: how a recipe is read, and what a person is told."""
+"""The command line: its arguments, its exit code, and what a person is told."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from runyard_trainer.__main__ import main, parse_arguments, read_recipe
+from runyard_trainer.__main__ import main, parse_arguments
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import RECIPE_PATH
 from runyard_trainer.contract.reports import PodReport
@@ -26,25 +26,6 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE)
     return path
-
-
-def test_a_number_written_5e_5_is_a_number_wherever_it_stands(path: Path) -> None:
-    recipe = read_recipe(path)
-    assert recipe.training.learning_rate == 5e-5
-    assert recipe.model.scratch is not None
-    assert recipe.model.scratch.config["rms_norm_eps"] == 1e-6
-
-
-def test_mistakes_in_a_recipe_are_a_line_each_with_the_path_of_the_field(path: Path) -> None:
-    path.write_text(RECIPE.replace("epochs: 1", "epochs: -1, stepps: 3").replace('uri: "file:///text/"', "uri: 3"))
-    with pytest.raises(UserError) as caught:
-        read_recipe(path)
-    lines = str(caught.value).splitlines()[1:]
-    assert [line.split(":")[0].strip() for line in lines] == [
-        "data.train[0].uri",
-        "training.epochs",
-        "training.stepps",
-    ]
 
 
 @pytest.mark.parametrize("text", ["a: [", "just text", ""])

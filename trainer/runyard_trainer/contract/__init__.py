@@ -1,8 +1,9 @@
-"""What the operator asks of the trainer: the recipe of a run. What comes back is in `outcome`.
+"""What the operator asks of the trainer (a recipe), and what the trainer reports back.
 
-A `Recipe` says what to learn, from what, and where to leave it. It is the recipe half of a TrainingRun's spec (the
-operator adds compute, recovery and suspend), and a file that a person can run alone:
-`python -m runyard_trainer recipe.yaml`.
+    base ─> data, objectives, models, services, tasks ─> training ─> rules ─> recipe ─> reading
+    base ─> fields ─> the CRD, the dataset's key, messages       reports, exits: what comes back
 
-Nothing here knows Kubernetes or torch: only pydantic is imported, so the operator's image stays small.
+A recipe is the recipe half of a TrainingRun's spec, and a file that a person can run alone:
+`python -m runyard_trainer recipe.yaml`. Nothing here knows Kubernetes or torch. Only pydantic is imported, and yaml
+in `reading`, which the operator's image leaves out.
 """

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
-from runyard_trainer.contract.base import Model, Uri, check_exactly_one
+from runyard_trainer.contract.base import CrossRule, Model, Tokens, Uri, exactly_one
 
 
 class TokenizerTraining(Model):
     """A tokenizer learned from the training text."""
 
-    type: Literal["bpe", "wordpiece"] = "bpe"
+    type: Annotated[Literal["bpe", "wordpiece"], Tokens.BY_VALUE] = "bpe"
     """`bpe`: byte-level BPE, with RoBERTa's special tokens for the masked objectives. `wordpiece`: as BERT has it,
     cased; for the masked objectives alone, since text cannot be written back from it."""
-    vocab_size: int = Field(default=32000, ge=300, le=1_000_000)
+    vocab_size: Annotated[int, Tokens.BY_VALUE] = Field(default=32000, ge=300, le=1_000_000)
     """Size of the vocabulary, special tokens included. At least 300: 256 bytes and some merges."""
 
 
 class TokenizerSource(Model):
     """Exactly one of a tokenizer to train and one that is there."""
 
+    cross_rules = (exactly_one("model.scratch.tokenizer", "train", "uri"),)
+
     train: TokenizerTraining | None = None
     """Train one on `data.train`."""
-    uri: Uri | None = None
+    uri: Annotated[Uri | None, Tokens.BY_FILES] = None
     """A folder with tokenizer.json, as `save_pretrained` writes it."""
-
-    @model_validator(mode="after")
-    def _check_one_of(self) -> TokenizerSource:
-        check_exactly_one(self, "scratch.tokenizer", "train", "uri")
-        return self
 
 
 MAX_CONFIG_DEPTH = 4
@@ -42,7 +39,7 @@ MAX_CONFIG_TEXT_LENGTH = 4096
 
 
 def _check_bounds(value: Any, path: str = "config", depth: int = MAX_CONFIG_DEPTH) -> Any:
-    """Raises ValueError where a value of a configuration is larger or deeper than any that transformers has."""
+    """Raise ValueError where a value of a configuration is larger or deeper than any that transformers has."""
     if isinstance(value, str) and len(value) > MAX_CONFIG_TEXT_LENGTH:
         raise ValueError(f"{path} has {len(value)} characters: at most {MAX_CONFIG_TEXT_LENGTH} fit")
     if not isinstance(value, dict | list):
@@ -58,7 +55,7 @@ def _check_bounds(value: Any, path: str = "config", depth: int = MAX_CONFIG_DEPT
 class ScratchModel(Model):
     """A model with random weights."""
 
-    config: Annotated[dict[str, Any], AfterValidator(_check_bounds)]
+    config: Annotated[dict[str, Any], AfterValidator(_check_bounds), Tokens.BY_USE]
     """A transformers configuration: `model_type` and its fields. `vocab_size` and the special token ids come from the
     tokenizer."""
     tokenizer: TokenizerSource
@@ -68,27 +65,56 @@ class ScratchModel(Model):
 class SourceRun(Model):
     """What another run leaves; this one waits for it."""
 
-    name: str = Field(min_length=1, max_length=63)
+    name: Annotated[str, Tokens.NOT] = Field(min_length=1, max_length=63)
     """A TrainingRun of the same namespace."""
-    checkpoint: str = Field(default="best", max_length=20, pattern=r"^(best|last|[0-9]+)$")
+    checkpoint: Annotated[str, Tokens.NOT] = Field(default="best", max_length=20, pattern=r"^(best|last|[0-9]+)$")
     """`best`: the model that it has exported. `last`, or a step: a checkpoint that it has kept."""
 
 
 class VocabularyExtension(Model):
     """Tokens for the domain's words, besides those that the model has."""
 
-    tokens: int = Field(ge=1, le=100_000)
+    tokens: Annotated[int, Tokens.BY_VALUE] = Field(ge=1, le=100_000)
     """How many to add, of those that shorten `data.train` most; fewer where no more words come twice."""
+
+
+def _needs_uri(field: str) -> CrossRule[Any]:
+    """Return the rule that this field is given with `uri` only."""
+    return CrossRule(
+        path=field,
+        holds=lambda model: model.uri is not None or getattr(model, field) is None,
+        cel=f"has(self.uri) || !has(self.{field})",
+        message=f"model.{field} is of the folder at model.uri, which is absent: remove model.{field}",
+    )
 
 
 class ModelSource(Model):
     """Where the weights come from. Exactly one of `uri`, `run` and `scratch`."""
 
-    uri: Uri | None = None
+    cross_rules = (
+        exactly_one("model", "uri", "run", "scratch"),
+        CrossRule(
+            path="extendVocabulary",
+            holds=lambda model: model.extend_vocabulary is None or model.scratch is None,
+            cel="!has(self.extendVocabulary) || !has(self.scratch)",
+            message="model.extendVocabulary adds to the tokenizer of a model that has learned something, and "
+            "model.scratch has none: remove it, and say model.scratch.tokenizer.train.vocabSize",
+        ),
+        _needs_uri("digest"),
+        _needs_uri("step"),
+        CrossRule(
+            path="",
+            holds=lambda model: model.digest is None or model.step is None,
+            cel="!has(self.digest) || !has(self.step)",
+            message="model.digest is of the exported weights, and model.step takes others: keep one of them",
+        ),
+    )
+
+    uri: Annotated[Uri | None, Tokens.BY_FILES] = None
     """A Hugging Face model folder with safetensors weights and a tokenizer."""
-    digest: str | None = Field(default=None, max_length=80, pattern=r"^sha256:[0-9a-f]{64}$")
+    digest: Annotated[str | None, Tokens.NOT] = Field(default=None, max_length=80, pattern=r"^sha256:[0-9a-f]{64}$")
     """Of the folder at `uri`, as lineage and status tell it: anything else found there is refused."""
-    step: int | None = Field(default=None, ge=1)
+    step: Annotated[int | None, Tokens.NOT] = Field(default=None, ge=1)
     """Take the weights from the checkpoint of this step, which the run that left the folder at `uri` has kept."""
     run: SourceRun | None = None
     """Another TrainingRun of the namespace, once it has succeeded. Resolved to `uri` and `digest` or `step`."""
@@ -99,29 +125,31 @@ class ModelSource(Model):
     begins as the mean of the tokens that it joins, and embeddings are trained, with an adapter too. For causal-lm and
     sft, and tokenizers of byte-level BPE (GPT-2, Llama 3, Qwen, GPT-NeoX). Absent: the tokenizer stays as it is."""
 
-    @model_validator(mode="after")
-    def _check_one_of(self) -> ModelSource:
-        check_exactly_one(self, "model", "uri", "run", "scratch")
-        if self.scratch is not None and self.extend_vocabulary is not None:
-            raise ValueError(
-                "model.extendVocabulary adds to the tokenizer of a model that has learned something, and model.scratch "
-                "has none: remove it, and say model.scratch.tokenizer.train.vocabSize"
-            )
-        for name in ("digest", "step"):
-            if getattr(self, name) is not None and self.uri is None:
-                raise ValueError(f"model.{name} is of the folder at model.uri, which is absent: remove model.{name}")
-        if self.digest is not None and self.step is not None:
-            raise ValueError("model.digest is of the exported weights, and model.step takes others: keep one of them")
-        return self
-
 
 ModuleName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+ADAPTER_FIELDS = ("rank", "alpha", "dropout", "targets", "merge")
+"""Of `Method`: those that mean nothing without an adapter."""
+
+
+def _of_adapter(field: str) -> CrossRule[Any]:
+    """Return the rule that this field is given with an adapter only."""
+    return CrossRule(
+        path=field,
+        holds=lambda method: method.is_adapter or getattr(method, field) is None,
+        cel=f"self.type != 'full' || !has(self.{field})",
+        message=f"method.{field} belongs to an adapter, and method.type is full: remove it, or set method.type to lora "
+        "or dora",
+    )
 
 
 class Method(Model):
     """Which weights are trained. All but `type` belong to adapters: two thin matrices beside each weight, which stays
     as it is.
     """
+
+    cross_rules = tuple(_of_adapter(field) for field in ADAPTER_FIELDS)
 
     type: Literal["full", "lora", "dora", "qlora"] = "full"
     """`full`: every weight. `lora`: an adapter. `dora`: one that learns how large each output's weights are by itself,
@@ -138,36 +166,22 @@ class Method(Model):
     merge: bool | None = None
     """Add the adapter to the weights and export the sum as model/; adapter/ is exported in any case. Absent: true."""
 
-    @model_validator(mode="after")
-    def _check_adapter(self) -> Method:
-        given = [name for name in ADAPTER_FIELDS if getattr(self, name) is not None]
-        if self.type == "full" and given:
-            raise ValueError(
-                f"method.{given[0]} belongs to an adapter, and method.type is full: remove it, or set method.type to "
-                "lora or dora"
-            )
-        return self
-
     @property
     def is_adapter(self) -> bool:
-        """Whether the model's own weights stay as they are."""
+        """Tell whether the model's own weights stay as they are."""
         return self.type != "full"
 
     @property
     def resolved_rank(self) -> int:
-        """Default resolved."""
+        """Return `rank`, default resolved."""
         return self.rank or 16
 
     @property
     def resolved_alpha(self) -> float:
-        """Default resolved."""
+        """Return `alpha`, default resolved."""
         return self.alpha or 2.0 * self.resolved_rank
 
     @property
     def is_merged(self) -> bool:
-        """Whether the exported model has the adapter in its weights; default resolved."""
+        """Tell whether the exported model has the adapter in its weights; default resolved."""
         return self.merge is not False
-
-
-ADAPTER_FIELDS = ("rank", "alpha", "dropout", "targets", "merge")
-"""Of `Method`: those that mean nothing without an adapter."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from runyard_trainer.contract.base import Model, Uri
+from runyard_trainer.contract.base import InputUri, Model, Uri
 
 
 class Output(Model):
@@ -36,7 +36,7 @@ class Storage(Model):
 class JudgePrompts(Model):
     """What both models answer."""
 
-    uri: Uri
+    uri: InputUri
     """A file of records, or every file under a prefix ending in `/`: JSONL, JSON, CSV or Parquet by the file's ending.
     Each record has `prompt`, given to the model as it stands, or `messages`, laid out by the model's chat template."""
 

@@ -1,20 +1,20 @@
-"""Tasks that a language model is asked in its context, with examples of how they are answered."""
+"""Tasks for a language model: questions with known answers, asked after some that are answered."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from runyard_trainer.contract.base import Model, Uri, check_exactly_one
+from runyard_trainer.contract.base import InputUri, Model, exactly_one
 
 TaskType = Literal["multiple-choice", "classification", "entities"]
 
 
 class TestSet(Model):
-    """What is asked."""
+    """The questions of a task."""
 
-    uri: Uri
+    uri: InputUri
     """A file of records, or every file under a prefix ending in `/`: JSONL, JSON, CSV or Parquet by the file's
     ending."""
 
@@ -22,15 +22,17 @@ class TestSet(Model):
 class Shots(Model):
     """Answered examples that stand before each question."""
 
-    uri: Uri
+    uri: InputUri
     """Records like those of `test`."""
     count: int = Field(default=5, ge=1, le=64)
-    """As many, drawn for each question by a hash of `training.seed`, and never the question itself. Where they do not
-    fit the model, fewer."""
+    """Examples before each question, drawn by a hash of `training.seed`, and never the question itself. Where they do
+    not fit the model, fewer."""
 
 
 class Task(Model):
     """Questions whose answers are known. Exactly one of `preset` and `type`."""
+
+    cross_rules = (exactly_one("evaluation.tasks[]", "preset", "type"),)
 
     name: str = Field(min_length=1, max_length=40, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
     """What the result is called."""
@@ -44,8 +46,3 @@ class Task(Model):
     """The questions."""
     shots: Shots | None = None
     """Absent: none."""
-
-    @model_validator(mode="after")
-    def _check_one_of(self) -> Task:
-        check_exactly_one(self, "evaluation.tasks[]", "preset", "type")
-        return self

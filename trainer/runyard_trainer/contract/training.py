@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from runyard_trainer.contract.base import Fraction, Model, check_exactly_one
-from runyard_trainer.contract.data import DataSource
+from runyard_trainer.contract.base import CrossRule, Fraction, Model, at_most_one, exactly_one
+from runyard_trainer.contract.data import DataSource, no_records
 from runyard_trainer.contract.services import Judge
 from runyard_trainer.contract.tasks import Task
 
@@ -51,6 +51,19 @@ class Training(Model):
     `batchSequences`.
     """
 
+    cross_rules = (
+        exactly_one("training", "epochs", "tokens", "steps"),
+        at_most_one("training", "batch_tokens", "batch_sequences"),
+        CrossRule(
+            path="batchTokens",
+            holds=lambda training: (
+                training.batch_tokens is None or training.batch_tokens % training.sequence_length == 0
+            ),
+            cel="!has(self.batchTokens) || self.batchTokens % self.sequenceLength == 0",
+            message="training.batchTokens is not a multiple of training.sequenceLength",
+        ),
+    )
+
     epochs: float | None = Field(default=None, gt=0, le=10_000)
     """Passes over `data.train`."""
     tokens: int | None = Field(default=None, ge=1)
@@ -86,21 +99,32 @@ class Training(Model):
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Of initial weights, data order and dropout."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Training:
-        check_exactly_one(self, "training", "epochs", "tokens", "steps")
-        if self.batch_tokens is not None and self.batch_sequences is not None:
-            raise ValueError("training.batchTokens and training.batchSequences are both set: keep one of them")
-        if self.batch_tokens is not None and self.batch_tokens % self.sequence_length:
-            raise ValueError(
-                f"training.batchTokens {self.batch_tokens} is not a multiple of "
-                f"training.sequenceLength {self.sequence_length}"
-            )
-        return self
+
+def _have_own_names(tasks: list[Task]) -> bool:
+    return len({task.name for task in tasks}) == len(tasks)
 
 
 class Evaluation(Model):
     """Measured on the same held-out data before the first step and after the last."""
+
+    cross_rules = (
+        no_records("evaluation", "general"),
+        CrossRule(
+            path="",
+            holds=lambda evaluation: (
+                evaluation.max_general_loss_increase is None or bool(evaluation.before and evaluation.general)
+            ),
+            cel="!has(self.maxGeneralLossIncrease) || (self.before && has(self.general) && size(self.general) > 0)",
+            message="evaluation.maxGeneralLossIncrease compares the loss on evaluation.general with that before "
+            "training: give evaluation.general, and leave evaluation.before true",
+        ),
+        CrossRule(
+            path="tasks",
+            holds=lambda evaluation: _have_own_names(evaluation.tasks),
+            cel="!has(self.tasks) || self.tasks.all(task, self.tasks.exists_one(other, other.name == task.name))",
+            message="evaluation.tasks[].name: two tasks have the same: name each differently",
+        ),
+    )
 
     before: bool = True
     """Measure the model before it is trained, too."""

@@ -1,36 +1,21 @@
-"""Claim a run's output, apart from what it reads."""
+"""Claim a run's output, and keep it apart from what the run reads."""
 
 from __future__ import annotations
 
 import json
 
 from runyard_trainer.context import RunContext
+from runyard_trainer.contract.base import UriUse
 from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.fields import iterate_values
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.storage.base import Location, NotFound, PreconditionFailed
 
 
 def check_apart(recipe: Recipe) -> None:
-    """Refuse an output that lies among the text, or holds the model: a run would read, or overwrite, what it writes."""
+    """Refuse an output among the text or around the model: a run would read what it writes, or overwrite it."""
     output = recipe.output.uri.rstrip("/") + "/"
-    inputs = {f"data.train[{i}].uri": source.uri for i, source in enumerate(recipe.data.train)}
-    if recipe.data.replay is not None:
-        replayed = recipe.data.replay.sources or []
-        inputs |= {f"data.replay.sources[{i}].uri": source.uri for i, source in enumerate(replayed)}
-    if recipe.data.validation.sources is not None:
-        held_out = recipe.data.validation.sources
-        inputs |= {f"data.validation.sources[{i}].uri": source.uri for i, source in enumerate(held_out)}
-    inputs |= {f"evaluation.general[{i}].uri": source.uri for i, source in enumerate(recipe.evaluation.general)}
-    if recipe.data.select is not None:
-        for name, sources in recipe.data.select.compared.items():
-            inputs |= {f"data.select.{name}[{i}].uri": source.uri for i, source in enumerate(sources)}
-    for i, task in enumerate(recipe.evaluation.tasks):
-        inputs[f"evaluation.tasks[{i}].test.uri"] = task.test.uri
-        if task.shots is not None:
-            inputs[f"evaluation.tasks[{i}].shots.uri"] = task.shots.uri
-    if recipe.evaluation.judge is not None:
-        inputs["evaluation.judge.prompts.uri"] = recipe.evaluation.judge.prompts.uri
-    for field, uri in inputs.items():
+    for field, uri in iterate_values(recipe, UriUse.INPUT):
         if output.startswith(uri.rstrip("/") + "/"):
             raise UserError(f"output.uri {recipe.output.uri} lies within {field} {uri}: write elsewhere")
     if recipe.model.uri is not None and (recipe.model.uri.rstrip("/") + "/").startswith(output):
@@ -38,10 +23,10 @@ def check_apart(recipe: Recipe) -> None:
 
 
 def claim_output(output: Location, recipe: Recipe, context: RunContext) -> None:
-    """Write run.json, or find that it is ours.
+    """Write run.json, which says whose output this is, unless it says already that it is this run's.
 
     Raises:
-        UserError: OUTPUT_TAKEN where it is another run's and the recipe does not take it over.
+        UserError: OUTPUT_TAKEN: it is another run's, and the recipe does not take it over.
     """
     claim = output / "run.json"
     owner = {"uid": context.run_uid, "namespace": context.namespace, "name": context.run_name}

@@ -1,9 +1,9 @@
-"""The CRDs, made from the pydantic models of `api.py` and `budget_api.py`.
+"""Make the CRDs from the pydantic models in `api.trainingrun` and `api.gpubudget`.
 
     pydantic model ─> JSON schema ─> structural schema (`to_structural`) ─> CRD with CEL rules, columns, status
 
 What a CRD cannot say the same way ($ref, anyOf null, const, numeric exclusiveMinimum, additionalProperties: false) is
-rewritten; a keyword that is not known here is refused, so that nothing is dropped in silence.
+rewritten. Any other keyword that is not known here raises an error, so that nothing is dropped in silence.
 
     python -m runyard.api.crd.generate            write the CRDs where they are committed
     python -m runyard.api.crd.generate --check    fail with a diff where one is stale
@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel
-from runyard_trainer.contract.base import URI_PATTERN
+from runyard_trainer.contract.base import URI_PATTERN, Model
 from runyard_trainer.contract.models import MAX_CONFIG_DEPTH, MAX_CONFIG_ENTRIES, MAX_CONFIG_TEXT_LENGTH
 
-from runyard.api.crd.rules import build_root_rules, build_rules
+from runyard.api.crd.rules import Rule, build_change_rules, build_cross_rules, build_root_rules
 from runyard.api.gpubudget import BUDGET_KIND, BUDGET_PLURAL, MAX_BUDGET_NAME_LENGTH, GPUBudgetSpec, GPUBudgetStatus
 from runyard.api.trainingrun import GROUP, KIND, PLURAL, VERSION, TrainingRunSpec, TrainingRunStatus
 
@@ -35,24 +35,24 @@ Column = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class Resource:
-    """A kind that the operator serves, and what of its CRD does not follow from its models."""
+    """A kind that the operator serves: its models, and the parts of its CRD that do not follow from them."""
 
     kind: str
     plural: str
     short_names: tuple[str, ...]
     scope: Literal["Namespaced", "Cluster"]
     description: str
-    spec: type[BaseModel]
+    spec: type[Model]
     status: type[BaseModel]
-    rules: dict[str, list[dict[str, str]]]
-    """CEL, by the path below spec that it stands on."""
-    root_rules: list[dict[str, str]]
+    change_rules: dict[str, list[Rule]]
+    """CEL on how the spec may change, by the path below spec that it stands on."""
+    root_rules: list[Rule]
     """CEL on metadata.name, and on the spec as the status allows it."""
     columns: tuple[Column, ...]
 
     @property
     def paths(self) -> tuple[str, str]:
-        """Where the CRD is committed, below the root of the repository: for kubectl, and for helm."""
+        """Return where the CRD is committed, below the root of the repository: for kubectl, and for helm."""
         name = f"crds/{GROUP}_{self.plural}.yaml"
         return name, f"charts/runyard/{name}"
 
@@ -65,7 +65,7 @@ TRAINING_RUN = Resource(
     description="A model to train: what to learn, from what, on which pods, and where to leave it.",
     spec=TrainingRunSpec,
     status=TrainingRunStatus,
-    rules=build_rules(),
+    change_rules=build_change_rules(),
     root_rules=build_root_rules(),
     columns=(
         ("Phase", "string", ".status.phase", "What the run is doing"),
@@ -86,14 +86,7 @@ GPU_BUDGET = Resource(
     description="GPU-hours that the runs of some namespaces may take in a while.",
     spec=GPUBudgetSpec,
     status=GPUBudgetStatus,
-    rules={
-        "namespaceSelector.matchExpressions[]": [
-            {
-                "rule": "(self.operator in ['In', 'NotIn']) == (size(self.values) > 0)",
-                "message": "values are needed for In and NotIn, and have no use for Exists and DoesNotExist",
-            }
-        ]
-    },
+    change_rules={},
     root_rules=[
         {
             "rule": f"self.metadata.name.size() <= {MAX_BUDGET_NAME_LENGTH}",
@@ -120,11 +113,11 @@ _DROPPED = {"title", "$defs"}
 
 
 class UnsupportedSchemaError(Exception):
-    """The models say something that this generator cannot put into a CRD."""
+    """A keyword in the models' JSON schema that this generator cannot put into a CRD."""
 
 
 def build_crd(resource: Resource = TRAINING_RUN) -> dict[str, Any]:
-    """The CustomResourceDefinition as plain JSON."""
+    """Return the CustomResourceDefinition as plain JSON."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -160,7 +153,9 @@ def _build_root(resource: Resource) -> Schema:
     spec, status = _schema_of(resource.spec), _schema_of(resource.status)
     status["default"] = {"observedGeneration": -1}  # for kstatus, to which an object without status is all right
     status["properties"]["conditions"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
-    for path, rules in resource.rules.items():
+    cross_rules = build_cross_rules(resource.spec)
+    for path in {**resource.change_rules, **cross_rules}:
+        rules = [*resource.change_rules.get(path, []), *cross_rules.get(path, [])]
         _find(spec, path)["x-kubernetes-validations"] = rules
     return {
         "description": resource.description,
@@ -193,10 +188,10 @@ def _schema_of(model: type[BaseModel]) -> Schema:
 
 
 def to_structural(schema: Schema, definitions: dict[str, Schema], path: str) -> Schema:
-    """A JSON schema of pydantic's as a structural schema.
+    """Return pydantic's JSON schema as a structural schema.
 
     Raises:
-        UnsupportedSchemaError: for a keyword that is not known here; names the path.
+        UnsupportedSchemaError: a keyword is not known here; the message names the path.
     """
     schema = _resolve(schema, definitions, path)
     structural: Schema = {}
@@ -212,7 +207,7 @@ def to_structural(schema: Schema, definitions: dict[str, Schema], path: str) -> 
 
 
 def _resolve(schema: Schema, definitions: dict[str, Schema], path: str) -> Schema:
-    """Put what $ref and `anyOf: [X, null]` stand for in their place; what is said beside them wins."""
+    """Replace $ref and `anyOf: [X, null]` by what they stand for; keywords beside them win."""
     if "$ref" in schema:
         beside = {keyword: value for keyword, value in schema.items() if keyword != "$ref"}
         return _resolve({**definitions[schema["$ref"].rpartition("/")[2]], **beside}, definitions, path)
@@ -253,7 +248,7 @@ def _rewrite(keyword: str, value: Any, definitions: dict[str, Schema], path: str
 
 
 def _build_any(depth: int) -> Schema:
-    """Any JSON of so many levels. Unbounded, 3 KB of brackets are more than many a client can parse."""
+    """Return the schema of any JSON of so many levels. Unbounded, 3 KB of brackets are too much for many clients."""
     bounds = {
         "x-kubernetes-preserve-unknown-fields": True,
         "nullable": True,
@@ -275,13 +270,13 @@ def _without_nulls(value: Any) -> Any:
 
 
 def render(resource: Resource) -> str:
-    """The CRD as YAML, the same bytes each time."""
+    """Return the CRD as YAML, the same bytes each time."""
     header = "# Made from the models in operator/runyard by `make generate`; do not edit.\n"
     return header + yaml.safe_dump(build_crd(resource), sort_keys=False, width=120, allow_unicode=True)
 
 
 def main(arguments: list[str]) -> int:
-    """Write or check the committed files; returns the exit status."""
+    """Write or check the committed files; return the exit status."""
     root = Path(__file__).parents[4]
     wanted = {root / path: render(resource) for resource in RESOURCES for path in resource.paths}
     for path, text in wanted.items():

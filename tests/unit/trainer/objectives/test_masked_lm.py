@@ -256,15 +256,14 @@ def test_the_learning_rate_depends_on_the_size_of_a_batch(training: dict[str, An
     [
         (
             {"objective": "causal-lm", "masking": {"wholeWord": True}},
-            "masking.wholeWord is for objectives masked-lm and masked-lm-nsp, but objective is causal-lm: leave it out",
+            "masking.wholeWord is for objectives masked-lm and masked-lm-nsp: leave it out",
         ),
         (
             {
                 "objective": "causal-lm",
                 "model": {"scratch": {"config": {}, "tokenizer": {"train": {"type": "wordpiece"}}}},
             },
-            "model.scratch.tokenizer.train.type wordpiece is for objectives masked-lm and masked-lm-nsp, but objective "
-            "is causal-lm: write bpe",
+            "model.scratch.tokenizer.train.type wordpiece is for objectives masked-lm and masked-lm-nsp: write bpe",
         ),
     ],
 )

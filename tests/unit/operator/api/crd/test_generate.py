@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, Field, create_model
 from runyard.api.crd import generate
 from runyard.api.crd.generate import UnsupportedSchemaError, build_crd, to_structural
-from runyard.api.crd.rules import MUTABLE_FIELDS, build_rules
+from runyard.api.crd.rules import MUTABLE_FIELDS, build_change_rules
 from runyard.api.trainingrun import Phase, TrainingRunSpec
 
 
@@ -63,7 +63,9 @@ def test_it_refuses_with_the_fields_path_what_a_crd_cannot_say(kind: Any) -> Non
 
 def test_every_field_of_a_spec_is_fixed_but_those_that_may_change() -> None:
     fields = {field.alias for field in TrainingRunSpec.model_fields.values()}
-    fixed = {rule["fieldPath"].removeprefix(".") for rule in build_rules()[""] if "cannot change" in rule["message"]}
+    fixed = {
+        rule["fieldPath"].removeprefix(".") for rule in build_change_rules()[""] if "cannot change" in rule["message"]
+    }
     assert fields - fixed == {"suspend", "limits", "ttlSecondsAfterFinished", "prepare", "compute"}
 
 

@@ -119,7 +119,10 @@ REFUSED = {
     "a negative one": ([{"weight": -1}, {}], "greater than 0"),
     "no number": ([{"weight": float("nan")}, {}], "data.train.0.weight"),
     "too much": ([{"weight": 101}, {}], "less than or equal to 100"),
-    "of one source": ([{"weight": 2}], r"data.train\[0\].weight is 2, and there is no other source .* training.epochs"),
+    "of one source": (
+        [{"weight": 2}],
+        r"data.train\[0\].weight has no other source .* training.epochs",
+    ),
 }
 
 

@@ -104,8 +104,8 @@ def test_a_file_without_records_is_refused(tmp_path: Path, tokenizer: DocumentTo
     [
         ("masked-lm", [{"type": "entities"}], "evaluation.tasks are asked of models that predict the next token"),
         ("sft", [{"type": "entities"}] * 2, "two tasks have the same"),
-        ("sft", [{}], "exactly one of preset or type"),
-        ("sft", [{"type": "entities", "preset": "financial-ner"}], "exactly one of preset or type"),
+        ("sft", [{}], "exactly one of preset, type"),
+        ("sft", [{"type": "entities", "preset": "financial-ner"}], "exactly one of preset, type"),
     ],
 )
 def test_a_recipe_with_tasks_that_cannot_be_is_refused(
