@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from runyard_trainer.contract.base import Model, Uri, check_exactly_one
+from runyard_trainer.contract.objectives import OBJECTIVES
 
 ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -65,7 +66,9 @@ class Columns(Model):
 
 _FILE_FORMATS = ("auto", "text", "jsonl", "json", "csv", "tsv", "parquet")
 
-RECORD_FORMATS: dict[str, tuple[str, ...]] = {"sft": ("prompt-completion", "messages", "alpaca", "conversations")}
+RECORD_FORMATS: dict[str, tuple[str, ...]] = {
+    name: traits.record_formats for name, traits in OBJECTIVES.items() if traits.record_formats
+}
 """By objective: the formats of its records that a source can be said to have."""
 
 

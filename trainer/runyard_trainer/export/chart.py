@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class LossPoints:
     """Points of (step, loss); step 0 is the model as it came."""
 
     domain: Sequence[tuple[int, float]] = ()
@@ -35,7 +35,7 @@ _CSS_COLOURS = {
 """matplotlib draws in these stand-ins; the page says what they look like."""
 _INK, _QUIET, _ACCENT, _FAINT, _SECOND = _CSS_COLOURS
 
-_NOTHING_HELD_OUT = HeldOut()
+_NO_POINTS = LossPoints()
 
 PAUSE_STEPS = 50
 """What takes as long as this many steps is no step but the time between two attempts."""
@@ -106,7 +106,7 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
     return averages
 
 
-def draw_curve(curve: Curve, held_out: HeldOut = _NOTHING_HELD_OUT, unit: str = "nats per token") -> str:
+def draw_curve(curve: Curve, held_out: LossPoints = _NO_POINTS, unit: str = "nats per token") -> str:
     """Loss over steps, as measured and smoothed, above the learning rate; empty text where there are not two points.
 
     Args:
@@ -140,7 +140,7 @@ def _draw_loss(panel: Any, curve: Curve, unit: str) -> None:
     panel.set_ylabel(f"loss, {unit}")
 
 
-def _draw_held_out(panel: Any, held_out: HeldOut) -> None:
+def _draw_held_out(panel: Any, held_out: LossPoints) -> None:
     """Dots, and lines where they tell of the course between; the model that was exported is ringed."""
     for name, colour, points in (("domain", _INK, held_out.domain), ("general", _SECOND, held_out.general)):
         if not points:

@@ -29,16 +29,18 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from transformers import PreTrainedModel
 
 from runyard_trainer.context import RunContext
+from runyard_trainer.contract.objectives import OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses, Result
 from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.manifest import StreamInfo, check_sha256
+from runyard_trainer.data.records.kinds import kind_of_objective
 from runyard_trainer.evaluation.judge.judging import Judging
 from runyard_trainer.evaluation.judge.verdicts import INSTRUCTIONS
-from runyard_trainer.export.continuations import choose_prompts, write_samples
+from runyard_trainer.export.continuations import choose_prompts, write_continuations
+from runyard_trainer.export.definitions import JUDGE_DEFINITION, OWN_TOKENIZER_DEFINITION
 from runyard_trainer.export.lineage import build_lineage, read_source_lineage
 from runyard_trainer.export.report import RunSummary, TrainedRun, render_card, render_report
-from runyard_trainer.export.wording import JUDGE_DEFINITION, OWN_TOKENIZER_DEFINITION, WORDS
 from runyard_trainer.models.adapter import load_whole, merge
 from runyard_trainer.models.folder import CARD_NAME, digest_of, files_of
 from runyard_trainer.models.generation import Generation, add_ends, list_ends, write_generation
@@ -161,7 +163,7 @@ def _leave(
 ) -> Result:
     """Write the cards of the uploaded folders, and what goes beside them."""
     name, folder = next(iter(folders.items()))
-    samples = write_samples(folder, choose_prompts(_held_out_texts(dataset))) if _writes(recipe) else []
+    continuations = write_continuations(folder, choose_prompts(_held_out_texts(dataset))) if _writes(recipe) else []
     if judging is not None:
         trained = replace(trained, judged=judging.finish())
     lineage = build_lineage(
@@ -180,7 +182,7 @@ def _leave(
         num_new_tokens=len(dataset.info.new_tokens),
         num_rows=sizes.rows,
         streams=dataset.info.streams,
-        samples=samples,
+        continuations=continuations,
         lineage=lineage,
         model_uri=(output / name).uri,
     )
@@ -229,7 +231,7 @@ def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -
         "exportedStep": trained.exported_step,
         "precision": trained.precision,
         "sequenceLength": recipe.training.sequence_length,
-        "definition": WORDS[recipe.objective].definition,
+        "definition": kind_of_objective(recipe.objective).definition,
         "sets": {
             name: {
                 "text": (dataset.location / f"{stream}.jsonl").uri,
@@ -303,7 +305,7 @@ def _copy_tokenizer(dataset: Dataset, folder: Path) -> None:
 
 def _writes(recipe: Recipe) -> bool:
     """Whether the exported model goes on from a text; an adapter alone does nothing."""
-    return recipe.objective == "causal-lm" and (recipe.method.is_merged or not recipe.method.is_adapter)
+    return OBJECTIVES[recipe.objective].continues_text and (recipe.method.is_merged or not recipe.method.is_adapter)
 
 
 def _held_out_texts(dataset: Dataset) -> Iterator[str]:

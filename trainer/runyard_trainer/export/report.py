@@ -15,16 +15,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from runyard_trainer.contract.objectives import LANGUAGE_OBJECTIVES, Mode
+from runyard_trainer.contract.objectives import OBJECTIVES, Mode, ObjectiveName, resolve_objective
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Judgement, Losses
 from runyard_trainer.data.dataset.manifest import StreamInfo
 from runyard_trainer.data.filters.screening import tell_left_out
 from runyard_trainer.evaluation.judge.verdicts import Judged
 from runyard_trainer.evaluation.tasks.items import FrozenTasks
-from runyard_trainer.export.chart import HeldOut
-from runyard_trainer.export.continuations import Sample
-from runyard_trainer.export.wording import JUDGE_DEFINITION, WORDS, words_of_metric
+from runyard_trainer.export.chart import LossPoints
+from runyard_trainer.export.continuations import Continuation
+from runyard_trainer.export.definitions import JUDGE_DEFINITION, find_metric
 from runyard_trainer.training.best_model import Candidate
 
 _MODES: dict[Mode, str] = {
@@ -89,7 +89,7 @@ class RunSummary:
     num_rows: int
     """Of the embeddings."""
     streams: Mapping[str, StreamInfo]
-    samples: list[Sample]
+    continuations: list[Continuation]
     lineage: dict[str, Any]
     model_uri: str
 
@@ -127,20 +127,20 @@ class Comparison:
         return "better" if (self.change > 0) == self.is_better_higher else "worse"
 
 
-def compare(objective: str, before: Losses | None, after: Losses) -> list[Comparison]:
+def compare(objective: ObjectiveName, before: Losses | None, after: Losses) -> list[Comparison]:
     """The before/after table: the objective's own metrics, and the losses on each set that was measured."""
     was = before or Losses()
     metrics = [
         Comparison(
             "Domain",
-            (words := words_of_metric(name)).title,
+            (metric := find_metric(name)).title,
             (was.metrics or {}).get(name),
             value,
-            words.is_better_higher,
+            metric.is_better_higher,
         )
         for name, value in (after.metrics or {}).items()
     ]
-    unit = WORDS[objective].loss_unit
+    unit = OBJECTIVES[objective].loss_unit
     domain = _compare_losses(
         "Domain", unit, (was.domain_loss, was.domain_bits_per_byte), (after.domain_loss, after.domain_bits_per_byte)
     )
@@ -153,10 +153,10 @@ def compare(objective: str, before: Losses | None, after: Losses) -> list[Compar
     tasks = [
         Comparison(
             f"Task {task}",
-            (words := words_of_metric(name)).title,
+            (metric := find_metric(name)).title,
             (was.tasks or {}).get(task, {}).get(name),
             value,
-            words.is_better_higher,
+            metric.is_better_higher,
         )
         for task, values in (after.tasks or {}).items()
         for name, value in values.items()
@@ -164,9 +164,9 @@ def compare(objective: str, before: Losses | None, after: Losses) -> list[Compar
     return [*metrics, *tasks, *domain, *general]
 
 
-def _general_unit(objective: str) -> str:
+def _general_unit(objective: ObjectiveName) -> str:
     """General text is measured as a language objective has it, or else by the next token."""
-    return WORDS[objective if objective in LANGUAGE_OBJECTIVES else "causal-lm"].loss_unit
+    return OBJECTIVES[resolve_objective(objective, "general")].loss_unit
 
 
 Measures = tuple[float | None, float | None]
@@ -187,9 +187,9 @@ def _perplexity(loss: float | None) -> float | None:
     return None if loss is None else math.exp(min(loss, 700.0))
 
 
-def verdict(objective: str, before: Losses | None, after: Losses) -> str:
+def verdict(objective: ObjectiveName, before: Losses | None, after: Losses) -> str:
     """The run in one sentence."""
-    was, unit = before or Losses(), WORDS[objective].loss_unit
+    was, unit = before or Losses(), OBJECTIVES[objective].loss_unit
     sets = (
         ("domain", unit, was.domain_loss, after.domain_loss),
         ("general", _general_unit(objective), was.general_loss, after.general_loss),
@@ -225,13 +225,13 @@ def tell_judgement(found: Judgement, recipe: Recipe) -> str:
     return f"{sentence} {why}".rstrip()
 
 
-def read_held_out(trained: TrainedRun) -> HeldOut:
+def read_held_out(trained: TrainedRun) -> LossPoints:
     """The losses on held-out data, from before the first step on."""
     points = [(0, trained.before)] if trained.before else []
     points += [(candidate.step, candidate.losses) for candidate in trained.candidates]
     domain = [(step, losses.domain_loss) for step, losses in points if losses.domain_loss is not None]
     general = [(step, losses.general_loss) for step, losses in points if losses.general_loss is not None]
-    return HeldOut(domain, general, trained.exported_step)
+    return LossPoints(domain, general, trained.exported_step)
 
 
 # --------------------------------------------------------------------------------------------------------------- pages
@@ -246,7 +246,7 @@ def render_report(summary: RunSummary) -> str:
     return _render(
         "report.html.j2",
         summary,
-        chart=Markup(draw_curve(curve, read_held_out(summary.trained), WORDS[summary.recipe.objective].loss_unit)),  # noqa: S704 drawn by us from numbers alone
+        chart=Markup(draw_curve(curve, read_held_out(summary.trained), OBJECTIVES[summary.recipe.objective].loss_unit)),  # noqa: S704 drawn by us from numbers alone
         training_s=curve.training_s,
         gpu_hours=summary.gpu_hours(curve.training_s),
     )
@@ -272,7 +272,7 @@ def _render(template: str, summary: RunSummary, **values: object) -> str:
         run=summary,
         trained=trained,
         recipe=summary.recipe,
-        words=WORDS[summary.recipe.objective],
+        traits=OBJECTIVES[summary.recipe.objective],
         comparisons=compare(summary.recipe.objective, trained.before, trained.after),
         verdict=verdict(summary.recipe.objective, trained.before, trained.after),
         judged_words=trained.judged and tell_judgement(trained.judged.judgement, summary.recipe),

@@ -20,29 +20,21 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.objectives import OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.models.embeddings import embeddings_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-_TASK_TYPES = {
-    "AutoModelForCausalLM": "CAUSAL_LM",
-    "AutoModelForSequenceClassification": "SEQ_CLS",
-    "AutoModelForTokenClassification": "TOKEN_CLS",
-    "AutoModelForQuestionAnswering": "QUESTION_ANS",
-}
-"""What peft calls the classes of transformers that open such a model; it has no name for the others."""
 
-
-def add_adapter(model: PreTrainedModel, recipe: Recipe, new_parts: Sequence[str], auto_class: str) -> PeftModel:
+def add_adapter(model: PreTrainedModel, recipe: Recipe, new_parts: Sequence[str]) -> PeftModel:
     """Put the recipe's adapter into a model, in place; its first weights are a function of the seed.
 
     Args:
         model: with or without weights (on the meta device).
         recipe: with an adapter as its method.
         new_parts: names of parts that the objective brings: those the model has are trained whole.
-        auto_class: the class of transformers that opens the model.
 
     Raises:
         UserError: the model has no such layers.
@@ -60,7 +52,7 @@ def add_adapter(model: PreTrainedModel, recipe: Recipe, new_parts: Sequence[str]
         target_modules=method.targets or "all-linear",
         exclude_modules=rf"(.*\.)?({'|'.join(heads)})(\..*)?" if heads else None,
         modules_to_save=heads or None,
-        task_type=_TASK_TYPES.get(auto_class),
+        task_type=OBJECTIVES[recipe.objective].peft_task_type,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)

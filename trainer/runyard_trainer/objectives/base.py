@@ -159,8 +159,6 @@ Fact = Any
 class Objective:
     """How the model of one run is trained and measured."""
 
-    auto_class: Any
-    """The class of transformers that opens the model."""
     module: Callable[[Any, Traits], ObjectiveModule]
     """Wraps a model."""
     probe: Callable[[Any], Traits]
@@ -181,10 +179,12 @@ class Objective:
     """The loss compares the model with what it was when it came."""
     measures_language: bool = False
     """The loss is nats per token of the text: perplexity and bits per byte can be told."""
-    judge: Callable[[Sample, Tensor], Fact] | None = None
-    """What is to be known of a sample, from what was predicted of it."""
+    observe: Callable[[Sample, Tensor], Fact] | None = None
+    """Takes from the predictions of a sample what `score` needs to know."""
     score: Callable[[Sequence[Fact]], dict[str, float]] | None = None
-    """Metrics over all samples of a stream."""
+    """Computes the metrics over all samples of a stream."""
+    auto_class: Any = None
+    """The class of transformers that opens the model, from the objective's traits: `build_objective` puts it here."""
 
 
 def stack(samples: Sequence[Sample]) -> dict[str, Tensor]:

@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM
 
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
@@ -152,6 +151,4 @@ def count_predicted(labels: Tensor) -> int:
 
 def build_objective(_recipe: Recipe, _info: DatasetInfo) -> Objective:
     """Predict the next token."""
-    return Objective(
-        auto_class=AutoModelForCausalLM, module=CausalLM, probe=probe, collate=collate, measures_language=True
-    )
+    return Objective(module=CausalLM, probe=probe, collate=collate, measures_language=True)

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
 
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import DatasetInfo
@@ -63,7 +62,7 @@ def collate(pad_token_id: int, samples: Sequence[Sample], _: Sequence[int], leng
     return MicroBatch(inputs, (count,), int(inputs["attention_mask"].sum()))
 
 
-def judge(sample: Sample, predicted: Tensor) -> Fact:
+def observe(sample: Sample, predicted: Tensor) -> Fact:
     """What it is and what was predicted, as lists."""
     return np.atleast_1d(sample["labels"]).tolist(), predicted.tolist()
 
@@ -96,13 +95,12 @@ def build_objective(_: Recipe, info: DatasetInfo) -> Objective:
     """For the classes of this data."""
     assert info.pad_token_id is not None
     return Objective(
-        auto_class=AutoModelForSequenceClassification,
         module=SequenceClassifier,
         probe=probe_padded,
         collate=partial(collate, info.pad_token_id),
         configure=partial(configure, info),
         new_weights=("classifier", "score", "pooler", "pre_classifier", "dense", "head"),
         best_by="macroF1",
-        judge=judge,
+        observe=observe,
         score=partial(score, info.is_multi_label),
     )

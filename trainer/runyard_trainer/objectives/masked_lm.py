@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoModelForMaskedLM
 
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
@@ -156,7 +155,7 @@ def probe(model: Any) -> Traits:
 # ----------------------------------------------------------------------------------------------------------- objective
 
 
-def judge(_: Sample, counted: Tensor) -> Fact:
+def observe(_: Sample, counted: Tensor) -> Fact:
     """How many tokens were to be found, and how many were."""
     return counted.tolist()
 
@@ -171,10 +170,9 @@ def build_objective(recipe: Recipe, info: DatasetInfo) -> Objective:
     """Find masked tokens."""
     assert info.pad_token_id is not None
     return Objective(
-        auto_class=AutoModelForMaskedLM,
         module=MaskedLM,
         probe=probe,
         collate=partial(collate, build_masker(recipe, info), info.pad_token_id),
-        judge=judge,
+        observe=observe,
         score=score,
     )

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
-from transformers import AutoModelForPreTraining
 
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import DatasetInfo
@@ -66,12 +65,11 @@ def build_objective(recipe: Recipe, info: DatasetInfo) -> Objective:
     """Find masked tokens, and tell pairs. A model that has only learned to find them gets a new head for the pairs."""
     assert info.pad_token_id is not None
     return Objective(
-        auto_class=AutoModelForPreTraining,
         module=MaskedLMWithNextSentence,
         probe=masked_lm.probe,
         collate=partial(collate, masked_lm.build_masker(recipe, info), info.pad_token_id),
         num_terms=2,
         new_weights=("pooler", "seq_relationship"),
-        judge=masked_lm.judge,
+        observe=masked_lm.observe,
         score=score,
     )

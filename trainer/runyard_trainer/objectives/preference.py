@@ -27,7 +27,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import DatasetInfo
@@ -176,7 +175,7 @@ def split_pair(sample: Sample) -> list[Sample]:
     ]
 
 
-def judge(_: Sample, predicted: Tensor) -> Fact:
+def observe(_: Sample, predicted: Tensor) -> Fact:
     """Margin, KL summed over the answers' tokens, and their number."""
     return predicted.tolist()
 
@@ -195,11 +194,10 @@ def build_objective(recipe: Recipe, info: DatasetInfo) -> Objective:
     """With the recipe's beta."""
     assert info.pad_token_id is not None
     return Objective(
-        auto_class=AutoModelForCausalLM,
         module=partial(PreferenceModel, recipe.beta),
         probe=probe,
         collate=partial(collate, info.pad_token_id),
         needs_reference=True,
-        judge=judge,
+        observe=observe,
         score=score,
     )

@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoModelForQuestionAnswering
 
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import DatasetInfo
@@ -77,7 +76,7 @@ class FoundAnswer:
     """Those that are right."""
 
 
-def judge(sample: Sample, logits: Tensor) -> Fact:
+def observe(sample: Sample, logits: Tensor) -> Fact:
     """The window's best answer."""
     first, count = sample["first_token"], len(sample["starts"])
     start_logits, end_logits = logits[:, first : first + count].numpy()
@@ -144,12 +143,11 @@ def build_objective(_: Recipe, info: DatasetInfo) -> Objective:
     """Find answers."""
     assert info.pad_token_id is not None
     return Objective(
-        auto_class=AutoModelForQuestionAnswering,
         module=AnswerFinder,
         probe=probe_padded,
         collate=partial(collate, info.pad_token_id),
         configure=configure,
         new_weights=("qa_outputs", "head", "classifier"),
-        judge=judge,
+        observe=observe,
         score=score,
     )

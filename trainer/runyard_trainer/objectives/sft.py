@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import DatasetInfo
@@ -53,7 +52,7 @@ def _compare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return loss, torch.where(targets == IGNORED, IGNORED, is_right)
 
 
-def judge(_: Sample, predicted: Tensor) -> Fact:
+def observe(_: Sample, predicted: Tensor) -> Fact:
     """How many tokens were right, and how many there are."""
     return int((predicted == 1).sum()), int((predicted != IGNORED).sum())
 
@@ -75,12 +74,11 @@ def configure(info: DatasetInfo, config: Any) -> None:
 def build_objective(_recipe: Recipe, info: DatasetInfo) -> Objective:
     """Answer."""
     return Objective(
-        auto_class=AutoModelForCausalLM,
         module=AnsweringLM,
         probe=probe,
         collate=collate,
         configure=partial(configure, info),
-        judge=judge,
+        observe=observe,
         score=score,
         writes_answers=True,
     )

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from seqeval.metrics import f1_score, precision_score, recall_score
 from torch import Tensor
-from transformers import AutoModelForTokenClassification
 
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import DatasetInfo
@@ -59,7 +58,7 @@ def collate(pad_token_id: int, samples: Sequence[Sample], _: Sequence[int], leng
     return MicroBatch(inputs, (int((inputs["labels"] != IGNORED).sum()),), int(inputs["attention_mask"].sum()))
 
 
-def judge(outside: int, sample: Sample, predicted: Tensor) -> Fact:
+def observe(outside: int, sample: Sample, predicted: Tensor) -> Fact:
     """The words' tags and those predicted, as numbers; `outside` is that of O."""
     first_pieces = sample["first_pieces"]
     found = np.where(first_pieces == NOWHERE, outside, predicted.numpy()[first_pieces])
@@ -85,12 +84,11 @@ def build_objective(_: Recipe, info: DatasetInfo) -> Objective:
     """For the tags of this data."""
     assert info.pad_token_id is not None
     return Objective(
-        auto_class=AutoModelForTokenClassification,
         module=TokenClassifier,
         probe=probe_padded,
         collate=partial(collate, info.pad_token_id),
         configure=partial(configure, info),
         new_weights=("classifier", "score", "head"),
-        judge=partial(judge, info.labels.index(OUTSIDE)),
+        observe=partial(observe, info.labels.index(OUTSIDE)),
         score=partial(score, info.labels),
     )

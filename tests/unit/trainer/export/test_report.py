@@ -14,7 +14,7 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Fertility, Losses
 from runyard_trainer.data.dataset.token_shards import StreamInfo
 from runyard_trainer.export.chart import Curve, draw_curve, read_curve, smooth
-from runyard_trainer.export.continuations import Sample, choose_prompts
+from runyard_trainer.export.continuations import Continuation, choose_prompts
 from runyard_trainer.export.report import (
     RunSummary,
     TrainedRun,
@@ -74,7 +74,9 @@ def build_summary(before: Losses | None = BEFORE, after: Losses = AFTER) -> RunS
             "validation": StreamInfo(documents=9, tokens=40_000, bytes=130_000, document_tokens=lengths),
             "general": StreamInfo(documents=90, tokens=41_000, bytes=180_000, document_tokens=lengths),
         },
-        samples=[Sample("def close(self):\n    <script>", '\n        """Close & flush."""\n        self._fp.close()')],
+        continuations=[
+            Continuation("def close(self):\n    <script>", '\n        """Close & flush."""\n        self._fp.close()')
+        ],
         lineage={
             "run": {"name": "code", "namespace": "default", "uid": "0b1d", "attempts": 2, "processes": 4},
             "created": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).isoformat(),
@@ -156,7 +158,7 @@ def test_the_page_and_card_render_without(before: Losses | None) -> None:
     trained = dataclasses.replace(
         bare.trained, metrics_csv="step,loss\n", after=Losses(domain_loss=2.0, domain_bits_per_byte=1.0)
     )
-    summary = dataclasses.replace(bare, trained=trained, samples=[], lineage={**bare.lineage, "source": None})
+    summary = dataclasses.replace(bare, trained=trained, continuations=[], lineage={**bare.lineage, "source": None})
     html, card = render_report(summary), render_card(summary)
     assert "<svg" not in html
     assert "random weights" in html

@@ -72,6 +72,8 @@ class Shown:
 class RecordKind:
     """One kind of record, and what is done with it."""
 
+    definition: str
+    """How held-out records are laid out and measured, for eval.json."""
     parse: Callable[[Row], Any]
     """The record that a row holds; raises BadRecord."""
     identity: Callable[[Any], str]

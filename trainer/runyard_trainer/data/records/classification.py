@@ -210,7 +210,14 @@ def open_labelled_texts(dataset: Dataset, stream: str, _: Recipe) -> LabelledTex
     return LabelledTexts(dataset.examples(stream), label_ids, dataset.info.is_multi_label)
 
 
+DEFINITION = (
+    "Each record is tokenized as the tokenizer lays out a text or a pair, special tokens and all, and cut to "
+    "sequenceLength tokens. The loss is the mean cross-entropy over texts (of several classes: binary "
+    "cross-entropy, over texts and classes), in nats. The metrics are scikit-learn's."
+)
+
 KIND = RecordKind(
+    definition=DEFINITION,
     parse=parse_labelled_text,
     identity=lambda record: record.text + (f"\n{record.text_pair}" if record.text_pair else ""),
     to_json=LabelledText.to_json,

@@ -125,7 +125,15 @@ def show_words(columns: dict[str, Any]) -> Shown:
     return Shown([(place, place + 1) for place, word in enumerate(columns["word_ids"]) if word != NOT_MASKED])
 
 
+DEFINITION = (
+    "Each document of `text` is tokenized with the tokenizer's special tokens in windows of sequenceLength tokens, "
+    "each a sample, padded with an attention mask. 15 % of the tokens are drawn for each sample from its number "
+    "(numpy's PCG64 seeded with a blake2b of `0/-1/number`): the same ones each time. The loss is the mean of -ln p "
+    "over them, in nats."
+)
+
 KIND = RecordKind(
+    definition=DEFINITION,
     parse=parse_text,
     identity=lambda text: text,
     to_json=lambda text: {"text": text},

@@ -253,7 +253,16 @@ def show_pair(columns: dict[str, Any]) -> Shown:
     return Shown([(chosen_start, chosen_length), rejected])
 
 
+DEFINITION = (
+    "A prompt and its answer are laid out as for sft; the answer is all that stands behind the prompt, its end "
+    "included, and no token reaches from one into the other. An answer's log-probability is the sum of ln p over "
+    "its tokens; the margin of a pair is beta times how much more than in the start model that of the "
+    "chosen answer exceeds that of the rejected one. The loss is the mean of -ln sigmoid(margin) over pairs, in "
+    "nats; kl is the mean over the answers' tokens of the Kullback-Leibler divergence from the start model."
+)
+
 KIND = RecordKind(
+    definition=DEFINITION,
     parse=parse_answer_pair,
     identity=lambda record: record.identity,
     to_json=AnswerPair.to_json,

@@ -257,7 +257,16 @@ def show_answer(columns: dict[str, Any]) -> Shown:
     return Shown([(start, end + 1)] if end else [], columns["answers"][0])
 
 
+DEFINITION = (
+    "Question and context are tokenized as a pair, in windows of at most sequenceLength tokens that overlap by 128 "
+    "tokens of the context (by half of their room where that is less). The loss of a window is the mean of the "
+    "cross-entropies of the first and of the last token over the window's tokens, in nats. The answer is the span "
+    "of at most 30 tokens of the context, over all windows, whose two logits have the highest sum. Exact match and "
+    "F1 compare answers as SQuAD's script does, as shares of 1."
+)
+
 KIND = RecordKind(
+    definition=DEFINITION,
     parse=parse_question,
     identity=lambda record: record.context,
     to_json=Question.to_json,

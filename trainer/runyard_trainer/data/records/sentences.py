@@ -32,6 +32,7 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.example_shards import Examples
 from runyard_trainer.data.dataset.token_shards import IGNORED
+from runyard_trainer.data.records import masked_text
 from runyard_trainer.data.records.base import HELD_OUT_STREAMS, Example, RecordKind, Sample
 from runyard_trainer.data.records.masked_text import (
     NOT_MASKED,
@@ -295,7 +296,13 @@ def open_sentence_pairs(dataset: Dataset, stream: str, recipe: Recipe) -> Senten
     return pairs
 
 
+DEFINITION = (
+    masked_text.DEFINITION.replace("in windows", "in pairs of texts")
+    + " The mean of -ln p over the pairs, of whether the second text goes on from the first, is added."
+)
+
 KIND = RecordKind(
+    definition=DEFINITION,
     parse=parse_sentences,
     identity=" ".join,
     to_json=lambda sentences: {"sentences": list(sentences)},

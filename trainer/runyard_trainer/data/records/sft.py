@@ -315,7 +315,17 @@ def _to_json(record: Dialogue) -> dict[str, Any]:
     return {"messages": messages}
 
 
+DEFINITION = (
+    "A conversation is laid out by the tokenizer's chat template, a prompt and its completion as they stand, with "
+    "the end-of-document token; no token reaches from a prompt into its answer. Each is cut to sequenceLength "
+    "tokens, and they are packed so that none attends to another. The loss is the mean of -ln p over the tokens of "
+    "the answers and those that end them, in nats. Exact match and ROUGE (rouge-score's F-measures, without "
+    "stemming) compare the last answers of at most 64 records, spread evenly, with what the model writes greedily, "
+    "up to 128 tokens or half a sequence."
+)
+
 KIND = RecordKind(
+    definition=DEFINITION,
     parse=parse_dialogue,
     identity=lambda record: "\n".join(turn.content for turn in record.turns),
     to_json=_to_json,

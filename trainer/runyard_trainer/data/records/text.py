@@ -195,7 +195,16 @@ def split_packed_text(samples: Samples, info: StreamInfo, recipe: Recipe) -> lis
     return [int(size) for size in np.diff(starts)]
 
 
+DEFINITION = (
+    "Each document of `text` is tokenized without adding special tokens and gets one end-of-document token; the "
+    "documents are laid one after the other and cut every sequenceLength tokens, the last window padded. Position ids "
+    "restart at the start of each document and window (no attention mask, no cache), so that no token attends to or is "
+    "predicted from another document. A loss is the mean of -ln p over the predicted tokens, in nats; bits per byte "
+    "are loss x tokens / (ln 2 x bytes)."
+)
+
 KIND = RecordKind(
+    definition=DEFINITION,
     parse=parse_document,
     identity=identity_of,
     to_json=document_to_json,

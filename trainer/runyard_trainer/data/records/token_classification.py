@@ -189,7 +189,15 @@ def show_tags(columns: dict[str, Any]) -> Shown:
     return Shown(spans, " ".join(columns["tags"]))
 
 
+DEFINITION = (
+    "The words of each record are joined by single spaces, tokenized as a text, special tokens and all, and cut to "
+    "sequenceLength tokens. A word's tag is predicted at the first token that ends within it; words behind the cut "
+    "count as tagged O. The loss is the mean cross-entropy over the words that are left, in nats. Entities are "
+    "counted by seqeval, in its default mode."
+)
+
 KIND = RecordKind(
+    definition=DEFINITION,
     parse=parse_tagged_words,
     identity=lambda record: record.text,
     to_json=TaggedWords.to_json,

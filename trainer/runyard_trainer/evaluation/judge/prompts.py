@@ -8,6 +8,7 @@ from pydantic import Field
 
 from runyard_trainer.contract.data import DataSource
 from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.objectives import OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Report
 from runyard_trainer.data.records.chat import ChatEncoder, Dialogue, Turn, put_system_first
@@ -71,7 +72,9 @@ def build_prompts(recipe: Recipe, tokenizer: DocumentTokenizer, max_tokens: int)
     count = min(len(records), MAX_PROMPTS)
     chosen = [records[number * len(records) // count] for number in range(count)]
     max_new_tokens = min(MAX_ANSWER_TOKENS, max_tokens // 2)
-    all_ids = ChatEncoder(tokenizer).encode_prompts(chosen, with_opening=recipe.objective != "causal-lm")
+    all_ids = ChatEncoder(tokenizer).encode_prompts(
+        chosen, with_opening=not OBJECTIVES[recipe.objective].continues_text
+    )
     prompts = [
         FrozenPrompt(text=show_prompt(record.turns), prompt_ids=ids)
         for record, ids in zip(chosen, all_ids, strict=True)
