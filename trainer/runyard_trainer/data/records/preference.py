@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,16 @@ from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.example_shards import Examples
 from runyard_trainer.data.records import unread
 from runyard_trainer.data.records.base import Example, RecordKind, Sample, Shown
-from runyard_trainer.data.records.chat import ChatEncoder, Dialogue, Tokens, Turn, put_system_first
+from runyard_trainer.data.records.chat.encoder import ChatEncoder, Tokens
+from runyard_trainer.data.records.chat.messages import (
+    Dialogue,
+    Turn,
+    parse_message,
+    parse_messages,
+    put_system_first,
+)
 from runyard_trainer.data.records.unread import Said
-from runyard_trainer.data.sources.rows import BadRecord, Row, check_encodable, name_of_type
+from runyard_trainer.data.sources.rows import BadRecord, Row
 
 _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "spans": pa.list_(pa.int32())})
 """Prompt and chosen answer, then prompt and rejected answer; how long that of the chosen one is, and where in each the
@@ -138,34 +146,24 @@ def _parse_openai(row: Row) -> AnswerPair:
 
 
 def _build_chat(row: Row, values: dict[str, Any], names: dict[str, str]) -> AnswerPair:
-    chats = {field: _parse_messages(value, names[field], field != "prompt") for field, value in values.items()}
+    chats = {
+        field: parse_messages(value, names[field], partial(_parse_turn, is_trained=field != "prompt"))
+        for field, value in values.items()
+    }
     for field in ("chosen", "rejected"):
-        if any(message["role"] != "assistant" for message in chats[field]):
+        if any(turn.role != "assistant" for turn in chats[field]):
             raise BadRecord(f"field {names[field]!r} has a message that is not the assistant's: leave it in the prompt")
-    turns = put_system_first(row, tuple(_to_turns(chats["prompt"], "user")), names["prompt"])
-    prompt = [{"role": turn.role, "content": turn.content} for turn in turns]
-    return AnswerPair(prompt, chats["chosen"], chats["rejected"], row.place)
+    chats["prompt"] = put_system_first(row, chats["prompt"], names["prompt"])
+    messages = {field: [turn.to_message() for turn in turns] for field, turns in chats.items()}
+    return AnswerPair(**messages, place=row.place)
 
 
-def _parse_messages(value: Any, name: str, is_trained: bool) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        raise BadRecord(f"field {name!r} is {name_of_type(value)}, not a list of messages with role and content")
-    return [_parse_message(message, f"{name}[{number}]", is_trained) for number, message in enumerate(value)]
-
-
-def _parse_message(message: Any, name: str, is_trained: bool) -> Message:
-    if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-        raise BadRecord(f"{name} is no message with role and content")
-    role, content = message["role"], message["content"]
-    if role not in _ROLES:
-        raise BadRecord(f"{name}.role is {role!r}: it is one of {', '.join(_ROLES)}")
-    if not isinstance(content, str):
-        raise BadRecord(f"{name}.content is {name_of_type(content)}, not a string")
-    check_encodable(content, f"{name}.content")
-    unread.refuse_unread_of_message(message, name, is_trained)
-    if message.get("weight") not in (None, int(is_trained)):
-        raise BadRecord(f"{name}.weight is {message['weight']!r}, and answers alone are learned: leave it out")
-    return {"role": role, "content": content}
+def _parse_turn(item: dict[str, Any], where: str, is_trained: bool) -> Turn:
+    turn = parse_message(item, where, _ROLES)
+    unread.refuse_unread_of_message(item, where, is_trained)
+    if item.get("weight") not in (None, int(is_trained)):
+        raise BadRecord(f"{where}.weight is {item['weight']!r}, and answers alone are learned: leave it out")
+    return turn
 
 
 # ------------------------------------------------------------------------------------------------------------- encoding

@@ -19,7 +19,7 @@ invalid rows are dropped.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -29,7 +29,15 @@ from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.records import unread
 from runyard_trainer.data.records.base import Example, RecordKind, Shown
-from runyard_trainer.data.records.chat import ChatEncoder, Dialogue, Tokens, Turn, put_system_first
+from runyard_trainer.data.records.chat.encoder import ChatEncoder, Tokens
+from runyard_trainer.data.records.chat.messages import (
+    Dialogue,
+    Turn,
+    parse_message,
+    parse_messages,
+    put_system_first,
+    read_key,
+)
 from runyard_trainer.data.records.packing import PackedRecords, open_packed_records
 from runyard_trainer.data.sources.rows import BadRecord, Row, check_text, check_texts, name_of_type
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer
@@ -64,7 +72,6 @@ _SPEAKERS = {
 """Who speaks, by what conversations call it."""
 
 _SHOWN_PROBLEMS = 10
-_ROLES = ("system", "user", "assistant")
 
 
 # --------------------------------------------------------------------------------------------------------------- parse
@@ -149,19 +156,12 @@ def _parse_conversations(row: Row) -> tuple[Turn, ...]:
 
 
 def _parse_turns(row: Row, field: str, parse: Callable[[dict[str, Any], str], Turn]) -> tuple[Turn, ...]:
-    name, items = row.name_of(field), row.value(field)
-    if not isinstance(items, list) or not items:
-        found = "an empty list" if items == [] else name_of_type(items)
-        raise BadRecord(f"field {name!r} is {found}, not a list of messages")
-    turns = []
-    for i, item in enumerate(items):
-        if not isinstance(item, dict):
-            raise BadRecord(f"field '{name}[{i}]' is {name_of_type(item)}, not a message")
-        turns.append(parse(item, f"{name}[{i}]"))
+    name = row.name_of(field)
+    turns = parse_messages(row.value(field), name, parse)
     _check_order([turn.role for turn in turns], name)
     if not any(turn.is_trained for turn in turns):
         raise BadRecord(f"field {name!r} has weight 0 for all that the assistant says: leave the record out")
-    return put_system_first(row, tuple(turns), name)
+    return put_system_first(row, turns, name)
 
 
 def _check_order(roles: list[str], name: str) -> None:
@@ -181,34 +181,24 @@ def _check_order(roles: list[str], name: str) -> None:
 
 
 def _parse_message(item: dict[str, Any], where: str) -> Turn:
-    role = _value(item, "role", where, "content")
-    if role not in _ROLES:
-        raise BadRecord(f"field '{where}.role' is {role!r}: write one of {', '.join(_ROLES)}")
-    return _build_turn(item, role, "content", where)
+    return _check_turn(parse_message(item, where), item, f"{where}.content", where)
 
 
 def _parse_utterance(item: dict[str, Any], where: str) -> Turn:
-    speaker = _value(item, "from", where, "value")
+    speaker = read_key(item, "from", where, "value")
     role = _SPEAKERS.get(speaker) if isinstance(speaker, str) else None
     if role is None:
         raise BadRecord(f"field '{where}.from' is {speaker!r}: write one of {', '.join(_SPEAKERS)}")
-    return _build_turn(item, role, "value", where)
+    turn = Turn(role, check_text(read_key(item, "value", where), f"{where}.value"))
+    return _check_turn(turn, item, f"{where}.value", where)
 
 
-def _build_turn(item: dict[str, Any], role: str, key: str, where: str) -> Turn:
-    content = check_text(_value(item, key, where), f"{where}.{key}")
-    if not content.strip() and role != "system":
-        raise BadRecord(f"field '{where}.{key}' is empty: write something there, or leave the record out")
-    is_trained = _is_trained(item.get("weight"), role, where)
+def _check_turn(turn: Turn, item: dict[str, Any], content_name: str, where: str) -> Turn:
+    if not turn.content.strip() and turn.role != "system":
+        raise BadRecord(f"field {content_name!r} is empty: write something there, or leave the record out")
+    is_trained = _is_trained(item.get("weight"), turn.role, where)
     unread.refuse_unread_of_message(item, where, is_trained)
-    return Turn(role, content, is_trained)
-
-
-def _value(item: dict[str, Any], key: str, where: str, *others: str) -> Any:
-    if item.get(key) is None:
-        found = ", ".join(sorted(item)[:8]) or "nothing"
-        raise BadRecord(f"field {where!r} has no {key!r}, found {found}: a message has {' and '.join((key, *others))}")
-    return item[key]
+    return replace(turn, is_trained=is_trained)
 
 
 def _is_trained(weight: object, role: str, where: str) -> bool:
