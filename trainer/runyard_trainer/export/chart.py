@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True)
 class LossPoints:
-    """Points of (step, loss); step 0 is the model as it came."""
+    """Held-out losses as points of (step, loss); step 0 is before training."""
 
     domain: Sequence[tuple[int, float]] = ()
     general: Sequence[tuple[int, float]] = ()
@@ -72,7 +72,9 @@ class Curve:
 
     @property
     def training_s(self) -> float | None:
-        """Time in training: the sum of the steps' times, without the pauses between attempts. None with few steps."""
+        """Time in training: the sum of the steps' times, without the pauses between attempts. None for fewer than 3
+        steps.
+        """
         if len(self.times) < 3:
             return None
         steps_s = np.diff(self.times)
@@ -81,7 +83,7 @@ class Curve:
 
 
 def read_curve(metrics_csv: str) -> Curve:
-    """The curve in metrics.csv; rows without a finite loss are passed over."""
+    """Read the curve of metrics.csv; rows without a finite loss are passed over."""
     rows = [row for row in csv.DictReader(io.StringIO(metrics_csv)) if math.isfinite(float(row["loss"] or "nan"))]
     return Curve(
         steps=[float(row["step"]) for row in rows],
@@ -97,7 +99,7 @@ def _column(rows: list[dict[str, str]], name: str) -> list[str]:
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
-    """Moving average of an odd window around each value, of which the ends have only the half that is there."""
+    """Return the moving average over an odd window; at the ends it is over the half that is there."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
     first = np.maximum(places - window // 2, 0)
@@ -107,7 +109,8 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
 
 
 def draw_curve(curve: Curve, held_out: LossPoints = _NO_POINTS, unit: str = "nats per token") -> str:
-    """Loss over steps, as measured and smoothed, above the learning rate; empty text where there are not two points.
+    """Draw the loss over steps, as measured and smoothed, above the learning rate; empty text for fewer than two
+    points.
 
     Args:
         curve: the training loss.
@@ -141,7 +144,7 @@ def _draw_loss(panel: Any, curve: Curve, unit: str) -> None:
 
 
 def _draw_held_out(panel: Any, held_out: LossPoints) -> None:
-    """Dots, and lines where they tell of the course between; the model that was exported is ringed."""
+    """Draw held-out losses as dots joined by lines; of more than two dots, the exported model's has a ring."""
     for name, colour, points in (("domain", _INK, held_out.domain), ("general", _SECOND, held_out.general)):
         if not points:
             continue
@@ -160,7 +163,7 @@ def _draw_learning_rate(panel: Any, curve: Curve) -> None:
 
 
 def _for_page(svg: str) -> str:
-    """The svg element alone, coloured by the page and as wide as its place."""
+    """Return the svg element alone, coloured by the page and as wide as its place."""
     svg = svg[svg.index("<svg") :]
     for stand_in, colour in _CSS_COLOURS.items():
         svg = svg.replace(stand_in, colour)

@@ -31,13 +31,13 @@ class Continuation:
 
 
 def choose_prompts(texts: Iterable[str]) -> list[str]:
-    """The beginnings of the first few texts that are long enough, cut at a word."""
+    """Return the beginnings of the first few texts that are long enough, cut at a word."""
     long_enough = (text.strip() for text in texts if len(text.strip()) >= 2 * PROMPT_CHARACTERS)
     return [_cut_at_word(text) for text in islice(long_enough, NUM_PROMPTS)]
 
 
 def write_continuations(model_folder: Path, prompts: list[str]) -> list[Continuation]:
-    """What the exported model writes after each prompt: greedy, on CPU, so the same each time.
+    """Return what the exported model writes after each prompt: greedy, on CPU, so the same each time.
 
     What was said counts less: a small model would say it for ever.
     """

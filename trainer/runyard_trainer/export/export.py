@@ -113,7 +113,7 @@ def export_run(
 
 
 def gather_weights(model: PreTrainedModel, trained_only: bool = False) -> dict[str, Any]:
-    """The full weights on CPU by the names that transformers gives them, tied ones once; empty but on rank 0."""
+    """Gather the full weights on CPU by the names that transformers gives them, tied ones once; empty but on rank 0."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained_only)
     weights = get_model_state_dict(model, options=options)
     for tied in model.all_tied_weights_keys:
@@ -212,7 +212,7 @@ def _leave(
 
 
 def _quote(losses: Losses, trained: TrainedRun) -> Losses:
-    """With the one metric of each task that is quoted: a Result travels in a termination message."""
+    """Keep the one metric of each task that is quoted: a Result travels in a termination message."""
     if losses.tasks is None:
         return losses
     quoted = {task.name: {task.metric: losses.tasks[task.name][task.metric]} for task in trained.tasks.tasks}
@@ -220,7 +220,7 @@ def _quote(losses: Losses, trained: TrainedRun) -> Losses:
 
 
 def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
-    """What eval.json holds: the losses, and all it takes to measure them again."""
+    """Return the content of eval.json: the losses, and all it takes to measure them again."""
     return {
         "before": trained.before and trained.before.model_dump(by_alias=True, exclude_none=True),
         "after": trained.after.model_dump(by_alias=True, exclude_none=True),
@@ -304,7 +304,7 @@ def _copy_tokenizer(dataset: Dataset, folder: Path) -> None:
 
 
 def _writes(recipe: Recipe) -> bool:
-    """Whether the exported model goes on from a text; an adapter alone does nothing."""
+    """Return whether the exported model goes on from a text; an adapter alone does nothing."""
     return OBJECTIVES[recipe.objective].continues_text and (recipe.method.is_merged or not recipe.method.is_adapter)
 
 

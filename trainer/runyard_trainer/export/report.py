@@ -95,11 +95,11 @@ class RunSummary:
 
     @property
     def mode(self) -> str:
-        """What this run is called, as words."""
+        """The run's mode in words: Continued pre-training."""
         return _MODES[self.recipe.mode]
 
     def gpu_hours(self, training_s: float | None) -> float | None:
-        """GPUs times the time in training; None on CPU or where the time is not known."""
+        """Return GPUs times the time in training; None on CPU or where the time is not known."""
         return None if self.accelerator is None or training_s is None else self.processes * training_s / 3600
 
 
@@ -121,14 +121,14 @@ class Comparison:
 
     @property
     def word(self) -> str:
-        """What the change means, so that colour is not all that tells it."""
+        """Whether the change is better or worse, in a word, so that colour is not all that says it."""
         if self.change is None or f"{abs(self.change):.4f}" == "0.0000":
             return "same"
         return "better" if (self.change > 0) == self.is_better_higher else "worse"
 
 
 def compare(objective: ObjectiveName, before: Losses | None, after: Losses) -> list[Comparison]:
-    """The before/after table: the objective's own metrics, and the losses on each set that was measured."""
+    """Build the before/after table: the objective's own metrics, and the losses on each set that was measured."""
     was = before or Losses()
     metrics = [
         Comparison(
@@ -165,7 +165,7 @@ def compare(objective: ObjectiveName, before: Losses | None, after: Losses) -> l
 
 
 def _general_unit(objective: ObjectiveName) -> str:
-    """General text is measured as a language objective has it, or else by the next token."""
+    """Return the unit of the loss on general text, which fine-tuned models are measured on by the next token."""
     return OBJECTIVES[resolve_objective(objective, "general")].loss_unit
 
 
@@ -188,7 +188,7 @@ def _perplexity(loss: float | None) -> float | None:
 
 
 def verdict(objective: ObjectiveName, before: Losses | None, after: Losses) -> str:
-    """The run in one sentence."""
+    """Describe the run in one sentence."""
     was, unit = before or Losses(), OBJECTIVES[objective].loss_unit
     sets = (
         ("domain", unit, was.domain_loss, after.domain_loss),
@@ -211,7 +211,7 @@ def _tell(name: str, unit: str, before: float | None, after: float) -> str:
 
 
 def tell_judgement(found: Judgement, recipe: Recipe) -> str:
-    """What the judge found, in a sentence or two."""
+    """Describe what the judge found, in a sentence or two."""
     judge = recipe.evaluation.judge.model if recipe.evaluation.judge is not None else ""
     why = f"{found.message[0].upper()}{found.message[1:]}." if found.message else ""
     if found.win_rate is None or found.low is None or found.high is None:
@@ -226,7 +226,7 @@ def tell_judgement(found: Judgement, recipe: Recipe) -> str:
 
 
 def read_held_out(trained: TrainedRun) -> LossPoints:
-    """The losses on held-out data, from before the first step on."""
+    """Return the losses on held-out data, from before the first step on."""
     points = [(0, trained.before)] if trained.before else []
     points += [(candidate.step, candidate.losses) for candidate in trained.candidates]
     domain = [(step, losses.domain_loss) for step, losses in points if losses.domain_loss is not None]
@@ -238,7 +238,7 @@ def read_held_out(trained: TrainedRun) -> LossPoints:
 
 
 def render_report(summary: RunSummary) -> str:
-    """The page, as HTML."""
+    """Render the page, as HTML."""
     # deferred: matplotlib takes seconds to load, which no rank should wait for before it trains
     from runyard_trainer.export.chart import draw_curve, read_curve
 
@@ -253,7 +253,7 @@ def render_report(summary: RunSummary) -> str:
 
 
 def render_card(summary: RunSummary, is_adapter: bool = False) -> str:
-    """The card of the model folder, or of the adapter's, as Markdown with YAML front matter."""
+    """Render the card of the model folder, or of the adapter's, as Markdown with YAML front matter."""
     return _render("README.md.j2", summary, is_adapter=is_adapter)
 
 
@@ -283,7 +283,7 @@ def _render(template: str, summary: RunSummary, **values: object) -> str:
 
 
 def format_count(count: float) -> str:
-    """12,345 as it is; from a million on, 3 digits and a word."""
+    """Format 12,345 as it is, and from a million on as 3 digits and a word."""
     for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
         if count >= size:
             return f"{count / size:.3g} {word}"
@@ -291,7 +291,7 @@ def format_count(count: float) -> str:
 
 
 def format_time(seconds: float) -> str:
-    """The two largest units: 2 d 3 h, 1 h 32 min, 4 min 5 s, 12 s."""
+    """Format seconds by the two largest units: 2 d 3 h, 1 h 32 min, 4 min 5 s, 12 s."""
     units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
     left = round(seconds)
     parts: list[str] = []
@@ -303,7 +303,7 @@ def format_time(seconds: float) -> str:
 
 
 def format_number(value: float | None, sign: bool = False) -> str:
-    """Four significant digits at least; a dash for None, and a true minus sign."""
+    """Format a number with four significant digits at least; a dash for None, and a true minus sign."""
     if value is None:
         return "–"
     digits = 3 if abs(value) < 100 else 1

@@ -67,7 +67,7 @@ def add_adapter(model: PreTrainedModel, recipe: Recipe, new_parts: Sequence[str]
 
 
 def find_parts(model: PreTrainedModel, names: Sequence[str]) -> list[str]:
-    """The paths of such parts, at the top of the model or of its body."""
+    """Find the paths of parts with these names, at the top of the model or of its body."""
     body = model.base_model_prefix
     paths = [path for name in names for path in (name, f"{body}.{name}")]
     modules = dict(model.named_modules())
@@ -89,7 +89,7 @@ def _check_targets(model: PreTrainedModel, recipe: Recipe, heads: Sequence[str])
 
 
 def has_dropout(model: nn.Module) -> bool:
-    """Whether an adapter leaves something out in training: what it does shows only once its weights are not zero."""
+    """Return whether the adapter has dropout, which shows in the output only once its weights are not zero."""
     return any(
         isinstance(part, nn.Dropout) and part.p > 0 for layer in _adapted_layers(model) for part in layer.modules()
     )
@@ -97,7 +97,7 @@ def has_dropout(model: nn.Module) -> bool:
 
 @contextmanager
 def adapter_left_out(model: nn.Module) -> Iterator[None]:
-    """The model as it came, for as long as the body runs.
+    """Run the body with the adapter switched off: the model as it came.
 
     peft's own way to do so also says of each weight whether it is trained, which a sharded model must not be told
     between two passes.
@@ -129,5 +129,5 @@ def load_whole(adapted: PeftModel, weights: dict[str, Any]) -> None:
 
 
 def merge(adapted: PeftModel) -> PreTrainedModel:
-    """The model with the adapter added to its weights; nothing in it tells that there was one."""
+    """Return the model with the adapter added to its weights; nothing in it tells that there was one."""
     return cast(PreTrainedModel, adapted.merge_and_unload())

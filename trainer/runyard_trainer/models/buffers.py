@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """The name of each in the model, the module that has it, and its name there."""
+    """Yield each buffer's name in the model, the module that has it, and its name there."""
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set and buffer is not None:

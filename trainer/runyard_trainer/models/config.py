@@ -39,7 +39,7 @@ _POSITIONS_AFTER_PADDING = {
 
 
 def check_model(recipe: Recipe) -> PretrainedConfig:
-    """The model's configuration, once everything about it that shows without weights has been found right.
+    """Check all of a model that shows without its weights, and return its configuration.
 
     Raises:
         UserError: SPEC_ERROR for what the recipe asks wrongly, DATA_ERROR for what the model's folder lacks.
@@ -76,7 +76,7 @@ def check_model(recipe: Recipe) -> PretrainedConfig:
 
 
 def has_token_types(config: PretrainedConfig) -> bool:
-    """Whether the model tells the two texts of a pair apart by token types."""
+    """Return whether the model tells the two texts of a pair apart by token types."""
     return (getattr(config, "type_vocab_size", None) or 0) > 1
 
 
@@ -145,7 +145,7 @@ def _read_config(folder: Location, objective: ObjectiveName) -> PretrainedConfig
 
 
 def _check_generation(folder: Location) -> None:
-    """It is exported with the model: a damaged file would show only then."""
+    """Refuse a damaged generation_config.json now: it is read only when the model is exported."""
     with suppress(NotFound):
         parse_generation((folder / GENERATION_NAME).get().data, folder.uri)
 
@@ -170,7 +170,7 @@ def _check_weights(folder: Location) -> None:
 
 
 def count_positions(config: PretrainedConfig) -> int | None:
-    """Tokens that a decoder takes at most; None where its configuration does not say."""
+    """Return how many tokens a decoder takes at most; None where its configuration does not say."""
     positions: int | None = getattr(config.get_text_config(), _MAX_POSITIONS, None)
     return positions
 
@@ -203,7 +203,7 @@ def check_vocabulary(config: PretrainedConfig, vocab_size: int, recipe: Recipe) 
 
 
 def classes_of(config: PretrainedConfig) -> list[str]:
-    """What the head of a model tells apart, in the order of its outputs."""
+    """Return the names of the classes of a model's head, in the order of its outputs."""
     return [str(name) for _, name in sorted((config.id2label or {}).items())]
 
 

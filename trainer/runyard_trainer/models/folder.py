@@ -13,7 +13,7 @@ CARD_NAME = "README.md"
 
 
 def digest_of(folder: Path) -> str:
-    """sha256 over a line `<name> <sha256>` for each file, in order of name.
+    """Return the sha256 over a line `<name> <sha256>` for each file, in order of name.
 
     The model card is left out: it tells of the run, and the same weights have the same digest.
     """
@@ -27,7 +27,7 @@ def digest_of(folder: Path) -> str:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Its files, in order of name."""
+    """Return the files of a folder, in order of name."""
     return sorted(path for path in folder.iterdir() if path.is_file())
 
 

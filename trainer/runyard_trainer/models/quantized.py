@@ -33,7 +33,7 @@ class PackedLinear(nn.Module):
         self._state: QuantState | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """As the layer that it stands for."""
+        """Compute what the layer would that this one stands for."""
         from bitsandbytes.autograd._functions import matmul_4bit  # not in every image, here and below
 
         assert self._packed is not None
@@ -49,7 +49,7 @@ class PackedLinear(nn.Module):
         self._packed, self._state = quantize_4bit(flat, quant_type="nf4", compress_statistics=True)
 
     def unpack(self) -> Tensor:
-        """The weight that is computed with, on the CPU."""
+        """Return the weight that is computed with, on the CPU."""
         from bitsandbytes.functional import dequantize_4bit
 
         assert self._packed is not None
@@ -87,7 +87,7 @@ def prepare_packing(model: nn.Module) -> None:
 
 
 def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
-    """By the name of the weight that they stand for."""
+    """Return the packed layers by the name of the weight that each stands for."""
     return {f"{name}.weight": layer for name, layer in model.named_modules() if isinstance(layer, PackedLinear)}
 
 

@@ -25,7 +25,8 @@ class AnsweringLM(CausalLM):
     """A causal language model that also says where it holds the right token for the likeliest."""
 
     def predict(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # these are its inputs
-        """As forward; also 1 where the next token is the likeliest, 0 where another is, -100 where none is trained on.
+        """Return the same as forward and, of each token, 1 where the next one is the likeliest, 0 where another is,
+        -100 where none is trained on.
 
         Returns:
             The summed loss, [1], and int64 [sequences, length].
@@ -53,18 +54,18 @@ def _compare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def observe(_: Sample, predicted: Tensor) -> Fact:
-    """How many tokens were right, and how many there are."""
+    """Return how many tokens were right, and how many there are."""
     return int((predicted == 1).sum()), int((predicted != IGNORED).sum())
 
 
 def score(facts: Sequence[Fact]) -> dict[str, float]:
-    """The share of trained tokens that were the likeliest, each predicted from those before it as they are written."""
+    """Return the share of trained tokens that were the likeliest, each predicted from the true ones before it."""
     right, total = map(sum, zip(*facts, strict=True))
     return {"tokenAccuracy": right / total}
 
 
 def configure(info: DatasetInfo, config: Any) -> None:
-    """What ends an answer ends what the exported model generates, besides what did so before."""
+    """Add the tokens that end an answer to those that end what the exported model generates."""
     known = config.eos_token_id
     ends = list(known) if isinstance(known, list) else [] if known is None else [known]
     ends += [token for token in info.stop_token_ids if token not in ends]
@@ -72,7 +73,7 @@ def configure(info: DatasetInfo, config: Any) -> None:
 
 
 def build_objective(_recipe: Recipe, info: DatasetInfo) -> Objective:
-    """Answer."""
+    """Build the objective: answer."""
     return Objective(
         module=AnsweringLM,
         probe=probe,

@@ -40,10 +40,10 @@ class Encoder(Protocol):
     """Of the examples; None: they are token ids alone, and lie in token shards."""
 
     def encode(self, records: Sequence[Any]) -> list[list[Example]]:
-        """The examples of each record; none where nothing of it would be trained on."""
+        """Return the examples of each record; none where nothing of it would be trained on."""
 
     def describe(self) -> dict[str, Any]:
-        """What all records together have shown, as fields of DatasetInfo; asked for after the last."""
+        """Return what all records together have shown, as fields of DatasetInfo; called after the last record."""
 
 
 class Samples(Protocol):
@@ -55,7 +55,7 @@ class Samples(Protocol):
 
     @property
     def filler(self) -> Sample:
-        """A short one that goes through the model and weighs nothing."""
+        """A short sample that goes through the model and weighs nothing."""
 
 
 @dataclass(frozen=True)

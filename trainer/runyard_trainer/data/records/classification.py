@@ -53,14 +53,14 @@ class LabelledText:
     """Where it was read."""
 
     def to_json(self) -> dict[str, Any]:
-        """As a row of JSONL."""
+        """Return the record as a row of JSONL."""
         pair = {} if self.text_pair is None else {"text_pair": self.text_pair}
         labels = {"labels": list(self.labels)} if self.is_multi_label else {"label": self.labels[0]}
         return {"text": self.text, **pair, **labels}
 
 
 def parse_labelled_text(row: Row) -> LabelledText:
-    """See the module; raises BadRecord."""
+    """Read the text of a row and its classes, see the module; raises BadRecord."""
     given = [name for name in ("label", "labels") if name in row]
     if len(given) != 1:
         names = f"{row.name_of('label')!r} or {row.name_of('labels')!r}"
@@ -89,7 +89,7 @@ def _to_label(value: object, name: str) -> str:
 
 
 def order_classes(names: Iterable[str]) -> list[str]:
-    """Each once, in the order of the model's outputs, see the module; numbers of one size are in order of name."""
+    """Return each class once, in the order of the model's outputs, see the module; equal numbers in order of name."""
     return sorted(set(names), key=_rank)
 
 
@@ -99,12 +99,12 @@ def _rank(name: str) -> tuple[bool, Decimal, str]:
 
 
 def _to_number(name: str) -> Decimal | None:
-    """Exact, however many digits it has."""
+    """Return the number that a class is named by, exact however many digits it has; None where it is no number."""
     return Decimal(name.strip()) if _NUMBER.fullmatch(name.strip()) else None
 
 
 def _warn_of_other_numbers(classes: Sequence[str]) -> None:
-    """Whoever takes the likeliest output for the class would be wrong, and no metric would show it."""
+    """Warn where output i is not class i: no metric shows the mistake of taking one for the other."""
     for output, name in enumerate(classes):
         number = _to_number(name)
         if number is not None and number != output:
@@ -130,7 +130,7 @@ class LabelledTextEncoder:
     """The first record: it says for all whether they have one class or several."""
 
     def encode(self, records: Sequence[LabelledText]) -> list[list[Example]]:
-        """See `Encoder`."""
+        """Encode records, see `Encoder`."""
         for record in records:
             self._note(record)
         inputs = [
@@ -149,7 +149,7 @@ class LabelledTextEncoder:
         return Example(columns, text_bytes, is_truncated=bool(encoding.overflowing))
 
     def describe(self) -> dict[str, Any]:
-        """See `Encoder`."""
+        """Describe all records, see `Encoder`."""
         is_multi_label = self.first is not None and self.first.is_multi_label
         if self.first is not None and len(self.labels) < (1 if is_multi_label else 2):
             found = f"every text has the class {self.first.labels[0]!r}" if self.labels else "no text has any class"
@@ -192,7 +192,7 @@ class LabelledTexts:
 
     @property
     def filler(self) -> Sample:
-        """Belongs to no class."""
+        """A text that belongs to no class."""
         token = np.zeros(1, dtype=np.int64)
         return {"input_ids": token, "token_type_ids": token, "labels": self._to_target([IGNORED])}
 
@@ -205,7 +205,7 @@ class LabelledTexts:
 
 
 def open_labelled_texts(dataset: Dataset, stream: str, _: Recipe) -> LabelledTexts:
-    """The samples of a stream."""
+    """Open the samples of a stream."""
     label_ids = {label: i for i, label in enumerate(dataset.info.labels)}
     return LabelledTexts(dataset.examples(stream), label_ids, dataset.info.is_multi_label)
 

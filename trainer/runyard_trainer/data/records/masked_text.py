@@ -38,7 +38,7 @@ class MaskedTextEncoder:
     schema: pa.Schema = _SCHEMA
 
     def encode(self, records: Sequence[str]) -> list[list[Example]]:
-        """See `Encoder`."""
+        """Encode records, see `Encoder`."""
         return [
             [
                 Example(columns, len(text.encode()) if number == 0 else 0)
@@ -49,7 +49,7 @@ class MaskedTextEncoder:
         ]
 
     def describe(self) -> dict[str, Any]:
-        """See `Encoder`."""
+        """Describe all records, see `Encoder`."""
         return describe_special_tokens(self.tokenizer)
 
     def _to_columns(self, window: Encoding) -> dict[str, Any] | None:
@@ -58,7 +58,7 @@ class MaskedTextEncoder:
 
 
 def number_words(encoding: Encoding, special: frozenset[int]) -> list[int]:
-    """Of each token, the number of its word; NOT_MASKED of special ones, which are no text."""
+    """Return the number of each token's word; NOT_MASKED for special tokens, which are no text."""
     return [
         NOT_MASKED if word is None or token in special else word
         for token, word in zip(encoding.ids, encoding.word_ids, strict=True)
@@ -66,7 +66,7 @@ def number_words(encoding: Encoding, special: frozenset[int]) -> list[int]:
 
 
 def describe_special_tokens(tokenizer: DocumentTokenizer) -> dict[str, Any]:
-    """As fields of DatasetInfo."""
+    """Return the special tokens as fields of DatasetInfo."""
     return {
         "cls_token_id": tokenizer.cls_token_id,
         "sep_token_id": tokenizer.sep_token_id,
@@ -116,12 +116,12 @@ class MaskedTexts:
 
     @property
     def filler(self) -> Sample:
-        """One token, never masked."""
+        """A text of one token, never masked."""
         return {"input_ids": np.zeros(1, dtype=np.int64), "word_ids": np.full(1, NOT_MASKED, dtype=np.int64)}
 
 
 def show_words(columns: dict[str, Any]) -> Shown:
-    """The tokens of which 15 % are masked, others each time."""
+    """Show the tokens of which 15 % are masked, others each time."""
     return Shown([(place, place + 1) for place, word in enumerate(columns["word_ids"]) if word != NOT_MASKED])
 
 

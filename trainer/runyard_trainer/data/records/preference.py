@@ -62,17 +62,17 @@ class AnswerPair:
 
     @property
     def identity(self) -> str:
-        """As text; empty where it says nothing."""
+        """The pair as text; empty where it says nothing."""
         parts = [part if isinstance(part, str) else json.dumps(part) for part in self._parts]
         return "\n".join(parts) if any(part.strip() for part in parts) else ""
 
     def to_json(self) -> dict[str, Any]:
-        """As a row of JSONL."""
+        """Return the record as a row of JSONL."""
         return {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
 
     @property
     def num_bytes(self) -> int:
-        """UTF-8 bytes of what is said."""
+        """UTF-8 bytes of prompt and answers."""
         return sum(len(text.encode()) for part in self._parts for text in _texts_of(part))
 
     @property
@@ -88,7 +88,7 @@ def _texts_of(part: Text) -> list[str]:
 
 
 def parse_answer_pair(row: Row) -> AnswerPair:
-    """See the module; raises BadRecord."""
+    """Read the prompt of a row and its two answers, see the module; raises BadRecord."""
     is_openai = "preferred_output" in row.fields
     pair = _parse_openai(row) if is_openai else _parse_columns(row)
     if pair.chosen == pair.rejected:
@@ -178,15 +178,15 @@ class AnswerPairEncoder:
     schema: pa.Schema = _SCHEMA
 
     def encode(self, records: Sequence[AnswerPair]) -> list[list[Example]]:
-        """See `Encoder`; a pair is left out whose prompt fills the sequence length, or whose answers are the same up to
-        there: neither is the better one then.
+        """Encode records, see `Encoder`. A pair is left out if its prompt fills the sequence length, or if its answers
+        are the same up to there, so that neither is the better one.
         """
         tokens = self.chat.encode_to_end([dialogue for record in records for dialogue in build_dialogues(record)])
         pairs = zip(tokens[::2], tokens[1::2], strict=True)
         return [self._to_examples(record, *pair) for record, pair in zip(records, pairs, strict=True)]
 
     def describe(self) -> dict[str, Any]:
-        """See `Encoder`."""
+        """Describe all records, see `Encoder`."""
         return {}
 
     def _to_examples(self, record: AnswerPair, chosen: Tokens, rejected: Tokens) -> list[Example]:
@@ -202,7 +202,9 @@ class AnswerPairEncoder:
 
 
 def build_dialogues(record: AnswerPair) -> tuple[Dialogue, Dialogue]:
-    """The prompt with the chosen answer, and with the rejected one, each trained on from its first message on."""
+    """Return the prompt with the chosen answer and with the rejected one, trained on from the first message of the
+    answer.
+    """
     is_chat = not isinstance(record.prompt, str)
     prompt = _to_turns(record.prompt, "user")
     chosen, rejected = (
@@ -240,12 +242,12 @@ class AnswerPairs:
 
 
 def open_answer_pairs(dataset: Dataset, stream: str, _: Recipe) -> AnswerPairs:
-    """The samples of a stream."""
+    """Open the samples of a stream."""
     return AnswerPairs(dataset.examples(stream))
 
 
 def show_pair(columns: dict[str, Any]) -> Shown:
-    """Both answers."""
+    """Show both answers."""
     chosen_length, chosen_start, rejected_start = columns["spans"]
     rejected = (chosen_length + rejected_start, len(columns["input_ids"]))
     return Shown([(chosen_start, chosen_length), rejected])

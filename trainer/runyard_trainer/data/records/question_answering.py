@@ -68,7 +68,7 @@ class Question:
     """Where it was read."""
 
     def to_json(self) -> dict[str, Any]:
-        """As a row of JSONL."""
+        """Return the record as a row of JSONL."""
         return {
             **({} if self.id is None else {"id": self.id}),
             "context": self.context,
@@ -78,7 +78,7 @@ class Question:
 
 
 def parse_question(row: Row) -> Question:
-    """See the module; raises BadRecord."""
+    """Read the question of a row, its context and its answers, see the module; raises BadRecord."""
     name = row.text("id") if "id" in row else None
     context, question = row.text("context"), row.text("question")
     if not question.strip():
@@ -140,14 +140,15 @@ def _shorten(text: str) -> str:
 
 
 def cut_windows(tokens: range, room: int) -> list[range]:
-    """Windows of at most `room` tokens over a context's, each but the first overlapping the one before."""
+    """Cut a context's tokens into windows of at most `room` tokens, each but the first overlapping the one before."""
     step = room - min(STRIDE, room // 2)
     num_more = -(-max(len(tokens) - room, 0) // step)
     return [tokens[number * step : number * step + room] for number in range(1 + num_more)]
 
 
 def find_answer(starts: Sequence[int], stops: Sequence[int], first: int, end: int) -> tuple[int, int] | None:
-    """The first and last of a window's tokens that have any of the characters [first, end); None if not all are there.
+    """Return the first and last of a window's tokens that have any of the characters [first, end); None if not all are
+    there.
 
     Args:
         starts: first character of each token.
@@ -171,13 +172,13 @@ class QuestionEncoder:
     """Seen so far."""
 
     def encode(self, records: Sequence[Question]) -> list[list[Example]]:
-        """See `Encoder`."""
+        """Encode records, see `Encoder`."""
         pairs = [(record.question, record.context) for record in records]
         encodings = self.tokenizer.encode_whole(pairs)
         return [list(self._to_examples(record, whole)) for record, whole in zip(records, encodings, strict=True)]
 
     def describe(self) -> dict[str, Any]:
-        """See `Encoder`."""
+        """Describe all records, see `Encoder`."""
         return {}
 
     def _to_examples(self, record: Question, whole: Encoding) -> Iterator[Example]:
@@ -207,7 +208,7 @@ class QuestionEncoder:
 
 
 def _describe_context(record: Question, first_token: int, offsets: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """What a window shows of the context, and where in it the answer is."""
+    """Describe what a window shows of the context, and where in it the answer is."""
     starts, stops = zip(*offsets, strict=True)
     answer_start = record.answer_starts[0]
     answer = find_answer(starts, stops, answer_start, answer_start + len(record.answers[0]))
@@ -241,18 +242,18 @@ class Windows:
 
     @property
     def filler(self) -> Sample:
-        """Has a token, and no answer."""
+        """A window of one token, without an answer."""
         token, ignored = np.zeros(1, dtype=np.int64), np.array(IGNORED, dtype=np.int64)
         return {"input_ids": token, "token_type_ids": token, "start_positions": ignored, "end_positions": ignored}
 
 
 def open_windows(dataset: Dataset, stream: str, _: Recipe) -> Windows:
-    """The samples of a stream."""
+    """Open the samples of a stream."""
     return Windows(dataset.examples(stream))
 
 
 def show_answer(columns: dict[str, Any]) -> Shown:
-    """The answer's tokens, where this window has them."""
+    """Show the answer's tokens, where this window has them."""
     start, end = columns["start_position"], columns["end_position"]
     return Shown([(start, end + 1)] if end else [], columns["answers"][0])
 
