@@ -1,4 +1,4 @@
-"""What a finished run leaves: the model, and what training did to it.
+"""What a finished run leaves: the model, and a record of what training did to it.
 
     weights ─(export)─> model/      lineage ─> lineage.json
     losses, metrics, answers ─(report, chart, continuations, definitions)─> report.html, README.md, eval.json

@@ -32,13 +32,13 @@ _CSS_COLOURS = {
     "#040404": "var(--faint)",
     "#050505": "var(--second)",
 }
-"""matplotlib draws in these stand-ins; the page says what they look like."""
+"""The colours that matplotlib draws in, and the page's own that replace them."""
 _INK, _QUIET, _ACCENT, _FAINT, _SECOND = _CSS_COLOURS
 
 _NO_POINTS = LossPoints()
 
 PAUSE_STEPS = 50
-"""What takes as long as this many steps is no step but the time between two attempts."""
+"""A time between rows as long as this many steps is a pause between two attempts."""
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -61,7 +61,7 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Curve:
-    """The columns of metrics.csv that are drawn; arrays of one length."""
+    """The columns of metrics.csv that are drawn, of one length."""
 
     steps: Sequence[float]
     losses: Sequence[float]

@@ -1,4 +1,4 @@
-"""What the trained model writes: a few held-out texts begun by a person and ended by the model, for the report."""
+"""Continuations for the report: beginnings of a few held-out texts, and what the exported model writes after them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from runyard_trainer.models.generation import read_ends
 
 MAX_PARAMETERS = 300_000_000
-"""A larger model is not asked: it would write on rank 0's CPU while every GPU waits."""
+"""A larger model writes nothing: it would do so on rank 0's CPU while every GPU waits."""
 
 NUM_PROMPTS = 3
 PROMPT_CHARACTERS = 120
@@ -39,7 +39,7 @@ def choose_prompts(texts: Iterable[str]) -> list[str]:
 def write_continuations(model_folder: Path, prompts: list[str]) -> list[Continuation]:
     """Return what the exported model writes after each prompt: greedy, on CPU, so the same each time.
 
-    What was said counts less: a small model would say it for ever.
+    Repetition is discouraged: a small model would say the same for ever.
     """
     if not prompts:
         return []

@@ -1,7 +1,7 @@
 """Leave the finished run on storage: the model folder, eval.json, lineage.json, metrics.csv, report.html and
 TensorBoard's events.
 
-    all ranks   gather the full weights ─> rank 0   model/ (, adapter/) in scratch ─> samples ─> upload
+    all ranks   gather the full weights ─> rank 0   model/ (, adapter/) in scratch ─> upload
                                                     eval.json, lineage.json, metrics.csv, report.html ─> upload
     all ranks   wait, and get the same Result
 
@@ -58,13 +58,13 @@ EVENTS_FILE = "tensorboard/events.out.tfevents.runyard"
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a whole model, whatever this rank holds of it."""
+    """The sizes of a whole model, whatever part of it this rank holds."""
 
     parameters: int
     trained: int
-    """Of the parameters."""
+    """The number of parameters that are trained."""
     rows: int
-    """Of the embeddings."""
+    """The number of rows of the embeddings."""
 
 
 def export_run(
@@ -144,7 +144,7 @@ def write_folders(
 
 
 def write_ends(generation: Generation, folders: dict[str, Path], model: PreTrainedModel, dataset: Dataset) -> None:
-    """Say how the model writes: as it did when it came, but for the ends of answers that it has been trained to."""
+    """Write generation_config.json: the start model's, with the tokens that end the answers it was trained on added."""
     known = list_ends({"eos_token_id": getattr(model.config, "eos_token_id", None)})
     added = add_ends(generation, dataset.info.stop_token_ids, known)
     for folder in folders.values():

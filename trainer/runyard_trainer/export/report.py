@@ -36,41 +36,41 @@ _MODES: dict[Mode, str] = {
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What the loop knows of the run when its last step is done."""
+    """What the training loop has measured when its last step is done."""
 
     before: Losses | None
     """None where the recipe does not measure before."""
     after: Losses
     steps: int
     tokens: int
-    """Trained on, over all attempts."""
+    """Tokens trained on, over all attempts."""
     precision: str
-    """Of the computation: bf16 or fp32."""
+    """The precision of the computation: bf16 or fp32."""
     metrics_csv: str
-    """The whole run's rows, header first; step, loss, learning_rate and time are among the columns."""
+    """The rows of the whole run, header first, with the columns step, loss, learning_rate and time among others."""
     resolved: Mapping[str, str]
-    """Each value that was automatic."""
+    """The value chosen for each automatic setting, by name."""
     exported_step: int | None = None
-    """The step that the exported model is of."""
+    """The step whose model is exported."""
     candidates: Sequence[Candidate] = ()
-    """All that was measured, in order of step."""
+    """The models that were measured, in order of step."""
     warning: str | None = None
-    """What is not as the recipe asks."""
+    """A way in which the result is not as the recipe asks."""
     tasks: FrozenTasks = field(default_factory=FrozenTasks)
-    """What the model was asked."""
+    """The tasks that the model was asked."""
     tasks_sha256: str | None = None
-    """Of the file that holds them."""
+    """The sha256 of the file with the tasks."""
     prompts_sha256: str | None = None
-    """Likewise of the prompts that were judged."""
+    """The sha256 of the file with the prompts that were judged."""
     judged: Judged | None = None
-    """What a judge has found; None where none was asked for."""
+    """The findings of a judge; None where the recipe names none."""
     tracking_url: str | None = None
     """The run's page on a tracking server."""
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """All that the report and the model card tell."""
+    """Everything that the report and the model card show."""
 
     name: str
     recipe: Recipe
@@ -78,16 +78,16 @@ class RunSummary:
     attempts: int
     processes: int
     accelerator: str | None
-    """What the GPUs are called; None on CPU."""
+    """The name of the GPUs; None on CPU."""
     num_parameters: int
     num_trained: int
-    """Of the parameters."""
+    """The number of parameters that were trained."""
     num_labels: int
     """Classes that the model names; 0 where it names none."""
     num_new_tokens: int
-    """That were added to the model's own."""
+    """The number of tokens that were added to the model's own."""
     num_rows: int
-    """Of the embeddings."""
+    """The number of rows of the embeddings."""
     streams: Mapping[str, StreamInfo]
     continuations: list[Continuation]
     lineage: dict[str, Any]
@@ -170,7 +170,7 @@ def _general_unit(objective: ObjectiveName) -> str:
 
 
 Measures = tuple[float | None, float | None]
-"""Loss, and bits per byte where it is that of a text."""
+"""Loss, and bits per byte where the loss is that of a text."""
 
 
 def _compare_losses(held_out: str, unit: str, before: Measures, after: Measures) -> Iterator[Comparison]:
@@ -194,14 +194,14 @@ def verdict(objective: ObjectiveName, before: Losses | None, after: Losses) -> s
         ("domain", unit, was.domain_loss, after.domain_loss),
         ("general", _general_unit(objective), was.general_loss, after.general_loss),
     )
-    told = [_tell(name, unit, then, now) for name, unit, then, now in sets if now is not None]
+    told = [_describe_loss(name, unit, then, now) for name, unit, then, now in sets if now is not None]
     if not told:
         return "Nothing was held out, so nothing was measured."
     sentence = ", and ".join(told)
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def _tell(name: str, unit: str, before: float | None, after: float) -> str:
+def _describe_loss(name: str, unit: str, before: float | None, after: float) -> str:
     if before is None:
         return f"the {name} loss is {after:.2f} {unit}"
     if f"{abs(after - before):.2f}" == "0.00":
@@ -210,7 +210,7 @@ def _tell(name: str, unit: str, before: float | None, after: float) -> str:
     return f"the {name} loss {verb} by {abs(after - before):.2f} to {after:.2f} {unit}"
 
 
-def tell_judgement(found: Judgement, recipe: Recipe) -> str:
+def describe_judgement(found: Judgement, recipe: Recipe) -> str:
     """Describe what the judge found, in a sentence or two."""
     judge = recipe.evaluation.judge.model if recipe.evaluation.judge is not None else ""
     why = f"{found.message[0].upper()}{found.message[1:]}." if found.message else ""
@@ -275,7 +275,7 @@ def _render(template: str, summary: RunSummary, **values: object) -> str:
         traits=OBJECTIVES[summary.recipe.objective],
         comparisons=compare(summary.recipe.objective, trained.before, trained.after),
         verdict=verdict(summary.recipe.objective, trained.before, trained.after),
-        judged_words=trained.judged and tell_judgement(trained.judged.judgement, summary.recipe),
+        judgement=trained.judged and describe_judgement(trained.judged.judgement, summary.recipe),
         judge_definition=JUDGE_DEFINITION,
         streams={name: info for name, info in summary.streams.items() if info.documents},
         **values,

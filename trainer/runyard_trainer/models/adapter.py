@@ -1,11 +1,11 @@
-"""Adapters: two thin matrices beside each weight of a model, which stays as it came.
+"""Adapters: two thin matrices beside each weight of a model, which itself stays frozen.
 
     model ─(add_adapter, in place)─> the same model: adapters in its layers and everything else frozen, but what is
                                      trained whole: a head that the objective brings, and embeddings with new tokens
     gathered weights ─> adapter/  what PeftModel.from_pretrained(base, folder) opens
                      └> model/    the sum of both, an ordinary model folder
 
-peft does it. Its wrapper around the model is of use here only for saving; what is trained is the model within it.
+peft builds and merges them. Its wrapper around the model is used only for saving; the model within it is trained.
 """
 
 from __future__ import annotations

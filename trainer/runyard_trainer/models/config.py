@@ -1,5 +1,6 @@
-"""What can be known before a GPU is spent: of a model its configuration, files and longest sequence; of data, that
-there is enough.
+"""Checks of a model that need neither its weights nor a GPU: its configuration, its files and its longest sequence.
+
+    model.uri/config.json, model.scratch.config ─(check_model)─> configuration, or a UserError that names the field
 
 Modelling code is not loaded for that: it takes longer than all the rest of preparing a small run.
 """
@@ -29,7 +30,7 @@ from runyard_trainer.storage.open import open_store
 
 _PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
 _OLDER_FIELDS = {"rope_theta", "rope_scaling", "torch_dtype"}
-"""Fields that transformers still reads and no longer lists."""
+"""Fields that transformers still reads though it no longer lists them."""
 _MAX_POSITIONS = "max_position_embeddings"
 _POSITIONS_AFTER_PADDING = {
     *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm"),

@@ -1,7 +1,7 @@
-"""generation_config.json: how a model writes, and all that ends what it writes.
+"""generation_config.json: how a model writes, and the tokens that end what it writes.
 
-Often it names more ends than config.json does. It is kept as it was published, field by field, and transformers never
-gets to see it: some published ones, such as Llama 2's with a temperature and without do_sample, it would not save.
+It often names more end tokens than config.json. It is kept as it was published, field by field, and never read by
+transformers, which refuses to save some published ones, such as Llama 2's with a temperature and without do_sample.
 """
 
 from __future__ import annotations

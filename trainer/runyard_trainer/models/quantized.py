@@ -1,8 +1,8 @@
 """Weights of 4 bits beside an adapter (QLoRA): NF4 with quantized scales, as bitsandbytes packs them.
 
-Tested on CPUs alone so far, where it is for tests only: what an adapter stands beside is packed, whole on each rank,
-and computed with in the precision of its input. Nothing of it is a parameter: it is neither sharded nor saved. The
-merged model is the sum of adapter and unpacked weights: what was measured.
+Tested on CPUs alone so far, where it is for tests only. The layers under an adapter are packed, whole on each rank, and
+computed with in the precision of their input. Packed weights are no parameters: they are neither sharded nor saved. The
+merged model is the sum of adapter and unpacked weights, as it was measured.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weight is packed."""
+    """A linear layer whose weight is packed into 4 bits."""
 
     def __init__(self, layer: nn.Linear | Conv1D) -> None:
         super().__init__()

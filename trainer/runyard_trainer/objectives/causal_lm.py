@@ -89,7 +89,7 @@ def _cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "sum") -> T
 
 @torch.no_grad()
 def probe(model: Any) -> Traits:
-    """Learn from a few tokens what is not written in a configuration. Leaves the model as it was.
+    """Learn from a few tokens what no configuration says. Leaves the model as it was.
 
     Raises:
         UserError: where the architecture cannot keep packed documents apart.

@@ -3,7 +3,7 @@
     one class        cross-entropy over the classes, a mean over texts
     several          binary cross-entropy of each class, a mean over texts and classes
 
-As transformers' SequenceClassification models compute it, whose head this trains.
+transformers' SequenceClassification models compute the loss so; this trains their head.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
 
 What is masked is drawn for each sample from its own seed: another draw at each place of a run, so in every epoch, the
 same on held-out data each time, and the same whatever lies beside it and whichever rank has it. With whole words, words
-are drawn, each with all of its tokens; what becomes of a token that is drawn is drawn for it alone. Of a text so short
-that nothing is drawn one is drawn all the same, so that there is something to find. Special tokens are never drawn, and
-never put in the place of text.
+are drawn, each with all of its tokens; whether a drawn token is masked, replaced or left is drawn token by token. Of a
+text so short that nothing is drawn, one token or word is drawn all the same. Special tokens are never drawn, and never
+replace text.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ REPLACED_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Masker:
-    """Masks samples; those it is given stay as they are."""
+    """Masks samples, without changing those it is given."""
 
     mask_token_id: int
     text_token_ids: NDArray[np.int64]
-    """What may be put in place of a token: all but special ones."""
+    """The tokens that may replace one: all but special ones."""
     whole_word: bool
 
     def mask(self, sample: Sample, seed: int) -> Sample:

@@ -1,4 +1,4 @@
-"""Find masked tokens, and tell whether the second text of a pair goes on from the first: what BERT was trained with.
+"""Find masked tokens, and tell whether the second text of a pair goes on from the first, as BERT was trained.
 
 The loss is the mean over masked tokens plus the mean over pairs, as transformers' BertForPreTraining has it, whose two
 heads this trains.

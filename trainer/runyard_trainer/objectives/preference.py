@@ -3,10 +3,10 @@
     loss of a pair = -ln sigmoid(margin)         margin = beta x ((c - c0) - (r - r0))
 
     c, r     log-probability of the chosen and of the rejected answer, summed over its tokens
-    c0, r0   what the model gave them when it came: a frozen copy of it, or the model without its adapter
+    c0, r0   the same of the start model: a frozen copy, or the model without its adapter
 
-Before the first step both are the same, bit for bit, and the loss is ln 2. There is no dropout, as in TRL: it would set
-the model apart from what it came as, by chance alone. Held-out pairs are measured besides by
+Before the first step c = c0 and r = r0, bit for bit, and the loss is ln 2. There is no dropout, as in TRL: it would
+make the model differ from the start model by chance alone. Held-out pairs are also measured by
 
     pairAccuracy   share of pairs whose margin is above 0
     margin         its mean

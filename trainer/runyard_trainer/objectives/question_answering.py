@@ -2,9 +2,9 @@
 
     loss   the mean of two cross-entropies, of the first token and of the last, over the tokens of a window
 
-Padding has no part in it, so that it does not depend on what windows are batched with. The answer to a question is the
-best of all spans of at most MAX_ANSWER_TOKENS tokens of the context, over all of its windows: that with the highest sum
-of the logits of its first and of its last token.
+Padding gets no probability, so the loss does not depend on what windows are batched with. The answer to a question is
+the best of all spans of at most MAX_ANSWER_TOKENS tokens of the context, over all of its windows: the one with the
+highest sum of the logits of its first and of its last token.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Answer: predict the next token where the model is to write itself, and nowhere else.
+"""Learn to answer: predict the next token of answers, and nowhere else.
 
-Records are packed and separated as documents are in `causal_lm`, whose loss this is, over fewer tokens.
+Records are packed as documents are in `causal_lm`, without seeing each other. The loss is the same, over fewer tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from runyard_trainer.objectives.causal_lm import MAX_LOGITS_BYTES, CausalLM, col
 
 
 class AnsweringLM(CausalLM):
-    """A causal language model that also says where it holds the right token for the likeliest."""
+    """A causal language model that also returns where the right token is the likeliest."""
 
     def predict(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # these are its inputs
         """Return the same as forward and, of each token, 1 where the next one is the likeliest, 0 where another is,

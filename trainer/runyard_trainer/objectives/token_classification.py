@@ -1,8 +1,8 @@
 """Tag the words of a text, each at its first token.
 
-Cross-entropy over the tags, a mean over the words, as transformers' TokenClassification models compute it, whose head
-this trains. Entities are counted by seqeval. A word that the model does not get to see, since the sequence length cuts
-it off, counts as tagged O.
+The loss is the cross-entropy over the tags, a mean over the words, as transformers' TokenClassification models compute
+it; this trains their head. Entities are counted by seqeval. A word that the sequence length cuts off counts as tagged
+O.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Texts with a class, or with any number of classes: `text` (, `text_pair`), and `label` or `labels`.
 
-A second text under another name, such as `sentence2` or `hypothesis`, is refused (`unread`): many classes are of both.
+A second text under another name, such as `sentence2` or `hypothesis`, is refused (`unread`): the class may be of both.
 
 The classes are all that the data names: numbers first, in order of size, then the others in order of name. So output i
 of the model is class i where they are numbered from 0 on without a gap, in JSON or as text ("0", "1.0"), whatever is
-beside them. Where the numbers begin elsewhere or leave one out, outputs are still counted from 0: the log says so, and
-the model's `id2label` which is which. Whether a text has one class or several is the data's to say, the same for all
-of it.
+beside them. Where the numbers begin elsewhere or leave one out, outputs are still counted from 0: a warning says so,
+and the model's `id2label` names each output's class. The data decides whether texts have one class (`label`) or several
+(`labels`), the same for all of them.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelledText:
-    """A text, or a pair of them, and what it is."""
+    """A text, or a pair of texts, with its classes."""
 
     text: str
     text_pair: str | None
     labels: tuple[str, ...]
     is_multi_label: bool
     place: str
-    """Where it was read."""
+    """The URI it was read from, with the line where there are several."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a row of JSONL."""
@@ -119,7 +119,7 @@ def _warn_of_other_numbers(classes: Sequence[str]) -> None:
 
 @dataclass
 class LabelledTextEncoder:
-    """Text as the model's own tokenizer lays it out, special tokens and all, cut to the sequence length."""
+    """Encodes texts as the model's own tokenizer lays them out, with special tokens, cut to the sequence length."""
 
     tokenizer: DocumentTokenizer
     length: int
@@ -127,7 +127,7 @@ class LabelledTextEncoder:
     labels: set[str] = field(default_factory=set)
     """Every class seen so far."""
     first: LabelledText | None = None
-    """The first record: it says for all whether they have one class or several."""
+    """The first record, which decides for all whether they have one class or several."""
 
     def encode(self, records: Sequence[LabelledText]) -> list[list[Example]]:
         """Encode records, see `Encoder`."""
@@ -172,7 +172,7 @@ class LabelledTextEncoder:
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """The examples of a stream, classes as numbers: one, or a 0 or 1 for each class."""
+    """The samples of a stream, with the number of the class, or a 0 or 1 for each class."""
 
     examples: Examples
     label_ids: dict[str, int]

@@ -11,7 +11,7 @@ from runyard_trainer.data.order import Part
 from runyard_trainer.data.records.base import RecordKind, Samples
 
 COMPARED = ("target", "reference")
-"""Text that the domain's is compared with by `data.select`, and that is in no stream of the dataset."""
+"""Names of text that `data.select` compares the domain's with; it is in no stream of the dataset."""
 
 
 def kind_of(recipe: Recipe, stream: str) -> RecordKind:

@@ -2,8 +2,8 @@
 
     document ─(the model's own tokenizer)─> [CLS] tokens [SEP], [CLS] more tokens [SEP], ...
 
-No window has text of two documents. Beside each token lies the number of the word that it belongs to, or -1 where it is
-never masked: special tokens, those that a text spells out among them, and what the tokenizer does not know.
+No window has text of two documents. Beside each token lies the number of its word, or -1 where it is never masked:
+special tokens, also those that a text spells out, and unknown tokens.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from runyard_trainer.data.records.text import parse_text
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer
 
 NOT_MASKED = -1
-"""In place of a word's number."""
+"""The word number of tokens that are never masked."""
 
 _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "word_ids": pa.list_(pa.int32())})
 
 
 @dataclass
 class MaskedTextEncoder:
-    """Cuts documents into windows; what is left at a document's end is a shorter one."""
+    """Cuts documents into windows, of which a document's last may be shorter."""
 
     tokenizer: DocumentTokenizer
     length: int

@@ -2,7 +2,7 @@
 
     lengths ─(pack_lengths)─> which records lie in which sequence ─> input_ids, position_ids that restart, labels
 
-Which records lie together follows from the lengths alone, so every rank and attempt packs alike, without a word.
+Which records lie together follows from the lengths alone, so every rank and attempt packs alike.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class PackedRecords:
     length: int
     eos_token_id: int
     sizes: list[int]
-    """How many of the sequences are of each source; none has records of two, where sources have weights."""
+    """The number of sequences of each source. Where sources have weights, no sequence has records of two."""
 
     def __len__(self) -> int:
         return len(self.sequences)

@@ -8,7 +8,7 @@ Chats may have `system` beside them, which then is their first message. Other fi
 refused (`unread`).
 
 A text's answer ends with the end-of-document token; a chat is laid out by the tokenizer's own template, which ends its
-turns as the model knows it (`chat`). All that stands behind a prompt is its answer.
+turns as the model knows it (`chat.layout`). Everything behind a prompt is its answer.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from runyard_trainer.data.records.unread import Said
 from runyard_trainer.data.sources.rows import BadRecord, Row
 
 _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "spans": pa.list_(pa.int32())})
-"""Prompt and chosen answer, then prompt and rejected answer; how long that of the chosen one is, and where in each the
-answer starts."""
+"""`input_ids`: prompt and chosen answer, then prompt and rejected answer. `spans`: the length of the first of the two,
+and the start of the answer in each."""
 
 _OPENAI_NAMES = {"prompt": "input", "chosen": "preferred_output", "rejected": "non_preferred_output"}
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 Message = dict[str, str]
 Text = str | list[Message]
-"""What was said: a text, or the messages of a chat."""
+"""A prompt or an answer: a text, or the messages of a chat."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class AnswerPair:
     chosen: Text
     rejected: Text
     place: str
-    """Where it was read."""
+    """The URI it was read from, with the line where there are several."""
 
     @property
     def identity(self) -> str:
@@ -171,7 +171,7 @@ def _parse_turn(item: dict[str, Any], where: str, is_trained: bool) -> Turn:
 
 @dataclass
 class AnswerPairEncoder:
-    """Prompt and answer of each, cut at the end to the sequence length."""
+    """Encodes prompt and answer of each pair, cut at the end to the sequence length."""
 
     chat: ChatEncoder
     length: int
@@ -224,7 +224,7 @@ def _to_turns(part: Text, speaker: str) -> list[Turn]:
 
 @dataclass(frozen=True)
 class AnswerPairs:
-    """The pairs of a stream, as they were encoded."""
+    """The samples of a stream: its pairs, as they were encoded."""
 
     examples: Examples
 

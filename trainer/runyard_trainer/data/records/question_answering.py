@@ -35,7 +35,7 @@ STRIDE = 128
 """Tokens of the context that a window shares with the one before."""
 
 MIN_CONTEXT_SHARE = 0.5
-"""Of a window's tokens."""
+"""The least share of a window's tokens that the context has."""
 
 _SHOWN_CHARACTERS = 40
 _SCHEMA = pa.schema(
@@ -55,17 +55,17 @@ _SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Question:
-    """A question about a text, and its answers there."""
+class AnsweredQuestion:
+    """A question about a text, with the answers that stand there."""
 
     id: str | None
     context: str
     question: str
     answers: tuple[str, ...]
     answer_starts: tuple[int, ...]
-    """Where each begins in the context, in characters."""
+    """The place of each answer's first character in the context."""
     place: str
-    """Where it was read."""
+    """The URI it was read from, with the line where there are several."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a row of JSONL."""
@@ -77,7 +77,7 @@ class Question:
         }
 
 
-def parse_question(row: Row) -> Question:
+def parse_question(row: Row) -> AnsweredQuestion:
     """Read the question of a row, its context and its answers, see the module; raises BadRecord."""
     name = row.text("id") if "id" in row else None
     context, question = row.text("context"), row.text("question")
@@ -88,7 +88,7 @@ def parse_question(row: Row) -> Question:
     texts, starts = _parse_answers(row.value("answers"), row.name_of("answers"))
     for number, (text, start) in enumerate(zip(texts, starts, strict=True)):
         _check_answer(context, text, start, row.name_of("answers"), number)
-    return Question(name, context, question, tuple(texts), tuple(starts), row.place)
+    return AnsweredQuestion(name, context, question, tuple(texts), tuple(starts), row.place)
 
 
 def _parse_answers(value: object, name: str) -> tuple[list[str], list[int]]:
@@ -163,15 +163,15 @@ def find_answer(starts: Sequence[int], stops: Sequence[int], first: int, end: in
 
 @dataclass
 class QuestionEncoder:
-    """Question and context as the model's own tokenizer lays out a pair."""
+    """Encodes question and context as the model's own tokenizer lays out a pair."""
 
     tokenizer: DocumentTokenizer
     length: int
     schema: pa.Schema = _SCHEMA
     num_questions: int = 0
-    """Seen so far."""
+    """The number of questions seen so far."""
 
-    def encode(self, records: Sequence[Question]) -> list[list[Example]]:
+    def encode(self, records: Sequence[AnsweredQuestion]) -> list[list[Example]]:
         """Encode records, see `Encoder`."""
         pairs = [(record.question, record.context) for record in records]
         encodings = self.tokenizer.encode_whole(pairs)
@@ -181,7 +181,7 @@ class QuestionEncoder:
         """Describe all records, see `Encoder`."""
         return {}
 
-    def _to_examples(self, record: Question, whole: Encoding) -> Iterator[Example]:
+    def _to_examples(self, record: AnsweredQuestion, whole: Encoding) -> Iterator[Example]:
         self.num_questions += 1
         places = [place for place, sequence in enumerate(whole.sequence_ids) if sequence == 1]
         if not places:
@@ -207,7 +207,7 @@ class QuestionEncoder:
             yield Example(columns, len(columns["text"].encode()))
 
 
-def _describe_context(record: Question, first_token: int, offsets: Sequence[tuple[int, int]]) -> dict[str, Any]:
+def _describe_context(record: AnsweredQuestion, first_token: int, offsets: Sequence[tuple[int, int]]) -> dict[str, Any]:
     """Describe what a window shows of the context, and where in it the answer is."""
     starts, stops = zip(*offsets, strict=True)
     answer_start = record.answer_starts[0]
@@ -228,7 +228,7 @@ def _describe_context(record: Question, first_token: int, offsets: Sequence[tupl
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows of a stream."""
+    """The samples of a stream: its windows."""
 
     examples: Examples
 
@@ -270,7 +270,7 @@ KIND = RecordKind(
     definition=DEFINITION,
     parse=parse_question,
     identity=lambda record: record.context,
-    to_json=Question.to_json,
+    to_json=AnsweredQuestion.to_json,
     build_encoder=lambda tokenizer, recipe: QuestionEncoder(tokenizer, recipe.training.sequence_length),
     open_samples=open_windows,
     depends_on=lambda recipe: {"sequenceLength": recipe.training.sequence_length},

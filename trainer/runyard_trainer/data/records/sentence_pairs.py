@@ -41,13 +41,13 @@ class _Text:
 
 @dataclass(frozen=True)
 class SentencePairs:
-    """The pairs of a stream, not yet masked."""
+    """The samples of a stream: its pairs, not yet masked."""
 
     examples: Examples
     cls_token_id: int
     sep_token_id: int
     room: int
-    """Tokens of a pair, special ones left out."""
+    """The most tokens of a pair, special ones left out."""
 
     def __len__(self) -> int:
         return len(self.examples)

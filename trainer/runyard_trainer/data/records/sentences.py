@@ -112,7 +112,7 @@ class SentencesEncoder:
 
     tokenizer: DocumentTokenizer
     room: int
-    """Tokens of a pair, special ones left out."""
+    """The most tokens of a pair, special ones left out."""
     schema: pa.Schema = _SCHEMA
 
     def encode(self, records: Sequence[tuple[str, ...]]) -> list[list[Example]]:

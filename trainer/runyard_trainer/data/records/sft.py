@@ -32,19 +32,19 @@ _SHOWN_PROBLEMS = 10
 
 @dataclass
 class DialogueEncoder:
-    """Token ids of a whole dialogue, cut to the sequence length, and where the trained ones are."""
+    """Encodes dialogues as token ids, cut to the sequence length, and the spans that are trained on."""
 
     chat: ChatEncoder
     length: int
     may_drop: bool = False
-    """Records that are too long are left out, rather than refused."""
+    """Whether records that are too long are left out rather than refused."""
     schema: pa.Schema = _SCHEMA
     first: Dialogue | None = None
-    """The first whose source does not say its format: the others must be like it."""
+    """The first record whose source does not say its format; the others must have the same one."""
     stop_token_ids: set[int] = field(default_factory=set)
-    """The last tokens of answers."""
+    """The tokens that end answers."""
     problems: list[str] = field(default_factory=list)
-    """Of records that are too long, by place."""
+    """A message for each record that is too long."""
 
     def encode(self, records: Sequence[Dialogue]) -> list[list[Example]]:
         """Encode records, see `Encoder`."""

@@ -20,7 +20,7 @@ from runyard_trainer.data.sources.rows import BadRecord, Row, name_of_type
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer
 
 BEDROCK_FIELD = "input"
-"""What Amazon Bedrock calls the text of a record to go on pre-training with."""
+"""Amazon Bedrock's name for the text of a record to continue pre-training with."""
 
 _NO_DOCUMENT = ("instruction", "output", "prompt", "completion", "messages", "preferred_output")
 _ALL_ONES = ("attention_mask", "loss_mask", "completion_mask", "assistant_masks")
@@ -32,7 +32,7 @@ class TokenIds:
 
     ids: tuple[int, ...]
     place: str
-    """Where it was read."""
+    """The URI it was read from, with the line where there are several."""
 
 
 Document = str | TokenIds
@@ -137,7 +137,7 @@ def _finish_ids(tokenizer: DocumentTokenizer, document: TokenIds) -> list[int]:
 
 @dataclass
 class TextEncoder:
-    """Each document's token ids and the end-of-document token."""
+    """Encodes each document as its token ids and the end-of-document token."""
 
     tokenizer: DocumentTokenizer
     schema: None = None
@@ -156,7 +156,7 @@ class TextEncoder:
 
 @dataclass(frozen=True)
 class PackedText:
-    """A stream of documents as sequences of one length."""
+    """The samples of a stream of documents: sequences of one length."""
 
     stream: Stream
     length: int

@@ -34,7 +34,7 @@ OUTSIDE = "O"
 """The tag of a word that belongs to no entity."""
 
 NOWHERE = -1
-"""In place of a word's first piece: the sequence length cut it, or the tokenizer makes nothing of it."""
+"""The first piece of a word that has none: the sequence length cut it, or the tokenizer makes nothing of it."""
 
 _TAG = re.compile(r"O|[BI]-.+")
 _SCHEMA = pa.schema(
@@ -111,7 +111,7 @@ def find_first_pieces(encoding: Encoding, words: Sequence[str]) -> list[int]:
 
 @dataclass
 class TaggedWordsEncoder:
-    """Words as a text, as the model's own tokenizer lays it out, cut to the sequence length."""
+    """Encodes words as a text, laid out by the model's own tokenizer, cut to the sequence length."""
 
     tokenizer: DocumentTokenizer
     length: int
@@ -147,7 +147,7 @@ class TaggedWordsEncoder:
 
 @dataclass(frozen=True)
 class TaggedTexts:
-    """The examples of a stream, tags as numbers."""
+    """The samples of a stream, with tags as numbers."""
 
     examples: Examples
     label_ids: dict[str, int]

@@ -108,14 +108,14 @@ TEXTS: Table = {
     **_beside("the prompt"),
     **_each(_INPUTS, "write it into the prompt, or remove the field", "asked"),
 }
-"""Beside a prompt that is a text."""
+"""Fields to refuse beside a prompt that is a text."""
 CHATS: Table = {
     **_beside("a message"),
     **_each(_HISTORY, "write it as messages before the others, or remove the field", "asked"),
     **_each(["context", "instruction"], "write it into a message, or remove the field", "asked"),
     **_SYSTEM_COLUMN,
 }
-"""Beside messages."""
+"""Fields to refuse beside messages."""
 
 _LEARNED = {**_TRAINING, **_GOOD_OR_BAD, **_PAIRS}
 SFT: Mapping[str, Table] = {
@@ -130,7 +130,7 @@ SFT: Mapping[str, Table] = {
         **_LEARNED,
     },
 }
-"""Beside the fields of each format."""
+"""Fields to refuse beside those of each format."""
 
 PREFERENCE_TEXTS: Table = {**TEXTS, **_TRAINING}
 PREFERENCE_CHATS: Table = {**CHATS, **_TRAINING}
@@ -143,13 +143,13 @@ PAIRED_TEXTS: Table = _each(
     "say in columns.text_pair which field is the second text, or remove this one",
     "asked",
 )
-"""Beside a text that is classified by itself."""
+"""Fields to refuse beside a text that is classified by itself."""
 
 QUESTIONS: Table = {
     **_each(_HISTORY, "write it into the question, or remove the field", "asked"),
     **_each(_MEDIA, "only text is: leave out the records that need it, or remove the field"),
 }
-"""Beside a question and the text that answers it."""
+"""Fields to refuse beside a question and the text that answers it."""
 
 _IN_MESSAGE = {
     **_each(

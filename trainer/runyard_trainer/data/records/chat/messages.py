@@ -38,7 +38,7 @@ class Dialogue:
     is_chat: bool
     """False: a prompt and its completion, without a template."""
     place: str
-    """Where it was read."""
+    """The URI it was read from, with the line where there are several."""
     detected_format: str | None = None
     """The format that its fields show; None where its source says the format."""
 
