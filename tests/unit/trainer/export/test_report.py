@@ -138,6 +138,18 @@ def test_the_page_tells_better_and_worse_by_word_and_not_by_colour_alone() -> No
     assert '<span class="worse">+0.250</span> <span class="word worse">worse</span>' in html
 
 
+@pytest.mark.parametrize(
+    ("tasks", "want"),
+    [
+        (None, "Lower is better in every row."),
+        ({"exam": {"accuracy": 0.5}}, "Losses are better lower, the other measures higher."),
+    ],
+    ids=["losses alone", "with a task"],
+)
+def test_the_page_says_which_rows_are_better_lower(tasks: dict[str, dict[str, float]] | None, want: str) -> None:
+    assert want in render_report(build_summary(after=AFTER.model_copy(update={"tasks": tasks})))
+
+
 def test_page_and_card_tell_how_finely_held_out_text_is_cut() -> None:
     summary = build_summary()
     told = Fertility(tokens_per_word=1.625, bytes_per_token=3.25)
