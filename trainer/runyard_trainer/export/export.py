@@ -34,11 +34,9 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses, Result
 from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.manifest import StreamInfo, check_sha256
-from runyard_trainer.data.records.kinds import kind_of_objective
 from runyard_trainer.evaluation.judge.judging import Judging
-from runyard_trainer.evaluation.judge.verdicts import INSTRUCTIONS
 from runyard_trainer.export.continuations import choose_prompts, write_continuations
-from runyard_trainer.export.definitions import JUDGE_DEFINITION, OWN_TOKENIZER_DEFINITION
+from runyard_trainer.export.eval_json import describe_evaluation
 from runyard_trainer.export.lineage import build_lineage, read_source_lineage
 from runyard_trainer.export.report import RunSummary, TrainedRun, render_card, render_report
 from runyard_trainer.models.adapter import load_whole, merge
@@ -217,73 +215,6 @@ def _quote(losses: Losses, trained: TrainedRun) -> Losses:
         return losses
     quoted = {task.name: {task.metric: losses.tasks[task.name][task.metric]} for task in trained.tasks.tasks}
     return losses.model_copy(update={"tasks": quoted})
-
-
-def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
-    """Return the content of eval.json: the losses, and all it takes to measure them again."""
-    return {
-        "before": trained.before and trained.before.model_dump(by_alias=True, exclude_none=True),
-        "after": trained.after.model_dump(by_alias=True, exclude_none=True),
-        "measured": [
-            {"step": each.step, **each.losses.model_dump(by_alias=True, exclude_none=True)}
-            for each in trained.candidates
-        ],
-        "exportedStep": trained.exported_step,
-        "precision": trained.precision,
-        "sequenceLength": recipe.training.sequence_length,
-        "definition": kind_of_objective(recipe.objective).definition,
-        "sets": {
-            name: {
-                "text": (dataset.location / f"{stream}.jsonl").uri,
-                "documents": info.documents,
-                "tokens": info.tokens,
-                "bytes": info.bytes,
-                **(info.fertility.model_dump(by_alias=True, exclude_none=True) if info.fertility is not None else {}),
-            }
-            for name, stream in (("domain", "validation"), ("general", "general"))
-            if (info := dataset.info.streams.get(stream, StreamInfo())).documents
-        },
-        "tasks": {
-            task.name: {
-                "type": task.type,
-                "metric": task.metric,
-                "questions": len(task.items),
-                "tooLong": task.too_long,
-                "droppedShots": task.dropped_shots,
-                "file": (dataset.location / f"tasks-{trained.tasks_sha256}.json").uri,
-            }
-            for task in trained.tasks.tasks
-        },
-        **({"ownTokenizer": _describe_own_tokenizer(dataset)} if dataset.info.new_tokens else {}),
-        **({"judge": _describe_judge(trained, recipe, dataset)} if trained.judged is not None else {}),
-    }
-
-
-def _describe_own_tokenizer(dataset: Dataset) -> dict[str, Any]:
-    info = dataset.info
-    return {
-        "newTokens": len(info.new_tokens),
-        "definition": OWN_TOKENIZER_DEFINITION,
-        "sets": {
-            name: {"trainedTokens": info.streams[stream].trained_tokens, "ownTrainedTokens": own.trained_tokens}
-            for name, stream in (("domain", "validation"), ("general", "general"))
-            if (own := info.base_streams.get(stream, StreamInfo())).documents
-        },
-    }
-
-
-def _describe_judge(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
-    assert trained.judged is not None
-    assert recipe.evaluation.judge is not None
-    return {
-        "endpoint": recipe.evaluation.judge.endpoint,
-        "model": recipe.evaluation.judge.model,
-        "instructions": INSTRUCTIONS,
-        "definition": JUDGE_DEFINITION,
-        "file": (dataset.location / f"prompts-{trained.prompts_sha256}.json").uri,
-        **trained.judged.judgement.model_dump(by_alias=True, exclude_none=True),
-        "comparisons": trained.judged.model_dump(by_alias=True)["comparisons"],
-    }
 
 
 def upload(folders: dict[str, Path], dataset: Dataset, output: Location) -> None:

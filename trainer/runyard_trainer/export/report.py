@@ -7,15 +7,14 @@ loaded from elsewhere, nothing runs.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from runyard_trainer.contract.objectives import OBJECTIVES, Mode, ObjectiveName, resolve_objective
+from runyard_trainer.contract.objectives import OBJECTIVES, Mode
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Judgement, Losses
 from runyard_trainer.data.dataset.manifest import StreamInfo
@@ -23,8 +22,8 @@ from runyard_trainer.data.filters.screening import tell_left_out
 from runyard_trainer.evaluation.judge.verdicts import Judged
 from runyard_trainer.evaluation.tasks.items import FrozenTasks
 from runyard_trainer.export.chart import LossPoints
+from runyard_trainer.export.comparison import compare, verdict
 from runyard_trainer.export.continuations import Continuation
-from runyard_trainer.export.definitions import JUDGE_DEFINITION, find_metric
 from runyard_trainer.training.best_model import Candidate
 
 _MODES: dict[Mode, str] = {
@@ -32,6 +31,13 @@ _MODES: dict[Mode, str] = {
     "ContinuedPreTraining": "Continued pre-training",
     "FineTuning": "Fine-tuning",
 }
+JUDGE_DEFINITION = (
+    "The model as it came and the exported model answered each prompt greedily. The judge compared the two answers "
+    "twice, in both orders: one is better where it is called so both times, and else it is a tie; equal answers are a "
+    "tie without asking. The win rate counts ties half; its interval is Wilson's at 95 %. Judges tend to prefer longer "
+    "answers, and those of models like themselves."
+)
+"""How answers were compared, for the page and for eval.json."""
 
 
 @dataclass(frozen=True)
@@ -101,113 +107,6 @@ class RunSummary:
     def gpu_hours(self, training_s: float | None) -> float | None:
         """Return GPUs times the time in training; None on CPU or where the time is not known."""
         return None if self.accelerator is None or training_s is None else self.processes * training_s / 3600
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A row of the before/after table."""
-
-    held_out: str
-    """Which text: Domain or General."""
-    measure: str
-    before: float | None
-    after: float
-    is_better_higher: bool = False
-
-    @property
-    def change(self) -> float | None:
-        """After minus before."""
-        return None if self.before is None else self.after - self.before
-
-    @property
-    def word(self) -> str:
-        """Whether the change is better or worse, in a word, so that colour is not all that says it."""
-        if self.change is None or f"{abs(self.change):.4f}" == "0.0000":
-            return "same"
-        return "better" if (self.change > 0) == self.is_better_higher else "worse"
-
-
-def compare(objective: ObjectiveName, before: Losses | None, after: Losses) -> list[Comparison]:
-    """Build the before/after table: the objective's own metrics, and the losses on each set that was measured."""
-    was = before or Losses()
-    metrics = [
-        Comparison(
-            "Domain",
-            (metric := find_metric(name)).title,
-            (was.metrics or {}).get(name),
-            value,
-            metric.is_better_higher,
-        )
-        for name, value in (after.metrics or {}).items()
-    ]
-    unit = OBJECTIVES[objective].loss_unit
-    domain = _compare_losses(
-        "Domain", unit, (was.domain_loss, was.domain_bits_per_byte), (after.domain_loss, after.domain_bits_per_byte)
-    )
-    general = _compare_losses(
-        "General",
-        _general_unit(objective),
-        (was.general_loss, was.general_bits_per_byte),
-        (after.general_loss, after.general_bits_per_byte),
-    )
-    tasks = [
-        Comparison(
-            f"Task {task}",
-            (metric := find_metric(name)).title,
-            (was.tasks or {}).get(task, {}).get(name),
-            value,
-            metric.is_better_higher,
-        )
-        for task, values in (after.tasks or {}).items()
-        for name, value in values.items()
-    ]
-    return [*metrics, *tasks, *domain, *general]
-
-
-def _general_unit(objective: ObjectiveName) -> str:
-    """Return the unit of the loss on general text, which fine-tuned models are measured on by the next token."""
-    return OBJECTIVES[resolve_objective(objective, "general")].loss_unit
-
-
-Measures = tuple[float | None, float | None]
-"""Loss, and bits per byte where the loss is that of a text."""
-
-
-def _compare_losses(held_out: str, unit: str, before: Measures, after: Measures) -> Iterator[Comparison]:
-    loss, bits = after
-    if loss is None:
-        return
-    yield Comparison(held_out, f"loss, {unit}", before[0], loss)
-    if bits is not None:
-        yield Comparison(held_out, "perplexity", _perplexity(before[0]), _perplexity(loss) or 0.0)
-        yield Comparison(held_out, "bits per byte", before[1], bits)
-
-
-def _perplexity(loss: float | None) -> float | None:
-    return None if loss is None else math.exp(min(loss, 700.0))
-
-
-def verdict(objective: ObjectiveName, before: Losses | None, after: Losses) -> str:
-    """Describe the run in one sentence."""
-    was, unit = before or Losses(), OBJECTIVES[objective].loss_unit
-    sets = (
-        ("domain", unit, was.domain_loss, after.domain_loss),
-        ("general", _general_unit(objective), was.general_loss, after.general_loss),
-    )
-    told = [_describe_loss(name, unit, then, now) for name, unit, then, now in sets if now is not None]
-    if not told:
-        return "Nothing was held out, so nothing was measured."
-    sentence = ", and ".join(told)
-    return f"{sentence[0].upper()}{sentence[1:]}."
-
-
-def _describe_loss(name: str, unit: str, before: float | None, after: float) -> str:
-    if before is None:
-        return f"the {name} loss is {after:.2f} {unit}"
-    if f"{abs(after - before):.2f}" == "0.00":
-        return f"the {name} loss stayed at {after:.2f} {unit}"
-    verb = "fell" if after < before else "rose"
-    return f"the {name} loss {verb} by {abs(after - before):.2f} to {after:.2f} {unit}"
 
 
 def describe_judgement(found: Judgement, recipe: Recipe) -> str:

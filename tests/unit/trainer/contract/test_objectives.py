@@ -24,7 +24,7 @@ from runyard_trainer.contract.objectives import (
 )
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.records.kinds import kind_of_objective
-from runyard_trainer.export.definitions import find_metric
+from runyard_trainer.export.comparison import find_metric
 from runyard_trainer.models.config import list_architectures
 from runyard_trainer.objectives.build import name_module
 

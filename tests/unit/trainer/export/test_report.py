@@ -14,17 +14,16 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Fertility, Losses
 from runyard_trainer.data.dataset.token_shards import StreamInfo
 from runyard_trainer.export.chart import Curve, draw_curve, read_curve, smooth
+from runyard_trainer.export.comparison import compare, verdict
 from runyard_trainer.export.continuations import Continuation, choose_prompts
 from runyard_trainer.export.report import (
     RunSummary,
     TrainedRun,
-    compare,
     format_count,
     format_number,
     format_time,
     render_card,
     render_report,
-    verdict,
 )
 
 BEFORE = Losses(domain_loss=5.5, domain_bits_per_byte=2.6, general_loss=3.25, general_bits_per_byte=1.25)
