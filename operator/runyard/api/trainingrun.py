@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from runyard_trainer.contract.base import CrossRule, Model
-from runyard_trainer.contract.exits import ExitCode
 from runyard_trainer.contract.objectives import Mode
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import CommittedCheckpoint, DataSummary, ModelFolder, Result

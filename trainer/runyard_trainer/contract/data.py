@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.alias_generators import to_camel
 
 from runyard_trainer.contract.base import CrossRule, InputUri, Model, Tokens, at_most_one, exactly_one
+from runyard_trainer.contract.objectives import OBJECTIVES
 
 ColumnName = Annotated[str, Field(min_length=1, max_length=256), Tokens.BY_FILES]
 
@@ -92,7 +93,9 @@ FILE_FORMATS: Mapping[FileFormat, FormatTraits] = {
 }
 """To add a format: its name and its row here, its words in `DataSource.format`, and its reader."""
 
-RECORD_FORMATS: dict[str, tuple[str, ...]] = {"sft": get_args(RecordFormat)}
+RECORD_FORMATS: dict[str, tuple[str, ...]] = {
+    name: traits.record_formats for name, traits in OBJECTIVES.items() if traits.record_formats
+}
 """By objective: the formats of its records that a source can be said to have."""
 ALL_RECORD_FORMATS = tuple(sorted(name for names in RECORD_FORMATS.values() for name in names))
 

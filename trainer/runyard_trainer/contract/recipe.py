@@ -11,10 +11,10 @@ from runyard_trainer.contract.data import Data
 from runyard_trainer.contract.models import Method, ModelSource
 from runyard_trainer.contract.objectives import (
     LANGUAGE_OBJECTIVES,
-    MASKED_OBJECTIVES,
+    OBJECTIVES,
     Masking,
     Mode,
-    Objective,
+    ObjectiveName,
     Preference,
 )
 from runyard_trainer.contract.rules import RECIPE_RULES
@@ -26,9 +26,6 @@ RECIPE_PATH = "/etc/runyard/recipe.json"
 
 _LARGE_BATCH_TOKENS = 1 << 20
 _DEFAULT_LEARNING_RATES: dict[Mode, float] = {"PreTraining": 3e-4, "ContinuedPreTraining": 1e-5, "FineTuning": 2e-5}
-_ADAPTER_LEARNING_RATE = 2e-4
-_PREFERENCE_LEARNING_RATES = {False: 1e-6, True: 1e-5}
-"""By whether it is an adapter that learns."""
 
 
 class Recipe(Model):
@@ -36,7 +33,7 @@ class Recipe(Model):
 
     cross_rules: ClassVar[tuple[CrossRule[Any], ...]] = RECIPE_RULES
 
-    objective: Objective = "causal-lm"
+    objective: ObjectiveName = "causal-lm"
     """What the model is trained to do. `causal-lm`: predict the next token. `masked-lm`: find masked tokens.
     `masked-lm-nsp`: that, and tell whether a text goes on as the next one does. `sft`: answer, learned from prompts
     and conversations. `classification`: name the class of a text, or its classes. `token-classification`: tag the words
@@ -77,19 +74,19 @@ class Recipe(Model):
         """Return the peak learning rate, default resolved."""
         if self.training.learning_rate is not None:
             return self.training.learning_rate
-        if self.objective in MASKED_OBJECTIVES and not self.method.is_adapter:
-            is_large = self.sequences_per_step * self.training.sequence_length >= _LARGE_BATCH_TOKENS
-            return 5e-4 if is_large else 1e-4
-        if self.objective == "preference":
-            return _PREFERENCE_LEARNING_RATES[self.method.is_adapter]
-        return _ADAPTER_LEARNING_RATE if self.method.is_adapter else _DEFAULT_LEARNING_RATES[self.mode]
+        traits = OBJECTIVES[self.objective]
+        if self.method.is_adapter:
+            return traits.adapter_learning_rate
+        is_large = self.sequences_per_step * self.training.sequence_length >= _LARGE_BATCH_TOKENS
+        large = traits.large_batch_learning_rate if is_large else None
+        return large or traits.learning_rate or _DEFAULT_LEARNING_RATES[self.mode]
 
     @property
     def adapter_dropout(self) -> float:
         """Return the share of an adapter's inputs that a step leaves out, default resolved."""
         if self.method.dropout is not None:
             return self.method.dropout
-        return 0.0 if self.objective == "preference" else 0.05
+        return OBJECTIVES[self.objective].adapter_dropout
 
     @property
     def beta(self) -> float:

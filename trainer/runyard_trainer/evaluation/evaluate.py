@@ -99,12 +99,12 @@ def measure(
     facts: dict[int, Fact] = {}
     for batch in _batches(objective, samples, world, micro_batch):
         inputs = {name: tensor.to(device) for name, tensor in batch.tensors.inputs.items()}
-        terms, predicted = (module(**inputs), None) if objective.judge is None else module.predict(**inputs)
+        terms, predicted = (module(**inputs), None) if objective.observe is None else module.predict(**inputs)
         sums += terms
         counts = [count + more for count, more in zip(counts, batch.tensors.counts, strict=True)]
-        if objective.judge is not None and predicted is not None:
+        if objective.observe is not None and predicted is not None:
             rows = zip(batch.samples.items(), predicted.cpu(), strict=False)  # fillers stand last, and are not judged
-            facts |= {index: objective.judge(sample, row) for (index, sample), row in rows}
+            facts |= {index: objective.observe(sample, row) for (index, sample), row in rows}
     totals = sum_over_ranks([*sums.tolist(), *counts], world)
     total_sums, total_counts = totals[: objective.num_terms], totals[objective.num_terms :]
     if not total_counts[0]:

@@ -18,8 +18,8 @@ from runyard_trainer.contract.times import parse_time
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Points of (step, loss); step 0 is the model as it came."""
+class LossPoints:
+    """Held-out losses as points of (step, loss); step 0 is before training."""
 
     domain: Sequence[tuple[int, float]] = ()
     general: Sequence[tuple[int, float]] = ()
@@ -33,13 +33,13 @@ _CSS_COLOURS = {
     "#040404": "var(--faint)",
     "#050505": "var(--second)",
 }
-"""matplotlib draws in these stand-ins; the page says what they look like."""
+"""The colours that matplotlib draws in, and the page's own that replace them."""
 _INK, _QUIET, _ACCENT, _FAINT, _SECOND = _CSS_COLOURS
 
-_NOTHING_HELD_OUT = HeldOut()
+_NO_POINTS = LossPoints()
 
 PAUSE_STEPS = 50
-"""What takes as long as this many steps is no step but the time between two attempts."""
+"""A time between rows as long as this many steps is a pause between two attempts."""
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -62,7 +62,7 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Curve:
-    """The columns of metrics.csv that are drawn; arrays of one length."""
+    """The columns of metrics.csv that are drawn, of one length."""
 
     steps: Sequence[float]
     losses: Sequence[float]
@@ -73,7 +73,9 @@ class Curve:
 
     @property
     def training_s(self) -> float | None:
-        """Time in training: the sum of the steps' times, without the pauses between attempts. None with few steps."""
+        """Time in training: the sum of the steps' times, without the pauses between attempts. None for fewer than 3
+        steps.
+        """
         if len(self.times) < 3:
             return None
         steps_s = np.diff(self.times)
@@ -82,7 +84,7 @@ class Curve:
 
 
 def read_curve(metrics_csv: str) -> Curve:
-    """The curve in metrics.csv; rows without a finite loss are passed over."""
+    """Read the curve of metrics.csv; rows without a finite loss are passed over."""
     rows = [row for row in csv.DictReader(io.StringIO(metrics_csv)) if math.isfinite(float(row["loss"] or "nan"))]
     return Curve(
         steps=[float(row["step"]) for row in rows],
@@ -98,7 +100,7 @@ def _column(rows: list[dict[str, str]], name: str) -> list[str]:
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
-    """Moving average of an odd window around each value, of which the ends have only the half that is there."""
+    """Return the moving average over an odd window; at the ends it is over the half that is there."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
     first = np.maximum(places - window // 2, 0)
@@ -107,8 +109,9 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
     return averages
 
 
-def draw_curve(curve: Curve, held_out: HeldOut = _NOTHING_HELD_OUT, unit: str = "nats per token") -> str:
-    """Loss over steps, as measured and smoothed, above the learning rate; empty text where there are not two points.
+def draw_curve(curve: Curve, held_out: LossPoints = _NO_POINTS, unit: str = "nats per token") -> str:
+    """Draw the loss over steps, as measured and smoothed, above the learning rate; empty text for fewer than two
+    points.
 
     Args:
         curve: the training loss.
@@ -141,8 +144,8 @@ def _draw_loss(panel: Any, curve: Curve, unit: str) -> None:
     panel.set_ylabel(f"loss, {unit}")
 
 
-def _draw_held_out(panel: Any, held_out: HeldOut) -> None:
-    """Dots, and lines where they tell of the course between; the model that was exported is ringed."""
+def _draw_held_out(panel: Any, held_out: LossPoints) -> None:
+    """Draw held-out losses as dots joined by lines; of more than two dots, the exported model's has a ring."""
     for name, colour, points in (("domain", _INK, held_out.domain), ("general", _SECOND, held_out.general)):
         if not points:
             continue
@@ -161,7 +164,7 @@ def _draw_learning_rate(panel: Any, curve: Curve) -> None:
 
 
 def _for_page(svg: str) -> str:
-    """The svg element alone, coloured by the page and as wide as its place."""
+    """Return the svg element alone, coloured by the page and as wide as its place."""
     svg = svg[svg.index("<svg") :]
     for stand_in, colour in _CSS_COLOURS.items():
         svg = svg.replace(stand_in, colour)

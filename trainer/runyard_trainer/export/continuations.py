@@ -1,4 +1,4 @@
-"""What the trained model writes: a few held-out texts begun by a person and ended by the model, for the report."""
+"""Continuations for the report: beginnings of a few held-out texts, and what the exported model writes after them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from runyard_trainer.models.generation import read_ends
 
 MAX_PARAMETERS = 300_000_000
-"""A larger model is not asked: it would write on rank 0's CPU while every GPU waits."""
+"""A larger model writes nothing: it would do so on rank 0's CPU while every GPU waits."""
 
-NUM_SAMPLES = 3
+NUM_PROMPTS = 3
 PROMPT_CHARACTERS = 120
 NEW_TOKENS = 48
 
 
 @dataclass(frozen=True)
-class Sample:
+class Continuation:
     """A prompt, and what the model wrote after it."""
 
     prompt: str
@@ -31,15 +31,15 @@ class Sample:
 
 
 def choose_prompts(texts: Iterable[str]) -> list[str]:
-    """The beginnings of the first few texts that are long enough, cut at a word."""
+    """Return the beginnings of the first few texts that are long enough, cut at a word."""
     long_enough = (text.strip() for text in texts if len(text.strip()) >= 2 * PROMPT_CHARACTERS)
-    return [_cut_at_word(text) for text in islice(long_enough, NUM_SAMPLES)]
+    return [_cut_at_word(text) for text in islice(long_enough, NUM_PROMPTS)]
 
 
-def write_samples(model_folder: Path, prompts: list[str]) -> list[Sample]:
-    """What the exported model writes after each prompt: greedy, on CPU, so the same each time.
+def write_continuations(model_folder: Path, prompts: list[str]) -> list[Continuation]:
+    """Return what the exported model writes after each prompt: greedy, on CPU, so the same each time.
 
-    What was said counts less: a small model would say it for ever.
+    Repetition is discouraged: a small model would say the same for ever.
     """
     if not prompts:
         return []
@@ -50,7 +50,7 @@ def write_samples(model_folder: Path, prompts: list[str]) -> list[Sample]:
     if model.num_parameters() > MAX_PARAMETERS:
         return []
     tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
-    return [Sample(prompt, _continue(model, tokenizer, prompt)) for prompt in prompts]
+    return [Continuation(prompt, _continue(model, tokenizer, prompt)) for prompt in prompts]
 
 
 @torch.no_grad()

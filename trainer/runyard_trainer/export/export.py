@@ -1,7 +1,7 @@
 """Leave the finished run on storage: the model folder, eval.json, lineage.json, metrics.csv, report.html and
 TensorBoard's events.
 
-    all ranks   gather the full weights ─> rank 0   model/ (, adapter/) in scratch ─> samples ─> upload
+    all ranks   gather the full weights ─> rank 0   model/ (, adapter/) in scratch ─> upload
                                                     eval.json, lineage.json, metrics.csv, report.html ─> upload
     all ranks   wait, and get the same Result
 
@@ -29,16 +29,16 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from transformers import PreTrainedModel
 
 from runyard_trainer.context import RunContext
+from runyard_trainer.contract.objectives import OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses, Result
 from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.manifest import StreamInfo, check_sha256
 from runyard_trainer.evaluation.judge.judging import Judging
-from runyard_trainer.evaluation.judge.verdicts import INSTRUCTIONS
-from runyard_trainer.export.continuations import choose_prompts, write_samples
+from runyard_trainer.export.continuations import choose_prompts, write_continuations
+from runyard_trainer.export.eval_json import describe_evaluation
 from runyard_trainer.export.lineage import build_lineage, read_source_lineage
 from runyard_trainer.export.report import RunSummary, TrainedRun, render_card, render_report
-from runyard_trainer.export.wording import JUDGE_DEFINITION, OWN_TOKENIZER_DEFINITION, WORDS
 from runyard_trainer.models.adapter import load_whole, merge
 from runyard_trainer.models.folder import CARD_NAME, digest_of, files_of
 from runyard_trainer.models.generation import Generation, add_ends, list_ends, write_generation
@@ -56,13 +56,13 @@ EVENTS_FILE = "tensorboard/events.out.tfevents.runyard"
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a whole model, whatever this rank holds of it."""
+    """The sizes of a whole model, whatever part of it this rank holds."""
 
     parameters: int
     trained: int
-    """Of the parameters."""
+    """The number of parameters that are trained."""
     rows: int
-    """Of the embeddings."""
+    """The number of rows of the embeddings."""
 
 
 def export_run(
@@ -111,7 +111,7 @@ def export_run(
 
 
 def gather_weights(model: PreTrainedModel, trained_only: bool = False) -> dict[str, Any]:
-    """The full weights on CPU by the names that transformers gives them, tied ones once; empty but on rank 0."""
+    """Gather the full weights on CPU by the names that transformers gives them, tied ones once; empty but on rank 0."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained_only)
     weights = get_model_state_dict(model, options=options)
     for tied in model.all_tied_weights_keys:
@@ -142,7 +142,7 @@ def write_folders(
 
 
 def write_ends(generation: Generation, folders: dict[str, Path], model: PreTrainedModel, dataset: Dataset) -> None:
-    """Say how the model writes: as it did when it came, but for the ends of answers that it has been trained to."""
+    """Write generation_config.json: the start model's, with the tokens that end the answers it was trained on added."""
     known = list_ends({"eos_token_id": getattr(model.config, "eos_token_id", None)})
     added = add_ends(generation, dataset.info.stop_token_ids, known)
     for folder in folders.values():
@@ -161,7 +161,7 @@ def _leave(
 ) -> Result:
     """Write the cards of the uploaded folders, and what goes beside them."""
     name, folder = next(iter(folders.items()))
-    samples = write_samples(folder, choose_prompts(_held_out_texts(dataset))) if _writes(recipe) else []
+    continuations = write_continuations(folder, choose_prompts(_held_out_texts(dataset))) if _writes(recipe) else []
     if judging is not None:
         trained = replace(trained, judged=judging.finish())
     lineage = build_lineage(
@@ -180,7 +180,7 @@ def _leave(
         num_new_tokens=len(dataset.info.new_tokens),
         num_rows=sizes.rows,
         streams=dataset.info.streams,
-        samples=samples,
+        continuations=continuations,
         lineage=lineage,
         model_uri=(output / name).uri,
     )
@@ -210,78 +210,11 @@ def _leave(
 
 
 def _quote(losses: Losses, trained: TrainedRun) -> Losses:
-    """With the one metric of each task that is quoted: a Result travels in a termination message."""
+    """Keep the one metric of each task that is quoted: a Result travels in a termination message."""
     if losses.tasks is None:
         return losses
     quoted = {task.name: {task.metric: losses.tasks[task.name][task.metric]} for task in trained.tasks.tasks}
     return losses.model_copy(update={"tasks": quoted})
-
-
-def describe_evaluation(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
-    """What eval.json holds: the losses, and all it takes to measure them again."""
-    return {
-        "before": trained.before and trained.before.model_dump(by_alias=True, exclude_none=True),
-        "after": trained.after.model_dump(by_alias=True, exclude_none=True),
-        "measured": [
-            {"step": each.step, **each.losses.model_dump(by_alias=True, exclude_none=True)}
-            for each in trained.candidates
-        ],
-        "exportedStep": trained.exported_step,
-        "precision": trained.precision,
-        "sequenceLength": recipe.training.sequence_length,
-        "definition": WORDS[recipe.objective].definition,
-        "sets": {
-            name: {
-                "text": (dataset.location / f"{stream}.jsonl").uri,
-                "documents": info.documents,
-                "tokens": info.tokens,
-                "bytes": info.bytes,
-                **(info.fertility.model_dump(by_alias=True, exclude_none=True) if info.fertility is not None else {}),
-            }
-            for name, stream in (("domain", "validation"), ("general", "general"))
-            if (info := dataset.info.streams.get(stream, StreamInfo())).documents
-        },
-        "tasks": {
-            task.name: {
-                "type": task.type,
-                "metric": task.metric,
-                "questions": len(task.items),
-                "tooLong": task.too_long,
-                "droppedShots": task.dropped_shots,
-                "file": (dataset.location / f"tasks-{trained.tasks_sha256}.json").uri,
-            }
-            for task in trained.tasks.tasks
-        },
-        **({"ownTokenizer": _describe_own_tokenizer(dataset)} if dataset.info.new_tokens else {}),
-        **({"judge": _describe_judge(trained, recipe, dataset)} if trained.judged is not None else {}),
-    }
-
-
-def _describe_own_tokenizer(dataset: Dataset) -> dict[str, Any]:
-    info = dataset.info
-    return {
-        "newTokens": len(info.new_tokens),
-        "definition": OWN_TOKENIZER_DEFINITION,
-        "sets": {
-            name: {"trainedTokens": info.streams[stream].trained_tokens, "ownTrainedTokens": own.trained_tokens}
-            for name, stream in (("domain", "validation"), ("general", "general"))
-            if (own := info.base_streams.get(stream, StreamInfo())).documents
-        },
-    }
-
-
-def _describe_judge(trained: TrainedRun, recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
-    assert trained.judged is not None
-    assert recipe.evaluation.judge is not None
-    return {
-        "endpoint": recipe.evaluation.judge.endpoint,
-        "model": recipe.evaluation.judge.model,
-        "instructions": INSTRUCTIONS,
-        "definition": JUDGE_DEFINITION,
-        "file": (dataset.location / f"prompts-{trained.prompts_sha256}.json").uri,
-        **trained.judged.judgement.model_dump(by_alias=True, exclude_none=True),
-        "comparisons": trained.judged.model_dump(by_alias=True)["comparisons"],
-    }
 
 
 def upload(folders: dict[str, Path], dataset: Dataset, output: Location) -> None:
@@ -302,8 +235,8 @@ def _copy_tokenizer(dataset: Dataset, folder: Path) -> None:
 
 
 def _writes(recipe: Recipe) -> bool:
-    """Whether the exported model goes on from a text; an adapter alone does nothing."""
-    return recipe.objective == "causal-lm" and (recipe.method.is_merged or not recipe.method.is_adapter)
+    """Return whether the exported model goes on from a text; an adapter alone does nothing."""
+    return OBJECTIVES[recipe.objective].continues_text and (recipe.method.is_merged or not recipe.method.is_adapter)
 
 
 def _held_out_texts(dataset: Dataset) -> Iterator[str]:

@@ -20,7 +20,7 @@ PACKAGES = ("runyard", "torch", "transformers", "tokenizers", "safetensors", "nu
 def build_lineage(
     recipe: Recipe, context: RunContext, dataset: dict[str, str], source: dict[str, Any] | None, now: datetime
 ) -> dict[str, Any]:
-    """What lineage.json holds. How storage was reached is left out: it says nothing of the model, and may be secret.
+    """Build the content of lineage.json. Storage is left out: it says nothing of the model, and may be secret.
 
     Args:
         recipe: what was asked.
@@ -46,7 +46,7 @@ def build_lineage(
 
 
 def read_source_lineage(recipe: Recipe) -> dict[str, Any] | None:
-    """The lineage.json beside the model folder that this run began from; None where there is none that can be read."""
+    """Read the lineage.json beside the model folder that this run began from; None where none can be read."""
     if recipe.model.uri is None:
         return None
     beside = open_store(recipe.model.uri, recipe.storage, "model.uri").parent / "lineage.json"

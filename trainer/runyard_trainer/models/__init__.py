@@ -3,5 +3,5 @@
     model.uri, model.run ─(folder, source_checkpoint)─> files ─(config)─> checked config
     config ─> module ─(adapter, quantized, embeddings)─> what is trained; buffers, generation: kept as they came
 
-Nothing here knows of objectives, ranks or the loop.
+Nothing here knows more of an objective than its traits, or anything of the loop.
 """

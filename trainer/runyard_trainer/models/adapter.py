@@ -1,11 +1,11 @@
-"""Adapters: two thin matrices beside each weight of a model, which stays as it came.
+"""Adapters: two thin matrices beside each weight of a model, which itself stays frozen.
 
     model ─(add_adapter, in place)─> the same model: adapters in its layers and everything else frozen, but what is
                                      trained whole: a head that the objective brings, and embeddings with new tokens
     gathered weights ─> adapter/  what PeftModel.from_pretrained(base, folder) opens
                      └> model/    the sum of both, an ordinary model folder
 
-peft does it. Its wrapper around the model is of use here only for saving; what is trained is the model within it.
+peft builds and merges them. Its wrapper around the model is used only for saving; the model within it is trained.
 """
 
 from __future__ import annotations
@@ -20,29 +20,21 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from runyard_trainer.contract.exits import UserError
+from runyard_trainer.contract.objectives import OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.models.embeddings import embeddings_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-_TASK_TYPES = {
-    "AutoModelForCausalLM": "CAUSAL_LM",
-    "AutoModelForSequenceClassification": "SEQ_CLS",
-    "AutoModelForTokenClassification": "TOKEN_CLS",
-    "AutoModelForQuestionAnswering": "QUESTION_ANS",
-}
-"""What peft calls the classes of transformers that open such a model; it has no name for the others."""
 
-
-def add_adapter(model: PreTrainedModel, recipe: Recipe, new_parts: Sequence[str], auto_class: str) -> PeftModel:
+def add_adapter(model: PreTrainedModel, recipe: Recipe, new_parts: Sequence[str]) -> PeftModel:
     """Put the recipe's adapter into a model, in place; its first weights are a function of the seed.
 
     Args:
         model: with or without weights (on the meta device).
         recipe: with an adapter as its method.
         new_parts: names of parts that the objective brings: those the model has are trained whole.
-        auto_class: the class of transformers that opens the model.
 
     Raises:
         UserError: the model has no such layers.
@@ -60,7 +52,7 @@ def add_adapter(model: PreTrainedModel, recipe: Recipe, new_parts: Sequence[str]
         target_modules=method.targets or "all-linear",
         exclude_modules=rf"(.*\.)?({'|'.join(heads)})(\..*)?" if heads else None,
         modules_to_save=heads or None,
-        task_type=_TASK_TYPES.get(auto_class),
+        task_type=OBJECTIVES[recipe.objective].peft_task_type,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
@@ -75,7 +67,7 @@ def add_adapter(model: PreTrainedModel, recipe: Recipe, new_parts: Sequence[str]
 
 
 def find_parts(model: PreTrainedModel, names: Sequence[str]) -> list[str]:
-    """The paths of such parts, at the top of the model or of its body."""
+    """Find the paths of parts with these names, at the top of the model or of its body."""
     body = model.base_model_prefix
     paths = [path for name in names for path in (name, f"{body}.{name}")]
     modules = dict(model.named_modules())
@@ -97,7 +89,7 @@ def _check_targets(model: PreTrainedModel, recipe: Recipe, heads: Sequence[str])
 
 
 def has_dropout(model: nn.Module) -> bool:
-    """Whether an adapter leaves something out in training: what it does shows only once its weights are not zero."""
+    """Return whether the adapter has dropout, which shows in the output only once its weights are not zero."""
     return any(
         isinstance(part, nn.Dropout) and part.p > 0 for layer in _adapted_layers(model) for part in layer.modules()
     )
@@ -105,7 +97,7 @@ def has_dropout(model: nn.Module) -> bool:
 
 @contextmanager
 def adapter_left_out(model: nn.Module) -> Iterator[None]:
-    """The model as it came, for as long as the body runs.
+    """Run the body with the adapter switched off: the model as it came.
 
     peft's own way to do so also says of each weight whether it is trained, which a sharded model must not be told
     between two passes.
@@ -137,5 +129,5 @@ def load_whole(adapted: PeftModel, weights: dict[str, Any]) -> None:
 
 
 def merge(adapted: PeftModel) -> PreTrainedModel:
-    """The model with the adapter added to its weights; nothing in it tells that there was one."""
+    """Return the model with the adapter added to its weights; nothing in it tells that there was one."""
     return cast(PreTrainedModel, adapted.merge_and_unload())

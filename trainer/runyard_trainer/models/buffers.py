@@ -1,9 +1,9 @@
 """Persistent buffers: what a model's files hold beside its weights, such as the bias by which DeepSeek-V3's routers
 balance their experts.
 
-They are no parameters: no gradient reaches them, they are not sharded, and each rank has them whole. A run leaves them
-as they came. I-BERT alone would move some while it trains: each rank by its own samples, so that ranks would differ,
-and what is exported would depend on how many there were.
+They are no parameters: no gradient reaches them, they are not sharded, and each rank has them whole. A run exports them
+unchanged. Only I-BERT would change some in training: each rank by its own samples, so that ranks would differ, and the
+exported model would depend on their number.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """The name of each in the model, the module that has it, and its name there."""
+    """Yield each buffer's name in the model, the module that has it, and its name there."""
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set and buffer is not None:

@@ -1,5 +1,6 @@
-"""What can be known before a GPU is spent: of a model its configuration, files and longest sequence; of data, that
-there is enough.
+"""Checks of a model that need neither its weights nor a GPU: its configuration, its files and its longest sequence.
+
+    model.uri/config.json, model.scratch.config ─(check_model)─> configuration, or a UserError that names the field
 
 Modelling code is not loaded for that: it takes longer than all the rest of preparing a small run.
 """
@@ -15,18 +16,11 @@ from typing import Any
 
 import transformers
 from transformers import CONFIG_MAPPING, PretrainedConfig
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES,
-    MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-)
+from transformers.models.auto import modeling_auto
 
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.models import ScratchModel
-from runyard_trainer.contract.objectives import MASKED_OBJECTIVES
+from runyard_trainer.contract.objectives import OBJECTIVES, ObjectiveName
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.models.generation import GENERATION_NAME, parse_generation
 from runyard_trainer.models.quantized import check_packable
@@ -36,7 +30,7 @@ from runyard_trainer.storage.open import open_store
 
 _PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
 _OLDER_FIELDS = {"rope_theta", "rope_scaling", "torch_dtype"}
-"""Fields that transformers still reads and no longer lists."""
+"""Fields that transformers still reads though it no longer lists them."""
 _MAX_POSITIONS = "max_position_embeddings"
 _POSITIONS_AFTER_PADDING = {
     *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm"),
@@ -44,25 +38,14 @@ _POSITIONS_AFTER_PADDING = {
 }
 """Architectures whose first position is the one after pad_token_id: they take fewer tokens than they have positions."""
 
-_ARCHITECTURES: dict[str, tuple[Mapping[str, Any], str]] = {
-    "causal-lm": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot predict the next token"),
-    "sft": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot predict the next token"),
-    "masked-lm": (MODEL_FOR_MASKED_LM_MAPPING_NAMES, "cannot find masked tokens"),
-    "masked-lm-nsp": (MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES, "cannot tell whether a text goes on"),
-    "preference": (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "cannot write answers"),
-    "classification": (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "has no head that classifies texts"),
-    "token-classification": (MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, "has no head that tags words"),
-    "question-answering": (MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES, "has no head that finds answers"),
-}
-"""By objective: which architectures can be trained so, and what the others cannot do."""
-
 
 def check_model(recipe: Recipe) -> PretrainedConfig:
-    """The model's configuration, once everything about it that shows without weights has been found right.
+    """Check all of a model that shows without its weights, and return its configuration.
 
     Raises:
         UserError: SPEC_ERROR for what the recipe asks wrongly, DATA_ERROR for what the model's folder lacks.
     """
+    traits = OBJECTIVES[recipe.objective]
     if recipe.method.type == "qlora":
         check_packable()
     if recipe.model.scratch is not None:
@@ -75,10 +58,10 @@ def check_model(recipe: Recipe) -> PretrainedConfig:
             find_checkpoint(recipe)
         folder = open_store(recipe.model.uri, recipe.storage, "model.uri")
         config = _read_config(folder, recipe.objective)
-        if _ARCHITECTURES[recipe.objective][0] is MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        if traits.predicts_next_token:
             _check_generation(folder)
         field = f"model.uri: {recipe.model.uri}/config.json says "
-    if recipe.objective in MASKED_OBJECTIVES and config.is_encoder_decoder:
+    if traits.is_masked and config.is_encoder_decoder:
         raise UserError(
             f"{field}model_type {config.model_type}: an encoder with a decoder is not trained by objective "
             f"{recipe.objective}: use an encoder (bert, roberta, modernbert, ...)"
@@ -94,11 +77,11 @@ def check_model(recipe: Recipe) -> PretrainedConfig:
 
 
 def has_token_types(config: PretrainedConfig) -> bool:
-    """Whether the model tells the two texts of a pair apart by token types."""
+    """Return whether the model tells the two texts of a pair apart by token types."""
     return (getattr(config, "type_vocab_size", None) or 0) > 1
 
 
-def _build_scratch_config(scratch: ScratchModel, objective: str) -> PretrainedConfig:
+def _build_scratch_config(scratch: ScratchModel, objective: ObjectiveName) -> PretrainedConfig:
     given = dict(scratch.config)
     model_type = given.pop("model_type", None)
     if model_type is None:
@@ -122,8 +105,14 @@ def _known_fields(config_class: type[PretrainedConfig]) -> set[str]:
     return declared | set(config_class().to_dict()) | set(config_class.attribute_map) | _OLDER_FIELDS
 
 
-def _check_model_type(model_type: Any, objective: str, field: str) -> None:
-    able, lacks = _ARCHITECTURES[objective]
+def list_architectures(objective: ObjectiveName) -> Mapping[str, Any]:
+    """Return the architectures that an objective can train, by their `model_type`."""
+    architectures: Mapping[str, Any] = getattr(modeling_auto, OBJECTIVES[objective].architectures)
+    return architectures
+
+
+def _check_model_type(model_type: Any, objective: ObjectiveName, field: str) -> None:
+    able, lacks = list_architectures(objective), OBJECTIVES[objective].lacks
     if model_type not in CONFIG_MAPPING:
         near = difflib.get_close_matches(str(model_type), list(able), n=1)
         hint = f"did you mean {near[0]}?" if near else "name another, for example llama"
@@ -132,7 +121,7 @@ def _check_model_type(model_type: Any, objective: str, field: str) -> None:
         raise UserError(f"{field}: {model_type!r} {lacks}, which objective {objective} trains")
 
 
-def _read_config(folder: Location, objective: str) -> PretrainedConfig:
+def _read_config(folder: Location, objective: ObjectiveName) -> PretrainedConfig:
     try:
         text = (folder / "config.json").get().data
     except NotFound as error:
@@ -157,7 +146,7 @@ def _read_config(folder: Location, objective: str) -> PretrainedConfig:
 
 
 def _check_generation(folder: Location) -> None:
-    """It is exported with the model: a damaged file would show only then."""
+    """Refuse a damaged generation_config.json now: it is read only when the model is exported."""
     with suppress(NotFound):
         parse_generation((folder / GENERATION_NAME).get().data, folder.uri)
 
@@ -182,7 +171,7 @@ def _check_weights(folder: Location) -> None:
 
 
 def count_positions(config: PretrainedConfig) -> int | None:
-    """Tokens that a decoder takes at most; None where its configuration does not say."""
+    """Return how many tokens a decoder takes at most; None where its configuration does not say."""
     positions: int | None = getattr(config.get_text_config(), _MAX_POSITIONS, None)
     return positions
 
@@ -215,7 +204,7 @@ def check_vocabulary(config: PretrainedConfig, vocab_size: int, recipe: Recipe) 
 
 
 def classes_of(config: PretrainedConfig) -> list[str]:
-    """What the head of a model tells apart, in the order of its outputs."""
+    """Return the names of the classes of a model's head, in the order of its outputs."""
     return [str(name) for _, name in sorted((config.id2label or {}).items())]
 
 

@@ -14,7 +14,7 @@ from runyard_trainer.models.buffers import persistent_buffers
 
 
 def embeddings_of(model: PreTrainedModel) -> list[nn.Module]:
-    """The layer that reads tokens and the one that predicts them: the same weight where they are tied."""
+    """Return the layer that reads tokens and the one that predicts them: the same weight where they are tied."""
     layers = (model.get_input_embeddings(), cast(Any, model).get_output_embeddings())
     return [layer for layer in layers if layer is not None]
 
@@ -41,7 +41,9 @@ def add_rows(model: PreTrainedModel, data: DatasetInfo) -> None:
 
 
 def _refuse_other_tables(model: PreTrainedModel) -> None:
-    """DeepSeek-V4 sends each token of its first layers to experts that a table names: no mean of them is an expert."""
+    """Refuse models that look tokens up elsewhere too: a table of DeepSeek-V4 names the experts of each token, and no
+    mean of experts is an expert.
+    """
     rows = model.config.get_text_config().vocab_size
     for path, owner, name in persistent_buffers(model):
         table = owner.get_buffer(name)

@@ -1,4 +1,4 @@
-"""A Hugging Face model folder: on storage, on this node's disk, and the digest that names its content."""
+"""A Hugging Face model folder: copied from storage to this node's disk, and the digest of its content."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CARD_NAME = "README.md"
 
 
 def digest_of(folder: Path) -> str:
-    """sha256 over a line `<name> <sha256>` for each file, in order of name.
+    """Return the sha256 over a line `<name> <sha256>` for each file, in order of name.
 
-    The model card is left out: it tells of the run, and the same weights have the same digest.
+    The model card is left out, which describes the run: so the same weights have the same digest.
     """
     lines = []
     for path in files_of(folder):
@@ -27,12 +27,12 @@ def digest_of(folder: Path) -> str:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Its files, in order of name."""
+    """Return the files of a folder, in order of name."""
     return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def download_model(recipe: Recipe, folder: Path) -> None:
-    """Copy the folder at `model.uri`, without anything that could run.
+    """Copy the folder at `model.uri`, without files that could run code.
 
     Raises:
         UserError: DATA_ERROR where it has not the digest that the recipe gives.

@@ -1,7 +1,7 @@
-"""generation_config.json: how a model writes, and all that ends what it writes.
+"""generation_config.json: how a model writes, and the tokens that end what it writes.
 
-Often it names more ends than config.json does. It is kept as it was published, field by field, and transformers never
-gets to see it: some published ones, such as Llama 2's with a temperature and without do_sample, it would not save.
+It often names more end tokens than config.json. It is kept as it was published, field by field, and never read by
+transformers, which refuses to save some published ones, such as Llama 2's with a temperature and without do_sample.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ENDS = "eos_token_id"
 
 
 def parse_generation(data: bytes, folder: str) -> Generation:
-    """The fields of a file.
+    """Read the fields of a file.
 
     Args:
         data: what the file holds.
@@ -57,19 +57,19 @@ def take_file(folder: Path) -> bytes | None:
 
 
 def list_ends(generation: Generation) -> list[Any]:
-    """The ids of the tokens that end what is written."""
+    """Return the ids of the tokens that end what is written."""
     ends = generation.get(_ENDS)
     return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 
 def read_ends(folder: Path) -> list[int] | None:
-    """Those that an exported folder names; None where it names none."""
+    """Read the end tokens that an exported folder names; None where it names none."""
     path = folder / GENERATION_NAME
     return (list_ends(json.loads(path.read_bytes())) if path.exists() else []) or None
 
 
 def add_ends(generation: Generation, ends: list[int], known: list[int]) -> Generation:
-    """With more ends, behind its own; `known` are those of config.json, which count where the file names none."""
+    """Add end tokens behind a file's own; `known` are those of config.json, which count where the file names none."""
     own = list_ends(generation)
     if all(end in own for end in ends):
         return generation

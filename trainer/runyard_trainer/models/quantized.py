@@ -1,8 +1,8 @@
 """Weights of 4 bits beside an adapter (QLoRA): NF4 with quantized scales, as bitsandbytes packs them.
 
-Tested on CPUs alone so far, where it is for tests only: what an adapter stands beside is packed, whole on each rank,
-and computed with in the precision of its input. Nothing of it is a parameter: it is neither sharded nor saved. The
-merged model is the sum of adapter and unpacked weights: what was measured.
+Tested on CPUs alone so far, where it is for tests only. The layers under an adapter are packed, whole on each rank, and
+computed with in the precision of their input. Packed weights are no parameters: they are neither sharded nor saved. The
+merged model is the sum of adapter and unpacked weights, as it was measured.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weight is packed."""
+    """A linear layer whose weight is packed into 4 bits."""
 
     def __init__(self, layer: nn.Linear | Conv1D) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class PackedLinear(nn.Module):
         self._state: QuantState | None = None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """As the layer that it stands for."""
+        """Compute what the layer would that this one stands for."""
         from bitsandbytes.autograd._functions import matmul_4bit  # not in every image, here and below
 
         assert self._packed is not None
@@ -49,7 +49,7 @@ class PackedLinear(nn.Module):
         self._packed, self._state = quantize_4bit(flat, quant_type="nf4", compress_statistics=True)
 
     def unpack(self) -> Tensor:
-        """The weight that is computed with, on the CPU."""
+        """Return the weight that is computed with, on the CPU."""
         from bitsandbytes.functional import dequantize_4bit
 
         assert self._packed is not None
@@ -87,7 +87,7 @@ def prepare_packing(model: nn.Module) -> None:
 
 
 def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
-    """By the name of the weight that they stand for."""
+    """Return the packed layers by the name of the weight that each stands for."""
     return {f"{name}.weight": layer for name, layer in model.named_modules() if isinstance(layer, PackedLinear)}
 
 

@@ -1,4 +1,4 @@
-"""What every objective offers, and the micro-batches it is fed with.
+"""What every objective offers, and the micro-batches that it reads.
 
     samples ─(collate)─> MicroBatch ─(module)─> terms: the loss, summed over what it is a mean of
 
@@ -23,19 +23,19 @@ from runyard_trainer.data.records.base import Sample
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass reads, on the CPU; the first dimension of each tensor is the samples."""
+    """The input of one forward pass, on the CPU; the first dimension of each tensor is the samples."""
 
     inputs: dict[str, Tensor]
     """What the module is called with."""
     counts: tuple[int, ...]
-    """What each term of the loss is a mean over: a number of tokens, texts or pairs."""
+    """For each term of the loss, the number of tokens, texts or pairs that it is a mean over."""
     tokens: int
-    """That go through the model, padding left out."""
+    """Tokens that go through the model, padding left out."""
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What a few tokens through a model have shown of it."""
+    """What a model does that its configuration does not say, as shown by a few tokens."""
 
     stochastic: bool
     """In training, two passes over the same input differ: there is dropout."""
@@ -50,17 +50,17 @@ class ObjectiveModule(nn.Module):
         super().__init__()
         self.model = model
         self.reference: Any = None
-        """The model as it came, frozen, for an objective that needs it; None where the model can be that itself."""
+        """A frozen copy of the start model, for an objective that compares with it; None where no copy is needed."""
         self.traits = traits
         self.generation: dict[str, Any] | None = None
-        """On rank 0, what the folder that the model came from says of how it writes (`generation`)."""
+        """On rank 0, the start model's generation_config.json (`models.generation`)."""
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """The terms of the loss, summed over the micro-batch, fp32 [terms]."""
+        """Return the terms of the loss, summed over the micro-batch, fp32 [terms]."""
         raise NotImplementedError
 
     def predict(self, **inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As forward, and what is predicted of each sample, [samples, ...]; None where the loss says all."""
+        """Return the same as forward and each sample's predictions, [samples, ...]; None where the loss says all."""
         return self(**inputs), None
 
     def write(
@@ -71,16 +71,16 @@ class ObjectiveModule(nn.Module):
         pad_token_id: int,
         max_new_tokens: int,
     ) -> Tensor:
-        """The likeliest next tokens one by one, of a model that predicts those.
+        """Return the likeliest next tokens one by one, of a model that predicts those.
 
         All ranks call it together, and go on until none of them has a text that is not ended.
 
         Args:
             input_ids: int64 [texts, tokens], padded at their start.
             attention_mask: int64 [texts, tokens], 0 where that is padding.
-            stop_token_ids: what ends a text.
-            pad_token_id: what follows an end.
-            max_new_tokens: as many as a text gets at most.
+            stop_token_ids: the tokens that end a text.
+            pad_token_id: the token that follows an end.
+            max_new_tokens: the most that a text gets.
 
         Returns:
             int64 [texts, at most max_new_tokens].
@@ -100,13 +100,13 @@ class ObjectiveModule(nn.Module):
         return texts[:, input_ids.shape[1] :]
 
     def sample(self, input_ids: Tensor, num_tokens: int, generator: torch.Generator) -> Tensor:
-        """The next tokens one by one, each drawn by its probability, whatever it ends.
+        """Return next tokens, each drawn by its probability; no token ends a text.
 
-        All ranks call it together with as many tokens to draw.
+        All ranks call it together, with the same number of tokens to draw.
 
         Args:
-            input_ids: int64 [texts, tokens], what they begin with.
-            num_tokens: to draw.
+            input_ids: int64 [texts, tokens], the beginning of each text.
+            num_tokens: how many to draw for each text.
             generator: on the model's device.
 
         Returns:
@@ -122,7 +122,7 @@ class ObjectiveModule(nn.Module):
         return torch.cat(drawn[1:], dim=1)
 
     def predict_next(self, input_ids: Tensor, attention_mask: Tensor, num_kept: int) -> Tensor:
-        """Of a model that predicts tokens, what it gives the one behind each of the last places, as logits.
+        """Return the logits of the next token behind each of the last places, of a model that predicts tokens.
 
         Args:
             input_ids: int64 [texts, tokens], padded at their start.
@@ -142,9 +142,9 @@ class ObjectiveModule(nn.Module):
         return logits
 
     def run_padded(self, **inputs: Tensor) -> Any:
-        """The model's output for a padded micro-batch.
+        """Return the model's output for a padded micro-batch.
 
-        Only some architectures tell a pair's texts apart by types. GPT-2 takes such numbers and means other things.
+        `token_type_ids` are left out for architectures without types; GPT-2 would take them for other things.
         """
         if getattr(self.model.config, "type_vocab_size", 0) <= 1:
             inputs.pop("token_type_ids", None)
@@ -152,52 +152,52 @@ class ObjectiveModule(nn.Module):
 
 
 Fact = Any
-"""What is to be known of one held-out sample to score a model: small, and the same on every rank."""
+"""What `score` needs to know of one held-out sample: small, and the same on every rank."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """How the model of one run is trained and measured."""
+    """How the model of one run is trained and measured: an objective's code, ready to be called."""
 
-    auto_class: Any
-    """The class of transformers that opens the model."""
     module: Callable[[Any, Traits], ObjectiveModule]
     """Wraps a model."""
     probe: Callable[[Any], Traits]
-    """Runs a few tokens through a model; raises UserError where it cannot be trained so."""
+    """Runs a few tokens through a model; raises UserError where its architecture cannot be trained so."""
     collate: Callable[[Sequence[Sample], Sequence[int], int], MicroBatch]
-    """Samples, a seed for each, and the least length to pad to (0: what they need)."""
+    """Builds a micro-batch of samples, a seed for each, and the least length to pad to (0: what they need)."""
     num_terms: int = 1
-    """Of the loss."""
+    """The number of the loss's terms."""
     configure: Callable[[Any], None] = lambda _: None
     """Sets what the data decides in a model's configuration, such as its classes."""
     new_weights: tuple[str, ...] = ()
-    """Parts of a model that may be missing in a folder, since the objective brings its own: the beginnings of names."""
+    """The names of parts that a model's folder may lack, since the objective brings its own."""
     best_by: str | None = None
-    """The metric that the best model has most of; None: the one with the least loss is best."""
+    """The metric that is highest for the best model; None: the best model has the lowest loss."""
     writes_answers: bool = False
-    """The model is asked for the answers of held-out records, too: see `answers`."""
+    """The model also writes answers to held-out records (`evaluation.answers`)."""
     needs_reference: bool = False
-    """The loss compares the model with what it was when it came."""
+    """The loss compares the model with the start model."""
     measures_language: bool = False
-    """The loss is nats per token of the text: perplexity and bits per byte can be told."""
-    judge: Callable[[Sample, Tensor], Fact] | None = None
-    """What is to be known of a sample, from what was predicted of it."""
+    """The loss is in nats per token of the text, so perplexity and bits per byte follow from it."""
+    observe: Callable[[Sample, Tensor], Fact] | None = None
+    """Takes from the predictions of a sample what `score` needs to know."""
     score: Callable[[Sequence[Fact]], dict[str, float]] | None = None
-    """Metrics over all samples of a stream."""
+    """Computes the metrics over all samples of a stream."""
+    auto_class: Any = None
+    """The class of transformers that opens the model, from the objective's traits: `build_objective` puts it here."""
 
 
 def stack(samples: Sequence[Sample]) -> dict[str, Tensor]:
-    """Samples whose arrays are alike in shape, as tensors [samples, ...]."""
+    """Return samples whose arrays are alike in shape as tensors [samples, ...]."""
     return {name: torch.stack([torch.from_numpy(sample[name]) for sample in samples]) for name in samples[0]}
 
 
 PAD_TO_MULTIPLE = 8
-"""Lengths of padded micro-batches are multiples of it: tensor cores want that."""
+"""Padded lengths are multiples of it, as tensor cores want."""
 
 
 def pad(samples: Sequence[Sample], fills: dict[str, int], min_length: int = 0) -> dict[str, Tensor]:
-    """Samples of different lengths, filled up at their ends, and the `attention_mask` that tells.
+    """Return samples of different lengths padded at their ends, with the `attention_mask` that shows where.
 
     Args:
         samples: with `input_ids` and others.
@@ -224,13 +224,13 @@ def name_classes(config: Any, labels: Sequence[str]) -> None:
 
 
 def probe_padded(model: Any) -> Traits:
-    """Of an objective whose texts stand alone in a padded row: any model with its head will do."""
+    """Probe a model whose texts stand alone in padded rows: any architecture with the head will do."""
     return Traits(stochastic=probe_dropout(model, input_ids=torch.arange(2, 13)[None], return_dict=False))
 
 
 @torch.no_grad()
 def probe_dropout(model: Any, **inputs: Any) -> bool:
-    """Whether two passes over the same input differ in training. Leaves the model as it was."""
+    """Return whether two passes over the same input differ in training. Leaves the model as it was."""
     was_training = model.training
     model.train()
     try:

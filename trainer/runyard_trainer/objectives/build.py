@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 
-from runyard_trainer.contract.objectives import LANGUAGE_OBJECTIVES
+import transformers
+
+from runyard_trainer.contract.objectives import OBJECTIVES, resolve_objective
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import DatasetInfo
 from runyard_trainer.objectives.base import Objective
 
 
 def build_objective(recipe: Recipe, info: DatasetInfo, stream: str = "train") -> Objective:
-    """How a stream is trained on, or measured: general text by the next token where a model is fine-tuned."""
-    is_text = stream == "general" and recipe.objective not in LANGUAGE_OBJECTIVES
-    name = "causal-lm" if is_text else recipe.objective
-    module = import_module(f"{__package__}.{name.replace('-', '_')}")
-    objective: Objective = module.build_objective(recipe, info)
-    return objective
+    """Return how a stream is trained on or measured: general text by the next token where a model is fine-tuned."""
+    name = resolve_objective(recipe.objective, stream)
+    objective: Objective = import_module(name_module(name)).build_objective(recipe, info)
+    return replace(objective, auto_class=getattr(transformers, OBJECTIVES[name].auto_class))
+
+
+def name_module(objective: str) -> str:
+    """Return the module of an objective: `runyard_trainer.objectives.masked_lm` of `masked-lm`."""
+    return f"{__package__}.{objective.replace('-', '_')}"

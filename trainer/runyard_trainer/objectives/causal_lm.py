@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM
 
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
@@ -57,7 +56,7 @@ def project_cross_entropy(
     max_logits_bytes: int = MAX_LOGITS_BYTES,
     reduction: Literal["sum", "none"] = "sum",
 ) -> Tensor:
-    """Cross-entropy of `hidden @ weight.T + bias`, without ever holding more logits than asked.
+    """Return the cross-entropy of `hidden @ weight.T + bias`, without ever holding more logits than asked.
 
     Args:
         hidden: [tokens, width].
@@ -90,7 +89,7 @@ def _cross_entropy(logits: Tensor, targets: Tensor, reduction: str = "sum") -> T
 
 @torch.no_grad()
 def probe(model: Any) -> Traits:
-    """Learn from a few tokens what is not written in a configuration. Leaves the model as it was.
+    """Learn from a few tokens what no configuration says. Leaves the model as it was.
 
     Raises:
         UserError: where the architecture cannot keep packed documents apart.
@@ -123,7 +122,9 @@ def probe(model: Any) -> Traits:
 
 
 def _plain_logits(model: Any, ids: Tensor, positions: Tensor) -> Tensor | None:
-    """What `CausalLM` computes in place of the model's logits; None where it is no product with an embedding matrix."""
+    """Return what `CausalLM` computes in place of the model's logits; None where that is no product with an embedding
+    matrix.
+    """
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or model.base_model is model:
         return None
@@ -139,19 +140,17 @@ def _is_same(want: Tensor, got: Tensor | None) -> bool:
 
 
 def collate(samples: Sequence[Sample], _seeds: Sequence[int], _min_length: int) -> MicroBatch:
-    """Packed sequences, all of one length."""
+    """Stack packed sequences, all of one length."""
     inputs = stack(samples)
     num_predicted = count_predicted(inputs["labels"])
     return MicroBatch(inputs, (num_predicted,), num_predicted)
 
 
 def count_predicted(labels: Tensor) -> int:
-    """How many tokens labels of shape [sequences, length] have the model predict, shifted as the loss does."""
+    """Count the tokens that labels of shape [sequences, length] have the model predict, shifted as the loss does."""
     return int((labels[:, 1:] != IGNORED).sum())
 
 
 def build_objective(_recipe: Recipe, _info: DatasetInfo) -> Objective:
-    """Predict the next token."""
-    return Objective(
-        auto_class=AutoModelForCausalLM, module=CausalLM, probe=probe, collate=collate, measures_language=True
-    )
+    """Build the objective: predict the next token."""
+    return Objective(module=CausalLM, probe=probe, collate=collate, measures_language=True)

@@ -3,7 +3,7 @@
     one class        cross-entropy over the classes, a mean over texts
     several          binary cross-entropy of each class, a mean over texts and classes
 
-As transformers' SequenceClassification models compute it, whose head this trains.
+transformers' SequenceClassification models compute the loss so; this trains their head.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
 
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import DatasetInfo
@@ -39,11 +38,13 @@ class SequenceClassifier(ObjectiveModule):
     """The objective around a transformers model for sequence classification."""
 
     def forward(self, labels: Tensor, **inputs: Tensor) -> Tensor:  # type: ignore[override]  # it needs these
-        """Summed cross-entropy, [1]; labels are int64 [texts], or [texts, classes] of 0 and 1."""
+        """Return the summed cross-entropy, [1]; labels are int64 [texts], or [texts, classes] of 0 and 1."""
         return self._sum_loss(self.run_padded(**inputs).logits, labels)
 
     def predict(self, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # as above
-        """Also the number of the best class, int64 [texts, 1], or which classes are likely, [texts, classes]."""
+        """Return the same and the number of the best class, int64 [texts, 1], or which classes are likely, [texts,
+        classes].
+        """
         logits = self.run_padded(**inputs).logits
         best = logits.argmax(dim=-1, keepdim=True) if labels.ndim == 1 else (logits > 0).long()
         return self._sum_loss(logits, labels), best
@@ -57,19 +58,19 @@ class SequenceClassifier(ObjectiveModule):
 
 
 def collate(pad_token_id: int, samples: Sequence[Sample], _: Sequence[int], length: int) -> MicroBatch:
-    """Texts of different lengths."""
+    """Pad texts of different lengths."""
     inputs = pad(samples, {"input_ids": pad_token_id, "token_type_ids": 0}, length)
     count = int((inputs["labels"] != IGNORED).sum())
     return MicroBatch(inputs, (count,), int(inputs["attention_mask"].sum()))
 
 
-def judge(sample: Sample, predicted: Tensor) -> Fact:
-    """What it is and what was predicted, as lists."""
+def observe(sample: Sample, predicted: Tensor) -> Fact:
+    """Return the text's own classes and the predicted ones, as lists."""
     return np.atleast_1d(sample["labels"]).tolist(), predicted.tolist()
 
 
 def score(is_multi_label: bool, facts: Sequence[Fact]) -> dict[str, float]:
-    """Accuracy, F1 and Matthews' correlation, beside what naming the most frequent class alone would reach.
+    """Return accuracy, F1 and Matthews' correlation, and the accuracy of naming the most frequent class alone.
 
     With several classes accuracy is that of the whole set, and there is no correlation.
     """
@@ -86,23 +87,22 @@ def score(is_multi_label: bool, facts: Sequence[Fact]) -> dict[str, float]:
 
 
 def configure(info: DatasetInfo, config: Any) -> None:
-    """The classes, by name, and which token is padding: a decoder looks for the last one that is not."""
+    """Name the classes, and the padding token: a decoder classifies at the last token that is not padding."""
     name_classes(config, info.labels)
     config.problem_type = "multi_label_classification" if info.is_multi_label else "single_label_classification"
     config.pad_token_id = info.pad_token_id
 
 
 def build_objective(_: Recipe, info: DatasetInfo) -> Objective:
-    """For the classes of this data."""
+    """Build the objective for the classes of this data."""
     assert info.pad_token_id is not None
     return Objective(
-        auto_class=AutoModelForSequenceClassification,
         module=SequenceClassifier,
         probe=probe_padded,
         collate=partial(collate, info.pad_token_id),
         configure=partial(configure, info),
         new_weights=("classifier", "score", "pooler", "pre_classifier", "dense", "head"),
         best_by="macroF1",
-        judge=judge,
+        observe=observe,
         score=partial(score, info.is_multi_label),
     )

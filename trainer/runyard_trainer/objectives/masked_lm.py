@@ -5,9 +5,9 @@
 
 What is masked is drawn for each sample from its own seed: another draw at each place of a run, so in every epoch, the
 same on held-out data each time, and the same whatever lies beside it and whichever rank has it. With whole words, words
-are drawn, each with all of its tokens; what becomes of a token that is drawn is drawn for it alone. Of a text so short
-that nothing is drawn one is drawn all the same, so that there is something to find. Special tokens are never drawn, and
-never put in the place of text.
+are drawn, each with all of its tokens; whether a drawn token is masked, replaced or left is drawn token by token. Of a
+text so short that nothing is drawn, one token or word is drawn all the same. Special tokens are never drawn, and never
+replace text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoModelForMaskedLM
 
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
@@ -41,15 +40,15 @@ REPLACED_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Masker:
-    """Masks samples; those it is given stay as they are."""
+    """Masks samples, without changing those it is given."""
 
     mask_token_id: int
     text_token_ids: NDArray[np.int64]
-    """What may be put in place of a token: all but special ones."""
+    """The tokens that may replace one: all but special ones."""
     whole_word: bool
 
     def mask(self, sample: Sample, seed: int) -> Sample:
-        """With `labels` in place of `word_ids`."""
+        """Return a sample with masks, and `labels` in place of `word_ids`."""
         chance = np.random.default_rng(seed % 2**64)
         ids, word_ids = sample["input_ids"], sample["word_ids"]
         is_text = word_ids >= 0
@@ -70,7 +69,7 @@ class Masker:
         return rest | {"input_ids": np.where(is_chosen, seen, ids), "labels": np.where(is_chosen, ids, IGNORED)}
 
     def _choose_one(self, word_ids: NDArray[np.int64], chance: np.random.Generator) -> NDArray[np.bool_]:
-        """Of a text too short for 15 % to hit something: a token, or a word, drawn after all else."""
+        """Choose one token, or one word, of a text so short that 15 % chose none; drawn after all else."""
         place = chance.choice(np.flatnonzero(word_ids >= 0))
         is_chosen: NDArray[np.bool_] = (
             word_ids == word_ids[place] if self.whole_word else np.arange(len(word_ids)) == place
@@ -79,7 +78,7 @@ class Masker:
 
 
 def build_masker(recipe: Recipe, info: DatasetInfo) -> Masker:
-    """For the tokens of a dataset."""
+    """Build the masker for the tokens of a dataset."""
     assert info.mask_token_id is not None, "prepare refuses a tokenizer without one"
     text_token_ids = np.setdiff1d(np.arange(info.vocab_size), info.special_token_ids)
     return Masker(info.mask_token_id, text_token_ids, recipe.masking.whole_word)
@@ -88,7 +87,7 @@ def build_masker(recipe: Recipe, info: DatasetInfo) -> Masker:
 def collate(
     masker: Masker, pad_token_id: int, samples: Sequence[Sample], seeds: Sequence[int], length: int
 ) -> MicroBatch:
-    """Windows of different lengths, masked."""
+    """Mask and pad windows of different lengths."""
     masked = [masker.mask(sample, seed) for sample, seed in zip(samples, seeds, strict=True)]
     inputs = pad(masked, {"input_ids": pad_token_id, "token_type_ids": 0, "labels": IGNORED}, length)
     return MicroBatch(inputs, (int((inputs["labels"] != IGNORED).sum()),), int(inputs["attention_mask"].sum()))
@@ -105,19 +104,19 @@ class MaskedLM(ObjectiveModule):
         return torch.stack([sum_masked_loss(self.run_padded(**inputs).logits, labels)])
 
     def predict(self, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # as above
-        """Also how many tokens of each text were to be found, and were: int64 [texts, 2]."""
+        """Return the same and how many tokens of each text were to be found, and were: int64 [texts, 2]."""
         logits = self.run_padded(**inputs).logits
         return torch.stack([sum_masked_loss(logits, labels)]), count_found(logits, labels)
 
 
 def sum_masked_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy where there is a label; only these logits become fp32."""
+    """Return the summed cross-entropy where there is a label; only these logits become fp32."""
     is_masked = labels != IGNORED
     return F.cross_entropy(logits[is_masked].float(), labels[is_masked], reduction="sum")
 
 
 def count_found(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many labels each text has, and how many of them are the likeliest: int64 [texts, 2]."""
+    """Count each text's labels, and those of them that are the likeliest: int64 [texts, 2]."""
     is_masked = labels != IGNORED
     is_found = (logits.argmax(dim=-1) == labels) & is_masked
     return torch.stack([is_masked.sum(dim=1), is_found.sum(dim=1)], dim=1)
@@ -156,13 +155,13 @@ def probe(model: Any) -> Traits:
 # ----------------------------------------------------------------------------------------------------------- objective
 
 
-def judge(_: Sample, counted: Tensor) -> Fact:
-    """How many tokens were to be found, and how many were."""
+def observe(_: Sample, counted: Tensor) -> Fact:
+    """Return how many tokens were to be found, and how many were found."""
     return counted.tolist()
 
 
 def score(facts: Sequence[Fact]) -> dict[str, float]:
-    """The share of the masked tokens that were found."""
+    """Return the share of the masked tokens that were found."""
     wanted, found = np.array(facts).sum(axis=0)[:2].tolist()
     return {"maskedAccuracy": found / max(wanted, 1)}
 
@@ -171,10 +170,9 @@ def build_objective(recipe: Recipe, info: DatasetInfo) -> Objective:
     """Find masked tokens."""
     assert info.pad_token_id is not None
     return Objective(
-        auto_class=AutoModelForMaskedLM,
         module=MaskedLM,
         probe=probe,
         collate=partial(collate, build_masker(recipe, info), info.pad_token_id),
-        judge=judge,
+        observe=observe,
         score=score,
     )

@@ -3,10 +3,10 @@
     loss of a pair = -ln sigmoid(margin)         margin = beta x ((c - c0) - (r - r0))
 
     c, r     log-probability of the chosen and of the rejected answer, summed over its tokens
-    c0, r0   what the model gave them when it came: a frozen copy of it, or the model without its adapter
+    c0, r0   the same of the start model: a frozen copy, or the model without its adapter
 
-Before the first step both are the same, bit for bit, and the loss is ln 2. There is no dropout, as in TRL: it would set
-the model apart from what it came as, by chance alone. Held-out pairs are measured besides by
+Before the first step c = c0 and r = r0, bit for bit, and the loss is ln 2. There is no dropout, as in TRL: it would
+make the model differ from the start model by chance alone. Held-out pairs are also measured by
 
     pairAccuracy   share of pairs whose margin is above 0
     margin         its mean
@@ -27,7 +27,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import DatasetInfo
@@ -48,14 +47,14 @@ class PreferenceModel(CausalLM):
         disable_dropout(model)
 
     def train(self, mode: bool = True) -> PreferenceModel:
-        """The start model never is in training."""
+        """Set the mode of training, but never the start model's, which stays in evaluation."""
         super().train(mode)
         if self.reference is not None:
             self.reference.eval()
         return self
 
     def forward(self, input_ids: Tensor, labels: Tensor, position_ids: Tensor | None = None) -> Tensor:  # type: ignore[override]  # these are its inputs
-        """The loss of all pairs, summed, [1]; of packed text, which has positions, as `CausalLM`.
+        """Return the summed loss of all pairs, [1]; of packed text, which has positions, the loss of `CausalLM`.
 
         Args:
             input_ids: [pairs, 2, length], chosen first.
@@ -68,7 +67,7 @@ class PreferenceModel(CausalLM):
         return torch.stack([self._sum_loss(margins, labels)])
 
     def predict(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # as above
-        """Also, of each pair, its margin, its answers' KL summed over their tokens, and how many those are."""
+        """Return the same and, of each pair, its margin, its answers' KL summed over their tokens, and their number."""
         margins, divergences = self._compare(input_ids, labels, wants_divergence=True)
         counts = (labels != IGNORED).sum(dim=(1, 2))
         facts = torch.stack([margins.double(), divergences.double().sum(dim=1), counts.double()], dim=1)
@@ -79,7 +78,7 @@ class PreferenceModel(CausalLM):
         return (-F.logsigmoid(margins) * is_pair).sum()
 
     def _compare(self, input_ids: Tensor, labels: Tensor, wants_divergence: bool = False) -> tuple[Tensor, Tensor]:
-        """Margins [pairs], and the summed KL of each answer [pairs, 2], zero unless it is asked for."""
+        """Return margins [pairs], and the summed KL of each answer [pairs, 2], which is zero unless it is asked for."""
         ids = input_ids.flatten(0, 1)
         targets = F.pad(labels.flatten(0, 1)[:, 1:], (0, 1), value=IGNORED)
         is_predicted = targets != IGNORED
@@ -109,7 +108,7 @@ class PreferenceModel(CausalLM):
             yield self.model
 
     def _read(self, model: Any, ids: Tensor, is_predicted: Tensor) -> tuple[Tensor, nn.Linear | None]:
-        """Hidden states before each predicted token, and the head they go through; or logits, and None.
+        """Return the hidden states before each predicted token and the head that reads them; or logits, and None.
 
         Padding stands behind the text, where nothing before it looks: no mask is needed.
         """
@@ -120,14 +119,16 @@ class PreferenceModel(CausalLM):
 
 
 def _cross_entropy(features: Tensor, head: nn.Linear | None, targets: Tensor) -> Tensor:
-    """Of each token, [tokens]."""
+    """Return the cross-entropy of each token, [tokens]."""
     if head is None:
         return F.cross_entropy(features.float(), targets, reduction="none")
     return project_cross_entropy(features, head.weight, head.bias, targets, reduction="none")
 
 
 def _divergence(features: Tensor, head: nn.Linear | None, others: Tensor, other_head: nn.Linear | None) -> Tensor:
-    """KL of one model from another at each token, [tokens], fp32, without ever holding more logits than `causal_lm`."""
+    """Return the KL of one model from another at each token, fp32 [tokens], without holding more logits than
+    `causal_lm`.
+    """
     width = features.shape[1] if head is None else head.weight.shape[0]
     chunk = max(1, MAX_LOGITS_BYTES // (4 * width))
     parts = [
@@ -152,13 +153,13 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def probe(model: Any) -> Traits:
-    """As for language, without dropout."""
+    """Probe as `causal_lm` does, without dropout."""
     disable_dropout(model)
     return causal_lm.probe(model)
 
 
 def collate(pad_token_id: int, samples: Sequence[Sample], _: Sequence[int], length: int) -> MicroBatch:
-    """Pairs of different lengths, as [pairs, 2, length]."""
+    """Pad pairs of different lengths, as [pairs, 2, length]."""
     answers = [answer for sample in samples for answer in split_pair(sample)]
     padded = pad(answers, {"input_ids": pad_token_id, "labels": IGNORED}, length)
     inputs = {name: padded[name].view(len(samples), 2, -1) for name in ("input_ids", "labels")}
@@ -167,7 +168,7 @@ def collate(pad_token_id: int, samples: Sequence[Sample], _: Sequence[int], leng
 
 
 def split_pair(sample: Sample) -> list[Sample]:
-    """Prompt and chosen answer, prompt and rejected answer; the answers' tokens are labels."""
+    """Return prompt with chosen answer and prompt with rejected answer; the tokens of the answers are the labels."""
     end, *starts = sample["spans"]
     parts = sample["input_ids"][:end], sample["input_ids"][end:]
     return [
@@ -176,13 +177,13 @@ def split_pair(sample: Sample) -> list[Sample]:
     ]
 
 
-def judge(_: Sample, predicted: Tensor) -> Fact:
-    """Margin, KL summed over the answers' tokens, and their number."""
+def observe(_: Sample, predicted: Tensor) -> Fact:
+    """Return the margin, the KL summed over the answers' tokens, and the number of these."""
     return predicted.tolist()
 
 
 def score(facts: Sequence[Fact]) -> dict[str, float]:
-    """See the module."""
+    """Return pairAccuracy, margin and kl, see the module."""
     margins, divergences, counts = np.array(facts).T
     return {
         "pairAccuracy": float((margins > 0).mean()),
@@ -192,14 +193,13 @@ def score(facts: Sequence[Fact]) -> dict[str, float]:
 
 
 def build_objective(recipe: Recipe, info: DatasetInfo) -> Objective:
-    """With the recipe's beta."""
+    """Build the objective with the recipe's beta."""
     assert info.pad_token_id is not None
     return Objective(
-        auto_class=AutoModelForCausalLM,
         module=partial(PreferenceModel, recipe.beta),
         probe=probe,
         collate=partial(collate, info.pad_token_id),
         needs_reference=True,
-        judge=judge,
+        observe=observe,
         score=score,
     )

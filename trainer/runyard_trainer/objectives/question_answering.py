@@ -2,9 +2,9 @@
 
     loss   the mean of two cross-entropies, of the first token and of the last, over the tokens of a window
 
-Padding has no part in it, so that it does not depend on what windows are batched with. The answer to a question is the
-best of all spans of at most MAX_ANSWER_TOKENS tokens of the context, over all of its windows: that with the highest sum
-of the logits of its first and of its last token.
+Padding gets no probability, so the loss does not depend on what windows are batched with. The answer to a question is
+the best of all spans of at most MAX_ANSWER_TOKENS tokens of the context, over all of its windows: the one with the
+highest sum of the logits of its first and of its last token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoModelForQuestionAnswering
 
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import DatasetInfo
@@ -37,13 +36,15 @@ class AnswerFinder(ObjectiveModule):
     """The objective around a transformers model for question answering."""
 
     def forward(self, start_positions: Tensor, end_positions: Tensor, **inputs: Tensor) -> Tensor:  # type: ignore[override]  # it needs these
-        """Summed loss, [1]; positions are int64 [windows]."""
+        """Return the summed loss, [1]; positions are int64 [windows]."""
         return self.predict(start_positions, end_positions, **inputs)[0]
 
     def predict(  # type: ignore[override]  # as above
         self, start_positions: Tensor, end_positions: Tensor, **inputs: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Also the logits of each token to be the first and the last of the answer, fp32 [windows, 2, tokens]."""
+        """Return the same and each token's logits to be the first and the last of the answer, fp32 [windows, 2,
+        tokens].
+        """
         output = self.run_padded(**inputs)
         logits = torch.stack([output.start_logits, output.end_logits], dim=1).float()
         logits = logits.masked_fill(inputs["attention_mask"][:, None] == 0, torch.finfo(logits.dtype).min)
@@ -56,7 +57,7 @@ _STACKED = ("start_positions", "end_positions")
 
 
 def collate(pad_token_id: int, samples: Sequence[Sample], _: Sequence[int], length: int) -> MicroBatch:
-    """Windows of different lengths."""
+    """Pad windows of different lengths."""
     fills = {"input_ids": pad_token_id, "token_type_ids": 0}
     inputs = pad([{name: sample[name] for name in (*fills, *_STACKED)} for sample in samples], fills, length)
     num_windows = int((inputs["start_positions"] != IGNORED).sum())
@@ -74,11 +75,11 @@ class FoundAnswer:
     score: float
     text: str
     answers: list[str]
-    """Those that are right."""
+    """The right answers."""
 
 
-def judge(sample: Sample, logits: Tensor) -> Fact:
-    """The window's best answer."""
+def observe(sample: Sample, logits: Tensor) -> Fact:
+    """Return the window's best answer."""
     first, count = sample["first_token"], len(sample["starts"])
     start_logits, end_logits = logits[:, first : first + count].numpy()
     start, end, score = find_best_span(start_logits, end_logits)
@@ -89,7 +90,7 @@ def judge(sample: Sample, logits: Tensor) -> Fact:
 def find_best_span(
     start_logits: NDArray[np.float32], end_logits: NDArray[np.float32], max_tokens: int = MAX_ANSWER_TOKENS
 ) -> tuple[int, int, float]:
-    """First and last token of the span whose two logits have the highest sum, and that sum."""
+    """Return the first and last token of the span whose two logits have the highest sum, and that sum."""
     padded = np.pad(end_logits, (0, max_tokens - 1), constant_values=-np.inf)
     scores = start_logits[:, None] + np.lib.stride_tricks.sliding_window_view(padded, max_tokens)
     start, more = np.unravel_index(scores.argmax(), scores.shape)
@@ -97,7 +98,9 @@ def find_best_span(
 
 
 def score(facts: Sequence[FoundAnswer]) -> dict[str, float]:
-    """Over questions: the best window's answer against the right one that is most like it, as SQuAD's script does."""
+    """Compare the best window's answer to each question with the right one that is most like it, as SQuAD's script
+    does.
+    """
     best: dict[int, FoundAnswer] = {}
     for fact in facts:
         if fact.question not in best or fact.score > best[fact.question].score:
@@ -117,17 +120,17 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize(answer: str) -> str:
-    """Lower case, no punctuation, no articles, single spaces: as SQuAD's script compares answers."""
+    """Return an answer in lower case, without punctuation and articles, in single spaces, as SQuAD's script does."""
     return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_NO_PUNCTUATION)).split())
 
 
 def is_same(found: str, right: str) -> bool:
-    """Exact match."""
+    """Return whether two answers match exactly, once normalized."""
     return normalize(found) == normalize(right)
 
 
 def measure_f1(found: str, right: str) -> float:
-    """Of the words of two answers; where one has none left, 1 if both have none."""
+    """Return the F1 of the words of two answers; where one has none left, 1 if both have none."""
     words, right_words = normalize(found).split(), normalize(right).split()
     if not words or not right_words:
         return float(words == right_words)
@@ -136,20 +139,19 @@ def measure_f1(found: str, right: str) -> float:
 
 
 def configure(config: Any) -> None:
-    """The head has two outputs: the logits of the first and of the last token."""
+    """Give the head two outputs: the logits of the first and of the last token."""
     config.num_labels = 2
 
 
 def build_objective(_: Recipe, info: DatasetInfo) -> Objective:
-    """Find answers."""
+    """Build the objective: find answers."""
     assert info.pad_token_id is not None
     return Objective(
-        auto_class=AutoModelForQuestionAnswering,
         module=AnswerFinder,
         probe=probe_padded,
         collate=partial(collate, info.pad_token_id),
         configure=configure,
         new_weights=("qa_outputs", "head", "classifier"),
-        judge=judge,
+        observe=observe,
         score=score,
     )

@@ -1,6 +1,6 @@
-"""Answer: predict the next token where the model is to write itself, and nowhere else.
+"""Learn to answer: predict the next token of answers, and nowhere else.
 
-Records are packed and separated as documents are in `causal_lm`, whose loss this is, over fewer tokens.
+Records are packed as documents are in `causal_lm`, without seeing each other. The loss is the same, over fewer tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import DatasetInfo
@@ -23,10 +22,11 @@ from runyard_trainer.objectives.causal_lm import MAX_LOGITS_BYTES, CausalLM, col
 
 
 class AnsweringLM(CausalLM):
-    """A causal language model that also says where it holds the right token for the likeliest."""
+    """A causal language model that also returns where the right token is the likeliest."""
 
     def predict(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # these are its inputs
-        """As forward; also 1 where the next token is the likeliest, 0 where another is, -100 where none is trained on.
+        """Return the same as forward and, of each token, 1 where the next one is the likeliest, 0 where another is,
+        -100 where none is trained on.
 
         Returns:
             The summed loss, [1], and int64 [sequences, length].
@@ -53,19 +53,19 @@ def _compare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return loss, torch.where(targets == IGNORED, IGNORED, is_right)
 
 
-def judge(_: Sample, predicted: Tensor) -> Fact:
-    """How many tokens were right, and how many there are."""
+def observe(_: Sample, predicted: Tensor) -> Fact:
+    """Return how many tokens were right, and how many there are."""
     return int((predicted == 1).sum()), int((predicted != IGNORED).sum())
 
 
 def score(facts: Sequence[Fact]) -> dict[str, float]:
-    """The share of trained tokens that were the likeliest, each predicted from those before it as they are written."""
+    """Return the share of trained tokens that were the likeliest, each predicted from the true ones before it."""
     right, total = map(sum, zip(*facts, strict=True))
     return {"tokenAccuracy": right / total}
 
 
 def configure(info: DatasetInfo, config: Any) -> None:
-    """What ends an answer ends what the exported model generates, besides what did so before."""
+    """Add the tokens that end an answer to those that end what the exported model generates."""
     known = config.eos_token_id
     ends = list(known) if isinstance(known, list) else [] if known is None else [known]
     ends += [token for token in info.stop_token_ids if token not in ends]
@@ -73,14 +73,13 @@ def configure(info: DatasetInfo, config: Any) -> None:
 
 
 def build_objective(_recipe: Recipe, info: DatasetInfo) -> Objective:
-    """Answer."""
+    """Build the objective: answer."""
     return Objective(
-        auto_class=AutoModelForCausalLM,
         module=AnsweringLM,
         probe=probe,
         collate=collate,
         configure=partial(configure, info),
-        judge=judge,
+        observe=observe,
         score=score,
         writes_answers=True,
     )

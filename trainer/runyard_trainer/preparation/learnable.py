@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.objectives import OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.manifest import StreamInfo
@@ -77,7 +78,7 @@ def check_targets(dataset: Dataset, recipe: Recipe) -> None:
         UserError: DATA_ERROR.
     """
     train = dataset.info.streams["train"]
-    if recipe.objective == "causal-lm" and train.tokens == train.documents:
+    if OBJECTIVES[recipe.objective].continues_text and train.tokens == train.documents:
         raise UserError(
             f"data.train has {train.documents} documents of one token each, and the first token of a document is "
             "predicted from nothing, so nothing would be learned: give longer documents",

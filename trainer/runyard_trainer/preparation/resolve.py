@@ -8,6 +8,7 @@ from fractions import Fraction
 from transformers import PretrainedConfig
 
 from runyard_trainer.contract.data import DEFAULT_NOISE_CLIP
+from runyard_trainer.contract.objectives import OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Estimate
 from runyard_trainer.data.dataset.dataset import Dataset, DatasetInfo
@@ -66,7 +67,7 @@ def resolve_method(recipe: Recipe) -> dict[str, str]:
             "alpha": f"{recipe.method.resolved_alpha:g}",
             "dropout": f"{recipe.adapter_dropout:g}",
         }
-    return resolved | ({"beta": f"{recipe.beta:g}"} if recipe.objective == "preference" else {})
+    return resolved | ({"beta": f"{recipe.beta:g}"} if OBJECTIVES[recipe.objective].compares_answers else {})
 
 
 def estimate_prepared(dataset: Dataset, recipe: Recipe, config: PretrainedConfig) -> Estimate:

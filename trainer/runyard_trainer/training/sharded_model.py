@@ -74,7 +74,7 @@ def load_model(
         nonlocal generation
         model, generation = _build_full_model(recipe, objective, data, context)
         if recipe.method.is_adapter:
-            add_adapter(model, recipe, objective.new_weights, objective.auto_class.__name__)
+            add_adapter(model, recipe, objective.new_weights)
         full.append(model)
         with buffers_kept(model):
             traits = objective.probe(model)
@@ -105,7 +105,7 @@ def build_empty_model(
         model = _build_model(config, objective)
         adapted = None
         if recipe.method.is_adapter:
-            adapted = add_adapter(model, recipe, objective.new_weights, objective.auto_class.__name__)
+            adapted = add_adapter(model, recipe, objective.new_weights)
     model.tie_weights()
     return model, adapted
 

@@ -13,17 +13,14 @@ import yaml
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Fertility, Losses
 from runyard_trainer.data.dataset.token_shards import StreamInfo
-from runyard_trainer.export.chart import Curve, draw_curve, read_curve, smooth
-from runyard_trainer.export.continuations import Sample, choose_prompts
+from runyard_trainer.export.continuations import Continuation
 from runyard_trainer.export.report import (
     RunSummary,
     TrainedRun,
-    compare,
     format_count,
     format_number,
     render_card,
     render_report,
-    verdict,
 )
 
 BEFORE = Losses(domain_loss=5.5, domain_bits_per_byte=2.6, general_loss=3.25, general_bits_per_byte=1.25)
@@ -73,7 +70,9 @@ def build_summary(before: Losses | None = BEFORE, after: Losses = AFTER) -> RunS
             "validation": StreamInfo(documents=9, tokens=40_000, bytes=130_000, document_tokens=lengths),
             "general": StreamInfo(documents=90, tokens=41_000, bytes=180_000, document_tokens=lengths),
         },
-        samples=[Sample("def close(self):\n    <script>", '\n        """Close & flush."""\n        self._fp.close()')],
+        continuations=[
+            Continuation("def close(self):\n    <script>", '\n        """Close & flush."""\n        self._fp.close()')
+        ],
         lineage={
             "run": {"name": "code", "namespace": "default", "uid": "0b1d", "attempts": 2, "processes": 4},
             "created": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).isoformat(),
@@ -135,6 +134,18 @@ def test_the_page_tells_better_and_worse_by_word_and_not_by_colour_alone() -> No
     assert '<span class="worse">+0.250</span> <span class="word worse">worse</span>' in html
 
 
+@pytest.mark.parametrize(
+    ("tasks", "want"),
+    [
+        (None, "Lower is better in every row."),
+        ({"exam": {"accuracy": 0.5}}, "Losses are better lower, the other measures higher."),
+    ],
+    ids=["losses alone", "with a task"],
+)
+def test_the_page_says_which_rows_are_better_lower(tasks: dict[str, dict[str, float]] | None, want: str) -> None:
+    assert want in render_report(build_summary(after=AFTER.model_copy(update={"tasks": tasks})))
+
+
 def test_page_and_card_tell_how_finely_held_out_text_is_cut() -> None:
     summary = build_summary()
     told = Fertility(tokens_per_word=1.625, bytes_per_token=3.25)
@@ -155,7 +166,7 @@ def test_the_page_and_card_render_without(before: Losses | None) -> None:
     trained = dataclasses.replace(
         bare.trained, metrics_csv="step,loss\n", after=Losses(domain_loss=2.0, domain_bits_per_byte=1.0)
     )
-    summary = dataclasses.replace(bare, trained=trained, samples=[], lineage={**bare.lineage, "source": None})
+    summary = dataclasses.replace(bare, trained=trained, continuations=[], lineage={**bare.lineage, "source": None})
     html, card = render_report(summary), render_card(summary)
     assert "<svg" not in html
     assert "random weights" in html
@@ -185,57 +196,6 @@ def test_the_card_has_front_matter_a_table_and_how_to_load() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "want"),
-    [
-        (
-            BEFORE,
-            AFTER,
-            "The domain loss fell by 2.25 to 3.25 nats per token, "
-            "and the general loss rose by 0.25 to 3.50 nats per token.",
-        ),
-        (None, Losses(domain_loss=2.0), "The domain loss is 2.00 nats per token."),
-        (Losses(general_loss=2.001), Losses(general_loss=2.0), "The general loss stayed at 2.00 nats per token."),
-        (None, Losses(), "Nothing was held out, so nothing was measured."),
-    ],
-    ids=["both sets", "not measured before", "no change", "nothing held out"],
-)
-def test_the_verdict_says_in_words_what_the_table_shows(before: Losses | None, after: Losses, want: str) -> None:
-    assert verdict("causal-lm", before, after) == want
-
-
-def test_the_comparison_has_loss_perplexity_and_bits_for_each_measured_set() -> None:
-    rows = compare("causal-lm", BEFORE, AFTER)
-    assert [(row.held_out, row.measure, row.word) for row in rows] == [
-        ("Domain", "loss, nats per token", "better"),
-        ("Domain", "perplexity", "better"),
-        ("Domain", "bits per byte", "better"),
-        ("General", "loss, nats per token", "worse"),
-        ("General", "perplexity", "worse"),
-        ("General", "bits per byte", "worse"),
-    ]
-    assert rows[1].after == pytest.approx(math.exp(3.25))
-
-
-def test_smoothing_averages_what_is_there() -> None:
-    assert smooth([0, 3, 6, 3, 0], 3) == pytest.approx([1.5, 3, 4, 3, 1.5])
-    assert smooth([1, 2, 3], 1) == pytest.approx([1, 2, 3])
-
-
-def test_training_time_leaves_out_the_pause_between_two_attempts() -> None:
-    times = [10.0, 12.0, 14.0, 500.0, 502.0]
-    assert Curve([1, 2, 3, 4, 5], [1.0] * 5, [], times).training_s == pytest.approx(8.0)
-    assert Curve([1], [1.0], [], [10.0]).training_s is None
-
-
-def test_a_curve_skips_rows_without_a_finite_loss_and_needs_two_points() -> None:
-    curve = read_curve(
-        "step,loss,learning_rate,time\n1,2.5,0.1,1970-01-01T00:00:05.500Z\n2,,0.1,\n3,nan,0.1,\n4,2.25,0.05,1970-01-01T00:00:06Z\n"
-    )
-    assert curve == Curve(steps=[1, 4], losses=[2.5, 2.25], learning_rates=[0.1, 0.05], times=[5.5, 6.0])
-    assert draw_curve(Curve([1], [2.0], [], [])) == ""
-
-
-@pytest.mark.parametrize(
     ("text", "want"),
     [
         (format_count(12_345), "12,345"),
@@ -247,13 +207,6 @@ def test_a_curve_skips_rows_without_a_finite_loss_and_needs_two_points() -> None
 )
 def test_numbers_read_as_people_write_them(text: str, want: str) -> None:
     assert text == want
-
-
-def test_prompts_are_the_beginnings_of_the_first_long_texts_cut_at_a_word() -> None:
-    texts = ["too short", *[f"text {i} " + "word " * 100 for i in range(5)]]
-    prompts = choose_prompts(texts)
-    assert [prompt[:6] for prompt in prompts] == ["text 0", "text 1", "text 2"]
-    assert all(prompt.endswith("word") and len(prompt) <= 120 for prompt in prompts)
 
 
 def test_page_and_card_tell_what_was_chosen_left_out_and_weighed() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from runyard_trainer.contract.data import Columns
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.data.records.chat import ChatEncoder
+from runyard_trainer.data.records.chat.encoder import ChatEncoder
 from runyard_trainer.data.records.preference import AnswerPairEncoder, parse_answer_pair
 from runyard_trainer.data.sources.rows import Row
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, train_tokenizer

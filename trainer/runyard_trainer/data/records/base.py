@@ -17,37 +17,37 @@ from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer
 HELD_OUT_STREAMS = ("validation", "general")
 
 Sample = dict[str, Any]
-"""By name: int64 arrays that become tensors, those as long as `input_ids` belonging to its tokens, and beside them
-whatever it takes to judge what was predicted."""
+"""One sample of a step, by name: int64 arrays that become tensors, those as long as `input_ids` with a value for each
+token; and whatever else `Objective.observe` needs of it."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """What a record becomes: a row of a stream."""
+    """A row of a stream, made of a record."""
 
     columns: dict[str, Any]
-    """By the names of the encoder's schema; `input_ids` is one."""
+    """Values by the names of the encoder's schema; `input_ids` is one."""
     text_bytes: int
     """UTF-8 bytes of its text."""
     is_truncated: bool = False
-    """Whether the sequence length cut it."""
+    """Whether the text was cut to the sequence length."""
 
 
 class Encoder(Protocol):
-    """Makes examples of records, many at a time: tokenizers are quicker then."""
+    """Makes examples of records, many at a time, which tokenizers do faster."""
 
     schema: pa.Schema | None
-    """Of the examples; None: they are token ids alone, and lie in token shards."""
+    """The columns of the examples; None: token ids alone, kept in token shards."""
 
     def encode(self, records: Sequence[Any]) -> list[list[Example]]:
-        """The examples of each record; none where nothing of it would be trained on."""
+        """Return the examples of each record; none where nothing of it would be trained on."""
 
     def describe(self) -> dict[str, Any]:
-        """What all records together have shown, as fields of DatasetInfo; asked for after the last."""
+        """Return what all records together have shown, as fields of DatasetInfo; called after the last record."""
 
 
 class Samples(Protocol):
-    """What the places of a step are filled with: a sequence, a record, or several packed together."""
+    """The samples of a stream: each is a sequence, a record, or several records packed together."""
 
     def __len__(self) -> int: ...
 
@@ -55,39 +55,41 @@ class Samples(Protocol):
 
     @property
     def filler(self) -> Sample:
-        """A short one that goes through the model and weighs nothing."""
+        """A short sample that goes through the model and weighs nothing."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What of an example is learned, for people."""
+    """What is learned of an example, for the preview."""
 
     spans: list[tuple[int, int]]
-    """Starts and ends of the tokens of `input_ids` that the loss is taken over."""
+    """Starts and ends of the runs of `input_ids` that the loss is taken over."""
     target: str = ""
-    """What is learned instead, such as a class."""
+    """What is learned instead of tokens, such as a class."""
 
 
 @dataclass(frozen=True)
 class RecordKind:
-    """One kind of record, and what is done with it."""
+    """One kind of record: how it is read, encoded and sampled."""
 
+    definition: str
+    """How held-out records are laid out and measured, for eval.json."""
     parse: Callable[[Row], Any]
-    """The record that a row holds; raises BadRecord."""
+    """Reads the record that a row holds; raises BadRecord."""
     identity: Callable[[Any], str]
-    """The text that makes two records the same: held out together, and empty where there is nothing to learn from."""
+    """Returns the text by which two records are the same, so held out together; empty: there is nothing to learn."""
     to_json: Callable[[Any], dict[str, Any]]
-    """A held-out record, as a person can read it."""
+    """Returns a held-out record as a row of JSONL that a person can read."""
     build_encoder: Callable[[DocumentTokenizer, Recipe], Encoder]
     open_samples: Callable[[Dataset, str, Recipe], Samples]
-    """The samples of a stream of a prepared dataset."""
+    """Opens the samples of a stream of a prepared dataset."""
     depends_on: Callable[[Recipe], dict[str, Any]] = field(default=lambda _: {})
-    """What of the recipe the examples depend on: a part of the dataset's key."""
+    """Returns the settings that the examples depend on: a part of the dataset's key."""
     split_samples: Callable[[Samples, StreamInfo, Recipe], list[int]] = field(
         default=lambda _samples, info, _recipe: [source.documents for source in info.by_source]
     )
-    """How many samples of a stream are of each source, in order: as many as examples, where nothing else is said."""
+    """Counts the samples of each source of a stream, in order. Absent: a sample for each example."""
     show: Callable[[dict[str, Any]], Shown] = field(default=lambda columns: Shown([(0, len(columns["input_ids"]))]))
-    """What is learned of an example with these columns: all of its tokens, where a kind says nothing else."""
+    """Returns what is learned of an example with these columns. Absent: all of its tokens."""
     tokenizer_text: Callable[[Any], str] | None = None
-    """What of a record a new tokenizer learns from; None: its identity. Raises UserError where that cannot be."""
+    """Returns the text that a new tokenizer learns from, or raises UserError. Absent: the identity."""

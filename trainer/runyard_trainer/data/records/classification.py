@@ -1,12 +1,12 @@
 """Texts with a class, or with any number of classes: `text` (, `text_pair`), and `label` or `labels`.
 
-A second text under another name, such as `sentence2` or `hypothesis`, is refused (`unread`): many classes are of both.
+A second text under another name, such as `sentence2` or `hypothesis`, is refused (`unread`): the class may be of both.
 
 The classes are all that the data names: numbers first, in order of size, then the others in order of name. So output i
 of the model is class i where they are numbered from 0 on without a gap, in JSON or as text ("0", "1.0"), whatever is
-beside them. Where the numbers begin elsewhere or leave one out, outputs are still counted from 0: the log says so, and
-the model's `id2label` which is which. Whether a text has one class or several is the data's to say, the same for all
-of it.
+beside them. Where the numbers begin elsewhere or leave one out, outputs are still counted from 0: a warning says so,
+and the model's `id2label` names each output's class. The data decides whether texts have one class (`label`) or several
+(`labels`), the same for all of them.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelledText:
-    """A text, or a pair of them, and what it is."""
+    """A text, or a pair of texts, with its classes."""
 
     text: str
     text_pair: str | None
     labels: tuple[str, ...]
     is_multi_label: bool
     place: str
-    """Where it was read."""
+    """The URI it was read from, with the line where there are several."""
 
     def to_json(self) -> dict[str, Any]:
-        """As a row of JSONL."""
+        """Return the record as a row of JSONL."""
         pair = {} if self.text_pair is None else {"text_pair": self.text_pair}
         labels = {"labels": list(self.labels)} if self.is_multi_label else {"label": self.labels[0]}
         return {"text": self.text, **pair, **labels}
 
 
 def parse_labelled_text(row: Row) -> LabelledText:
-    """See the module; raises BadRecord."""
+    """Read the text of a row and its classes, see the module; raises BadRecord."""
     given = [name for name in ("label", "labels") if name in row]
     if len(given) != 1:
         names = f"{row.name_of('label')!r} or {row.name_of('labels')!r}"
@@ -89,7 +89,7 @@ def _to_label(value: object, name: str) -> str:
 
 
 def order_classes(names: Iterable[str]) -> list[str]:
-    """Each once, in the order of the model's outputs, see the module; numbers of one size are in order of name."""
+    """Return each class once, in the order of the model's outputs, see the module; equal numbers in order of name."""
     return sorted(set(names), key=_rank)
 
 
@@ -99,12 +99,12 @@ def _rank(name: str) -> tuple[bool, Decimal, str]:
 
 
 def _to_number(name: str) -> Decimal | None:
-    """Exact, however many digits it has."""
+    """Return the number that a class is named by, exact however many digits it has; None where it is no number."""
     return Decimal(name.strip()) if _NUMBER.fullmatch(name.strip()) else None
 
 
 def _warn_of_other_numbers(classes: Sequence[str]) -> None:
-    """Whoever takes the likeliest output for the class would be wrong, and no metric would show it."""
+    """Warn where output i is not class i: no metric shows the mistake of taking one for the other."""
     for output, name in enumerate(classes):
         number = _to_number(name)
         if number is not None and number != output:
@@ -119,7 +119,7 @@ def _warn_of_other_numbers(classes: Sequence[str]) -> None:
 
 @dataclass
 class LabelledTextEncoder:
-    """Text as the model's own tokenizer lays it out, special tokens and all, cut to the sequence length."""
+    """Encodes texts as the model's own tokenizer lays them out, with special tokens, cut to the sequence length."""
 
     tokenizer: DocumentTokenizer
     length: int
@@ -127,10 +127,10 @@ class LabelledTextEncoder:
     labels: set[str] = field(default_factory=set)
     """Every class seen so far."""
     first: LabelledText | None = None
-    """The first record: it says for all whether they have one class or several."""
+    """The first record, which decides for all whether they have one class or several."""
 
     def encode(self, records: Sequence[LabelledText]) -> list[list[Example]]:
-        """See `Encoder`."""
+        """Encode records, see `Encoder`."""
         for record in records:
             self._note(record)
         inputs = [
@@ -149,7 +149,7 @@ class LabelledTextEncoder:
         return Example(columns, text_bytes, is_truncated=bool(encoding.overflowing))
 
     def describe(self) -> dict[str, Any]:
-        """See `Encoder`."""
+        """Describe all records, see `Encoder`."""
         is_multi_label = self.first is not None and self.first.is_multi_label
         if self.first is not None and len(self.labels) < (1 if is_multi_label else 2):
             found = f"every text has the class {self.first.labels[0]!r}" if self.labels else "no text has any class"
@@ -172,7 +172,7 @@ class LabelledTextEncoder:
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """The examples of a stream, classes as numbers: one, or a 0 or 1 for each class."""
+    """The samples of a stream, with the number of the class, or a 0 or 1 for each class."""
 
     examples: Examples
     label_ids: dict[str, int]
@@ -192,7 +192,7 @@ class LabelledTexts:
 
     @property
     def filler(self) -> Sample:
-        """Belongs to no class."""
+        """A text that belongs to no class."""
         token = np.zeros(1, dtype=np.int64)
         return {"input_ids": token, "token_type_ids": token, "labels": self._to_target([IGNORED])}
 
@@ -205,12 +205,19 @@ class LabelledTexts:
 
 
 def open_labelled_texts(dataset: Dataset, stream: str, _: Recipe) -> LabelledTexts:
-    """The samples of a stream."""
+    """Open the samples of a stream."""
     label_ids = {label: i for i, label in enumerate(dataset.info.labels)}
     return LabelledTexts(dataset.examples(stream), label_ids, dataset.info.is_multi_label)
 
 
+DEFINITION = (
+    "Each record is tokenized as the tokenizer lays out a text or a pair, special tokens and all, and cut to "
+    "sequenceLength tokens. The loss is the mean cross-entropy over texts (of several classes: binary "
+    "cross-entropy, over texts and classes), in nats. The metrics are scikit-learn's."
+)
+
 KIND = RecordKind(
+    definition=DEFINITION,
     parse=parse_labelled_text,
     identity=lambda record: record.text + (f"\n{record.text_pair}" if record.text_pair else ""),
     to_json=LabelledText.to_json,

@@ -2,8 +2,8 @@
 
     document ─(the model's own tokenizer)─> [CLS] tokens [SEP], [CLS] more tokens [SEP], ...
 
-No window has text of two documents. Beside each token lies the number of the word that it belongs to, or -1 where it is
-never masked: special tokens, those that a text spells out among them, and what the tokenizer does not know.
+No window has text of two documents. Beside each token lies the number of its word, or -1 where it is never masked:
+special tokens, also those that a text spells out, and unknown tokens.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from runyard_trainer.data.records.text import parse_text
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer
 
 NOT_MASKED = -1
-"""In place of a word's number."""
+"""The word number of tokens that are never masked."""
 
 _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "word_ids": pa.list_(pa.int32())})
 
 
 @dataclass
 class MaskedTextEncoder:
-    """Cuts documents into windows; what is left at a document's end is a shorter one."""
+    """Cuts documents into windows, of which a document's last may be shorter."""
 
     tokenizer: DocumentTokenizer
     length: int
     schema: pa.Schema = _SCHEMA
 
     def encode(self, records: Sequence[str]) -> list[list[Example]]:
-        """See `Encoder`."""
+        """Encode records, see `Encoder`."""
         return [
             [
                 Example(columns, len(text.encode()) if number == 0 else 0)
@@ -49,7 +49,7 @@ class MaskedTextEncoder:
         ]
 
     def describe(self) -> dict[str, Any]:
-        """See `Encoder`."""
+        """Describe all records, see `Encoder`."""
         return describe_special_tokens(self.tokenizer)
 
     def _to_columns(self, window: Encoding) -> dict[str, Any] | None:
@@ -58,7 +58,7 @@ class MaskedTextEncoder:
 
 
 def number_words(encoding: Encoding, special: frozenset[int]) -> list[int]:
-    """Of each token, the number of its word; NOT_MASKED of special ones, which are no text."""
+    """Return the number of each token's word; NOT_MASKED for special tokens, which are no text."""
     return [
         NOT_MASKED if word is None or token in special else word
         for token, word in zip(encoding.ids, encoding.word_ids, strict=True)
@@ -66,7 +66,7 @@ def number_words(encoding: Encoding, special: frozenset[int]) -> list[int]:
 
 
 def describe_special_tokens(tokenizer: DocumentTokenizer) -> dict[str, Any]:
-    """As fields of DatasetInfo."""
+    """Return the special tokens as fields of DatasetInfo."""
     return {
         "cls_token_id": tokenizer.cls_token_id,
         "sep_token_id": tokenizer.sep_token_id,
@@ -116,16 +116,24 @@ class MaskedTexts:
 
     @property
     def filler(self) -> Sample:
-        """One token, never masked."""
+        """A text of one token, never masked."""
         return {"input_ids": np.zeros(1, dtype=np.int64), "word_ids": np.full(1, NOT_MASKED, dtype=np.int64)}
 
 
 def show_words(columns: dict[str, Any]) -> Shown:
-    """The tokens of which 15 % are masked, others each time."""
+    """Show the tokens of which 15 % are masked, others each time."""
     return Shown([(place, place + 1) for place, word in enumerate(columns["word_ids"]) if word != NOT_MASKED])
 
 
+DEFINITION = (
+    "Each document of `text` is tokenized with the tokenizer's special tokens in windows of sequenceLength tokens, "
+    "each a sample, padded with an attention mask. 15 % of the tokens are drawn for each sample from its number "
+    "(numpy's PCG64 seeded with a blake2b of `0/-1/number`): the same ones each time. The loss is the mean of -ln p "
+    "over them, in nats."
+)
+
 KIND = RecordKind(
+    definition=DEFINITION,
     parse=parse_text,
     identity=lambda text: text,
     to_json=lambda text: {"text": text},

@@ -2,7 +2,7 @@
 
     lengths ─(pack_lengths)─> which records lie in which sequence ─> input_ids, position_ids that restart, labels
 
-Which records lie together follows from the lengths alone, so every rank and attempt packs alike, without a word.
+Which records lie together follows from the lengths alone, so every rank and attempt packs alike.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runyard_trainer.data.records.base import Sample
 
 
 def pack_lengths(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
-    """The records of each sequence, by their place in `lengths`; none is longer than `capacity`.
+    """Return the records of each sequence, by their place in `lengths`; none is longer than `capacity`.
 
     Best fit: from the longest to the shortest, each goes where it leaves the least room.
     """
@@ -54,7 +54,7 @@ class PackedRecords:
     length: int
     eos_token_id: int
     sizes: list[int]
-    """How many of the sequences are of each source; none has records of two, where sources have weights."""
+    """The number of sequences of each source. Where sources have weights, no sequence has records of two."""
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -72,14 +72,14 @@ class PackedRecords:
 
     @property
     def filler(self) -> Sample:
-        """All padding."""
+        """A sequence of padding."""
         nothing = np.empty(0, dtype=np.int64)
         packed = pack(nothing, nothing, self.length, self.eos_token_id)
         return {"input_ids": packed.input_ids, "position_ids": packed.position_ids, "labels": packed.labels}
 
 
 def open_packed_records(dataset: Dataset, stream: str, recipe: Recipe) -> PackedRecords:
-    """The sequences of a stream."""
+    """Open the sequences of a stream."""
     examples, length = dataset.examples(stream), recipe.training.sequence_length
     sizes = [len(examples)]
     if stream == "train" and any(source.weight != 1 for source in recipe.data.train):
@@ -90,7 +90,9 @@ def open_packed_records(dataset: Dataset, stream: str, recipe: Recipe) -> Packed
 
 
 def pack_apart(lengths: NDArray[np.int64], sizes: Sequence[int], capacity: int) -> list[list[list[int]]]:
-    """The sequences of each of these many records one after the other, as `pack_lengths` has them."""
+    """Return the sequences of records whose first `sizes[0]` are packed by `pack_lengths`, then the next `sizes[1]`,
+    ...
+    """
     packed, start = [], 0
     for size in sizes:
         sequences = pack_lengths(lengths[start : start + size], capacity)

@@ -8,7 +8,7 @@ Chats may have `system` beside them, which then is their first message. Other fi
 refused (`unread`).
 
 A text's answer ends with the end-of-document token; a chat is laid out by the tokenizer's own template, which ends its
-turns as the model knows it (`chat`). All that stands behind a prompt is its answer.
+turns as the model knows it (`chat.layout`). Everything behind a prompt is its answer.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,20 +27,27 @@ from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.example_shards import Examples
 from runyard_trainer.data.records import unread
 from runyard_trainer.data.records.base import Example, RecordKind, Sample, Shown
-from runyard_trainer.data.records.chat import ChatEncoder, Dialogue, Tokens, Turn, put_system_first
+from runyard_trainer.data.records.chat.encoder import ChatEncoder, Tokens
+from runyard_trainer.data.records.chat.messages import (
+    Dialogue,
+    Turn,
+    parse_message,
+    parse_messages,
+    put_system_first,
+)
 from runyard_trainer.data.records.unread import Said
-from runyard_trainer.data.sources.rows import BadRecord, Row, check_encodable, name_of_type
+from runyard_trainer.data.sources.rows import BadRecord, Row
 
 _SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32()), "spans": pa.list_(pa.int32())})
-"""Prompt and chosen answer, then prompt and rejected answer; how long that of the chosen one is, and where in each the
-answer starts."""
+"""`input_ids`: prompt and chosen answer, then prompt and rejected answer. `spans`: the length of the first of the two,
+and the start of the answer in each."""
 
 _OPENAI_NAMES = {"prompt": "input", "chosen": "preferred_output", "rejected": "non_preferred_output"}
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 Message = dict[str, str]
 Text = str | list[Message]
-"""What was said: a text, or the messages of a chat."""
+"""A prompt or an answer: a text, or the messages of a chat."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +58,21 @@ class AnswerPair:
     chosen: Text
     rejected: Text
     place: str
-    """Where it was read."""
+    """The URI it was read from, with the line where there are several."""
 
     @property
     def identity(self) -> str:
-        """As text; empty where it says nothing."""
+        """The pair as text; empty where it says nothing."""
         parts = [part if isinstance(part, str) else json.dumps(part) for part in self._parts]
         return "\n".join(parts) if any(part.strip() for part in parts) else ""
 
     def to_json(self) -> dict[str, Any]:
-        """As a row of JSONL."""
+        """Return the record as a row of JSONL."""
         return {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
 
     @property
     def num_bytes(self) -> int:
-        """UTF-8 bytes of what is said."""
+        """UTF-8 bytes of prompt and answers."""
         return sum(len(text.encode()) for part in self._parts for text in _texts_of(part))
 
     @property
@@ -80,7 +88,7 @@ def _texts_of(part: Text) -> list[str]:
 
 
 def parse_answer_pair(row: Row) -> AnswerPair:
-    """See the module; raises BadRecord."""
+    """Read the prompt of a row and its two answers, see the module; raises BadRecord."""
     is_openai = "preferred_output" in row.fields
     pair = _parse_openai(row) if is_openai else _parse_columns(row)
     if pair.chosen == pair.rejected:
@@ -138,34 +146,24 @@ def _parse_openai(row: Row) -> AnswerPair:
 
 
 def _build_chat(row: Row, values: dict[str, Any], names: dict[str, str]) -> AnswerPair:
-    chats = {field: _parse_messages(value, names[field], field != "prompt") for field, value in values.items()}
+    chats = {
+        field: parse_messages(value, names[field], partial(_parse_turn, is_trained=field != "prompt"))
+        for field, value in values.items()
+    }
     for field in ("chosen", "rejected"):
-        if any(message["role"] != "assistant" for message in chats[field]):
+        if any(turn.role != "assistant" for turn in chats[field]):
             raise BadRecord(f"field {names[field]!r} has a message that is not the assistant's: leave it in the prompt")
-    turns = put_system_first(row, tuple(_to_turns(chats["prompt"], "user")), names["prompt"])
-    prompt = [{"role": turn.role, "content": turn.content} for turn in turns]
-    return AnswerPair(prompt, chats["chosen"], chats["rejected"], row.place)
+    chats["prompt"] = put_system_first(row, chats["prompt"], names["prompt"])
+    messages = {field: [turn.to_message() for turn in turns] for field, turns in chats.items()}
+    return AnswerPair(**messages, place=row.place)
 
 
-def _parse_messages(value: Any, name: str, is_trained: bool) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        raise BadRecord(f"field {name!r} is {name_of_type(value)}, not a list of messages with role and content")
-    return [_parse_message(message, f"{name}[{number}]", is_trained) for number, message in enumerate(value)]
-
-
-def _parse_message(message: Any, name: str, is_trained: bool) -> Message:
-    if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-        raise BadRecord(f"{name} is no message with role and content")
-    role, content = message["role"], message["content"]
-    if role not in _ROLES:
-        raise BadRecord(f"{name}.role is {role!r}: it is one of {', '.join(_ROLES)}")
-    if not isinstance(content, str):
-        raise BadRecord(f"{name}.content is {name_of_type(content)}, not a string")
-    check_encodable(content, f"{name}.content")
-    unread.refuse_unread_of_message(message, name, is_trained)
-    if message.get("weight") not in (None, int(is_trained)):
-        raise BadRecord(f"{name}.weight is {message['weight']!r}, and answers alone are learned: leave it out")
-    return {"role": role, "content": content}
+def _parse_turn(item: dict[str, Any], where: str, is_trained: bool) -> Turn:
+    turn = parse_message(item, where, _ROLES)
+    unread.refuse_unread_of_message(item, where, is_trained)
+    if item.get("weight") not in (None, int(is_trained)):
+        raise BadRecord(f"{where}.weight is {item['weight']!r}, and answers alone are learned: leave it out")
+    return turn
 
 
 # ------------------------------------------------------------------------------------------------------------- encoding
@@ -173,22 +171,22 @@ def _parse_message(message: Any, name: str, is_trained: bool) -> Message:
 
 @dataclass
 class AnswerPairEncoder:
-    """Prompt and answer of each, cut at the end to the sequence length."""
+    """Encodes prompt and answer of each pair, cut at the end to the sequence length."""
 
     chat: ChatEncoder
     length: int
     schema: pa.Schema = _SCHEMA
 
     def encode(self, records: Sequence[AnswerPair]) -> list[list[Example]]:
-        """See `Encoder`; a pair is left out whose prompt fills the sequence length, or whose answers are the same up to
-        there: neither is the better one then.
+        """Encode records, see `Encoder`. A pair is left out if its prompt fills the sequence length, or if its answers
+        are the same up to there, so that neither is the better one.
         """
         tokens = self.chat.encode_to_end([dialogue for record in records for dialogue in build_dialogues(record)])
         pairs = zip(tokens[::2], tokens[1::2], strict=True)
         return [self._to_examples(record, *pair) for record, pair in zip(records, pairs, strict=True)]
 
     def describe(self) -> dict[str, Any]:
-        """See `Encoder`."""
+        """Describe all records, see `Encoder`."""
         return {}
 
     def _to_examples(self, record: AnswerPair, chosen: Tokens, rejected: Tokens) -> list[Example]:
@@ -204,7 +202,9 @@ class AnswerPairEncoder:
 
 
 def build_dialogues(record: AnswerPair) -> tuple[Dialogue, Dialogue]:
-    """The prompt with the chosen answer, and with the rejected one, each trained on from its first message on."""
+    """Return the prompt with the chosen answer and with the rejected one, trained on from the first message of the
+    answer.
+    """
     is_chat = not isinstance(record.prompt, str)
     prompt = _to_turns(record.prompt, "user")
     chosen, rejected = (
@@ -224,7 +224,7 @@ def _to_turns(part: Text, speaker: str) -> list[Turn]:
 
 @dataclass(frozen=True)
 class AnswerPairs:
-    """The pairs of a stream, as they were encoded."""
+    """The samples of a stream: its pairs, as they were encoded."""
 
     examples: Examples
 
@@ -242,18 +242,27 @@ class AnswerPairs:
 
 
 def open_answer_pairs(dataset: Dataset, stream: str, _: Recipe) -> AnswerPairs:
-    """The samples of a stream."""
+    """Open the samples of a stream."""
     return AnswerPairs(dataset.examples(stream))
 
 
 def show_pair(columns: dict[str, Any]) -> Shown:
-    """Both answers."""
+    """Show both answers."""
     chosen_length, chosen_start, rejected_start = columns["spans"]
     rejected = (chosen_length + rejected_start, len(columns["input_ids"]))
     return Shown([(chosen_start, chosen_length), rejected])
 
 
+DEFINITION = (
+    "A prompt and its answer are laid out as for sft; the answer is all that stands behind the prompt, its end "
+    "included, and no token reaches from one into the other. An answer's log-probability is the sum of ln p over "
+    "its tokens; the margin of a pair is beta times how much more than in the start model that of the "
+    "chosen answer exceeds that of the rejected one. The loss is the mean of -ln sigmoid(margin) over pairs, in "
+    "nats; kl is the mean over the answers' tokens of the Kullback-Leibler divergence from the start model."
+)
+
 KIND = RecordKind(
+    definition=DEFINITION,
     parse=parse_answer_pair,
     identity=lambda record: record.identity,
     to_json=AnswerPair.to_json,

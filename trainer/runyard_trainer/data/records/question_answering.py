@@ -35,7 +35,7 @@ STRIDE = 128
 """Tokens of the context that a window shares with the one before."""
 
 MIN_CONTEXT_SHARE = 0.5
-"""Of a window's tokens."""
+"""The least share of a window's tokens that the context has."""
 
 _SHOWN_CHARACTERS = 40
 _SCHEMA = pa.schema(
@@ -55,20 +55,20 @@ _SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Question:
-    """A question about a text, and its answers there."""
+class AnsweredQuestion:
+    """A question about a text, with the answers that stand there."""
 
     id: str | None
     context: str
     question: str
     answers: tuple[str, ...]
     answer_starts: tuple[int, ...]
-    """Where each begins in the context, in characters."""
+    """The place of each answer's first character in the context."""
     place: str
-    """Where it was read."""
+    """The URI it was read from, with the line where there are several."""
 
     def to_json(self) -> dict[str, Any]:
-        """As a row of JSONL."""
+        """Return the record as a row of JSONL."""
         return {
             **({} if self.id is None else {"id": self.id}),
             "context": self.context,
@@ -77,8 +77,8 @@ class Question:
         }
 
 
-def parse_question(row: Row) -> Question:
-    """See the module; raises BadRecord."""
+def parse_question(row: Row) -> AnsweredQuestion:
+    """Read the question of a row, its context and its answers, see the module; raises BadRecord."""
     name = row.text("id") if "id" in row else None
     context, question = row.text("context"), row.text("question")
     if not question.strip():
@@ -88,7 +88,7 @@ def parse_question(row: Row) -> Question:
     texts, starts = _parse_answers(row.value("answers"), row.name_of("answers"))
     for number, (text, start) in enumerate(zip(texts, starts, strict=True)):
         _check_answer(context, text, start, row.name_of("answers"), number)
-    return Question(name, context, question, tuple(texts), tuple(starts), row.place)
+    return AnsweredQuestion(name, context, question, tuple(texts), tuple(starts), row.place)
 
 
 def _parse_answers(value: object, name: str) -> tuple[list[str], list[int]]:
@@ -140,14 +140,15 @@ def _shorten(text: str) -> str:
 
 
 def cut_windows(tokens: range, room: int) -> list[range]:
-    """Windows of at most `room` tokens over a context's, each but the first overlapping the one before."""
+    """Cut a context's tokens into windows of at most `room` tokens, each but the first overlapping the one before."""
     step = room - min(STRIDE, room // 2)
     num_more = -(-max(len(tokens) - room, 0) // step)
     return [tokens[number * step : number * step + room] for number in range(1 + num_more)]
 
 
 def find_answer(starts: Sequence[int], stops: Sequence[int], first: int, end: int) -> tuple[int, int] | None:
-    """The first and last of a window's tokens that have any of the characters [first, end); None if not all are there.
+    """Return the first and last of a window's tokens that have any of the characters [first, end); None if not all are
+    there.
 
     Args:
         starts: first character of each token.
@@ -162,25 +163,25 @@ def find_answer(starts: Sequence[int], stops: Sequence[int], first: int, end: in
 
 @dataclass
 class QuestionEncoder:
-    """Question and context as the model's own tokenizer lays out a pair."""
+    """Encodes question and context as the model's own tokenizer lays out a pair."""
 
     tokenizer: DocumentTokenizer
     length: int
     schema: pa.Schema = _SCHEMA
     num_questions: int = 0
-    """Seen so far."""
+    """The number of questions seen so far."""
 
-    def encode(self, records: Sequence[Question]) -> list[list[Example]]:
-        """See `Encoder`."""
+    def encode(self, records: Sequence[AnsweredQuestion]) -> list[list[Example]]:
+        """Encode records, see `Encoder`."""
         pairs = [(record.question, record.context) for record in records]
         encodings = self.tokenizer.encode_whole(pairs)
         return [list(self._to_examples(record, whole)) for record, whole in zip(records, encodings, strict=True)]
 
     def describe(self) -> dict[str, Any]:
-        """See `Encoder`."""
+        """Describe all records, see `Encoder`."""
         return {}
 
-    def _to_examples(self, record: Question, whole: Encoding) -> Iterator[Example]:
+    def _to_examples(self, record: AnsweredQuestion, whole: Encoding) -> Iterator[Example]:
         self.num_questions += 1
         places = [place for place, sequence in enumerate(whole.sequence_ids) if sequence == 1]
         if not places:
@@ -206,8 +207,8 @@ class QuestionEncoder:
             yield Example(columns, len(columns["text"].encode()))
 
 
-def _describe_context(record: Question, first_token: int, offsets: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """What a window shows of the context, and where in it the answer is."""
+def _describe_context(record: AnsweredQuestion, first_token: int, offsets: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Describe what a window shows of the context, and where in it the answer is."""
     starts, stops = zip(*offsets, strict=True)
     answer_start = record.answer_starts[0]
     answer = find_answer(starts, stops, answer_start, answer_start + len(record.answers[0]))
@@ -227,7 +228,7 @@ def _describe_context(record: Question, first_token: int, offsets: Sequence[tupl
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows of a stream."""
+    """The samples of a stream: its windows."""
 
     examples: Examples
 
@@ -241,26 +242,35 @@ class Windows:
 
     @property
     def filler(self) -> Sample:
-        """Has a token, and no answer."""
+        """A window of one token, without an answer."""
         token, ignored = np.zeros(1, dtype=np.int64), np.array(IGNORED, dtype=np.int64)
         return {"input_ids": token, "token_type_ids": token, "start_positions": ignored, "end_positions": ignored}
 
 
 def open_windows(dataset: Dataset, stream: str, _: Recipe) -> Windows:
-    """The samples of a stream."""
+    """Open the samples of a stream."""
     return Windows(dataset.examples(stream))
 
 
 def show_answer(columns: dict[str, Any]) -> Shown:
-    """The answer's tokens, where this window has them."""
+    """Show the answer's tokens, where this window has them."""
     start, end = columns["start_position"], columns["end_position"]
     return Shown([(start, end + 1)] if end else [], columns["answers"][0])
 
 
+DEFINITION = (
+    "Question and context are tokenized as a pair, in windows of at most sequenceLength tokens that overlap by 128 "
+    "tokens of the context (by half of their room where that is less). The loss of a window is the mean of the "
+    "cross-entropies of the first and of the last token over the window's tokens, in nats. The answer is the span "
+    "of at most 30 tokens of the context, over all windows, whose two logits have the highest sum. Exact match and "
+    "F1 compare answers as SQuAD's script does, as shares of 1."
+)
+
 KIND = RecordKind(
+    definition=DEFINITION,
     parse=parse_question,
     identity=lambda record: record.context,
-    to_json=Question.to_json,
+    to_json=AnsweredQuestion.to_json,
     build_encoder=lambda tokenizer, recipe: QuestionEncoder(tokenizer, recipe.training.sequence_length),
     open_samples=open_windows,
     depends_on=lambda recipe: {"sequenceLength": recipe.training.sequence_length},

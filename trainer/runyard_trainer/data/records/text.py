@@ -20,7 +20,7 @@ from runyard_trainer.data.sources.rows import BadRecord, Row, name_of_type
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer
 
 BEDROCK_FIELD = "input"
-"""What Amazon Bedrock calls the text of a record to go on pre-training with."""
+"""Amazon Bedrock's name for the text of a record to continue pre-training with."""
 
 _NO_DOCUMENT = ("instruction", "output", "prompt", "completion", "messages", "preferred_output")
 _ALL_ONES = ("attention_mask", "loss_mask", "completion_mask", "assistant_masks")
@@ -28,18 +28,18 @@ _ALL_ONES = ("attention_mask", "loss_mask", "completion_mask", "assistant_masks"
 
 @dataclass(frozen=True)
 class TokenIds:
-    """A document that came as token ids, end-of-document token included or not."""
+    """A document that came as token ids, with or without the end-of-document token."""
 
     ids: tuple[int, ...]
     place: str
-    """Where it was read."""
+    """The URI it was read from, with the line where there are several."""
 
 
 Document = str | TokenIds
 
 
 def parse_text(row: Row) -> str:
-    """The text of a row: `text`, or Bedrock's `input` where there is neither that nor an answer; raises BadRecord."""
+    """Read a row's text: `text`, or Bedrock's `input` where neither that nor an answer is there; raises BadRecord."""
     name = row.name_of("text")
     if name not in row.fields and name == Columns().text and BEDROCK_FIELD in row.fields:
         lost = [field for field in _NO_DOCUMENT if not is_nothing(row.fields.get(field))]
@@ -53,7 +53,7 @@ def parse_text(row: Row) -> str:
 
 
 def parse_document(row: Row) -> Document:
-    """The document of a row: its text, or `input_ids`; raises BadRecord."""
+    """Read the document of a row: its text, or `input_ids`; raises BadRecord."""
     text_name, ids_name = row.name_of("text"), row.name_of("input_ids")
     if ids_name not in row.fields:
         return parse_text(row)
@@ -65,7 +65,7 @@ def parse_document(row: Row) -> Document:
 
 
 def _check_all_are_learned(row: Row, ids: tuple[int, ...]) -> None:
-    """What is made for other trainers has masks beside the ids, and padding in them."""
+    """Refuse the masks and the padding that data made for other trainers has beside the ids."""
     beside = {name: value for name, value in row.fields.items() if isinstance(value, list) and len(value) == len(ids)}
     for name in _ALL_ONES:
         if any(item != 1 for item in beside.get(name, ())):
@@ -90,7 +90,7 @@ def _check_ids(value: object, name: str) -> tuple[int, ...]:
 
 
 def text_to_learn(document: Document) -> str:
-    """What a new tokenizer learns from."""
+    """Return the text that a new tokenizer learns from."""
     if isinstance(document, TokenIds):
         raise UserError(
             f"{document.place}: the text is tokenized already, so no tokens can be learned from it: name the tokenizer "
@@ -101,17 +101,17 @@ def text_to_learn(document: Document) -> str:
 
 
 def identity_of(document: Document) -> str:
-    """The text, or the ids as a text of numbers."""
+    """Return the text, or the ids as a text of numbers."""
     return " ".join(map(str, document.ids)) if isinstance(document, TokenIds) else document
 
 
 def document_to_json(document: Document) -> dict[str, Any]:
-    """As a row of JSONL."""
+    """Return a document as a row of JSONL."""
     return {"input_ids": list(document.ids)} if isinstance(document, TokenIds) else {"text": document}
 
 
 def encode_documents(tokenizer: DocumentTokenizer, documents: Sequence[Document]) -> list[tuple[list[int], int]]:
-    """Token ids of each document and the end-of-document token, and the UTF-8 bytes of its text."""
+    """Return each document's token ids with the end-of-document token, and the UTF-8 bytes of its text."""
     texts = [document for document in documents if isinstance(document, str)]
     encoded = iter(zip(texts, tokenizer.encode(texts), strict=True))
     found = []
@@ -137,26 +137,26 @@ def _finish_ids(tokenizer: DocumentTokenizer, document: TokenIds) -> list[int]:
 
 @dataclass
 class TextEncoder:
-    """Each document's token ids and the end-of-document token."""
+    """Encodes each document as its token ids and the end-of-document token."""
 
     tokenizer: DocumentTokenizer
     schema: None = None
 
     def encode(self, records: Sequence[Document]) -> list[list[Example]]:
-        """See `Encoder`."""
+        """Encode records, see `Encoder`."""
         return [
             [Example({"input_ids": token_ids}, num_bytes)]
             for token_ids, num_bytes in encode_documents(self.tokenizer, records)
         ]
 
     def describe(self) -> dict[str, Any]:
-        """See `Encoder`."""
+        """Describe all records, see `Encoder`."""
         return {}
 
 
 @dataclass(frozen=True)
 class PackedText:
-    """A stream of documents as sequences of one length."""
+    """The samples of a stream of documents: sequences of one length."""
 
     stream: Stream
     length: int
@@ -172,30 +172,39 @@ class PackedText:
 
     @property
     def filler(self) -> Sample:
-        """All padding."""
+        """A sequence of padding."""
         nothing = np.empty(0, dtype=np.int64)
         return to_sample(pack(nothing, nothing, self.length, self.eos_token_id))
 
 
 def open_packed_text(dataset: Dataset, stream: str, recipe: Recipe) -> PackedText:
-    """The sequences of a stream; only held-out text is measured to its last token."""
+    """Open the sequences of a stream; only held-out text is measured to its last token."""
     length = recipe.training.sequence_length
     return PackedText(dataset.stream(stream), length, dataset.info.eos_token_id, stream in HELD_OUT_STREAMS)
 
 
 def to_sample(sequence: PackedSequence) -> Sample:
-    """As a model is fed with it."""
+    """Return a sequence as the model reads it."""
     return {"input_ids": sequence.input_ids, "position_ids": sequence.position_ids, "labels": sequence.labels}
 
 
 def split_packed_text(samples: Samples, info: StreamInfo, recipe: Recipe) -> list[int]:
-    """A sequence with text of two sources is of the one that it begins with."""
+    """Count the sequences of each source; one with text of two sources belongs to the one that it begins with."""
     ends = np.cumsum([0, *(source.tokens for source in info.by_source)])
     starts = np.minimum(-(-ends // recipe.training.sequence_length), len(samples))
     return [int(size) for size in np.diff(starts)]
 
 
+DEFINITION = (
+    "Each document of `text` is tokenized without adding special tokens and gets one end-of-document token; the "
+    "documents are laid one after the other and cut every sequenceLength tokens, the last window padded. Position ids "
+    "restart at the start of each document and window (no attention mask, no cache), so that no token attends to or is "
+    "predicted from another document. A loss is the mean of -ln p over the predicted tokens, in nats; bits per byte "
+    "are loss x tokens / (ln 2 x bytes)."
+)
+
 KIND = RecordKind(
+    definition=DEFINITION,
     parse=parse_document,
     identity=identity_of,
     to_json=document_to_json,

@@ -34,7 +34,7 @@ OUTSIDE = "O"
 """The tag of a word that belongs to no entity."""
 
 NOWHERE = -1
-"""In place of a word's first piece: the sequence length cut it, or the tokenizer makes nothing of it."""
+"""The first piece of a word that has none: the sequence length cut it, or the tokenizer makes nothing of it."""
 
 _TAG = re.compile(r"O|[BI]-.+")
 _SCHEMA = pa.schema(
@@ -56,16 +56,16 @@ class TaggedWords:
 
     @property
     def text(self) -> str:
-        """As a person would write it, more or less."""
+        """The words joined by single spaces."""
         return " ".join(self.words)
 
     def to_json(self) -> dict[str, Any]:
-        """As a row of JSONL."""
+        """Return the record as a row of JSONL."""
         return {"tokens": list(self.words), "tags": list(self.tags)}
 
 
 def parse_tagged_words(row: Row) -> TaggedWords:
-    """See the module; raises BadRecord."""
+    """Read the words of a row and their tags, see the module; raises BadRecord."""
     words, tags = row.texts("tokens"), row.texts("tags")
     tokens_name, tags_name = row.name_of("tokens"), row.name_of("tags")
     if len(words) != len(tags):
@@ -92,7 +92,9 @@ def _check_tag(before: str, tag: str, name: str) -> None:
 
 
 def find_first_pieces(encoding: Encoding, words: Sequence[str]) -> list[int]:
-    """The place of each word's first token in an encoding of the words joined by spaces; NOWHERE if there is none."""
+    """Return the place of each word's first token in an encoding of the words joined by spaces; NOWHERE if there is
+    none.
+    """
     stops = list(accumulate((len(word) + 1 for word in words), initial=-1))[1:]
     first_pieces = [NOWHERE] * len(words)
     for place, ((start, stop), is_special) in enumerate(
@@ -109,7 +111,7 @@ def find_first_pieces(encoding: Encoding, words: Sequence[str]) -> list[int]:
 
 @dataclass
 class TaggedWordsEncoder:
-    """Words as a text, as the model's own tokenizer lays it out, cut to the sequence length."""
+    """Encodes words as a text, laid out by the model's own tokenizer, cut to the sequence length."""
 
     tokenizer: DocumentTokenizer
     length: int
@@ -118,7 +120,7 @@ class TaggedWordsEncoder:
     """Every kind of entity seen so far."""
 
     def encode(self, records: Sequence[TaggedWords]) -> list[list[Example]]:
-        """See `Encoder`."""
+        """Encode records, see `Encoder`."""
         for record in records:
             self.kinds.update(tag[2:] for tag in record.tags if tag != OUTSIDE)
         encodings = self.tokenizer.encode_inputs([record.text for record in records], self.length)
@@ -137,7 +139,7 @@ class TaggedWordsEncoder:
         return [Example(columns, len(record.text.encode()), is_truncated=bool(encoding.overflowing))]
 
     def describe(self) -> dict[str, Any]:
-        """See `Encoder`."""
+        """Describe all records, see `Encoder`."""
         if not self.kinds:
             raise UserError("data.train: every tag is O: give texts with entities too", ExitCode.DATA_ERROR)
         return {"labels": [OUTSIDE, *(f"{side}-{kind}" for kind in sorted(self.kinds) for side in "BI")]}
@@ -145,7 +147,7 @@ class TaggedWordsEncoder:
 
 @dataclass(frozen=True)
 class TaggedTexts:
-    """The examples of a stream, tags as numbers."""
+    """The samples of a stream, with tags as numbers."""
 
     examples: Examples
     label_ids: dict[str, int]
@@ -166,7 +168,7 @@ class TaggedTexts:
 
     @property
     def filler(self) -> Sample:
-        """Has a token, and no tag."""
+        """A text of one token, without a tag."""
         token, nothing = np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.int64)
         labels = np.full(1, IGNORED, dtype=np.int64)
         return {
@@ -179,17 +181,25 @@ class TaggedTexts:
 
 
 def open_tagged_texts(dataset: Dataset, stream: str, _: Recipe) -> TaggedTexts:
-    """The samples of a stream."""
+    """Open the samples of a stream."""
     return TaggedTexts(dataset.examples(stream), {label: i for i, label in enumerate(dataset.info.labels)})
 
 
 def show_tags(columns: dict[str, Any]) -> Shown:
-    """The tokens that are tagged, and how."""
+    """Show the tokens that are tagged, and their tags."""
     spans = [(place, place + 1) for place in columns["first_pieces"] if place != NOWHERE]
     return Shown(spans, " ".join(columns["tags"]))
 
 
+DEFINITION = (
+    "The words of each record are joined by single spaces, tokenized as a text, special tokens and all, and cut to "
+    "sequenceLength tokens. A word's tag is predicted at the first token that ends within it; words behind the cut "
+    "count as tagged O. The loss is the mean cross-entropy over the words that are left, in nats. Entities are "
+    "counted by seqeval, in its default mode."
+)
+
 KIND = RecordKind(
+    definition=DEFINITION,
     parse=parse_tagged_words,
     identity=lambda record: record.text,
     to_json=TaggedWords.to_json,

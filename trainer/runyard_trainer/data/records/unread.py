@@ -1,9 +1,9 @@
-"""Fields that tell a model something, or what to learn, and that no record is made of: refused by name.
+"""Fields that no record is made of though they tell a model something, or what to learn: refused by name.
 
-Published data has system prompts, tools, pictures or earlier turns beside the messages. Whoever trains without them
-gets another model than they think, and no metric shows it. What only says where a record is from (id, source, category,
-language, score, ...) is in none of these tables, and is passed over. So is what is there and empty, and text that the
-record has in another place too, as data with a `prompt` that was made of `instruction` and `input`.
+Published data has system prompts, tools, pictures or earlier turns beside the messages. Training without them gives
+another model than intended, and no metric shows it. Fields that only say where a record is from (id, source, category,
+language, score, ...) are in none of these tables, and are passed over. So are empty fields, and text that the record
+has elsewhere too: some data has a `prompt` beside the `instruction` and `input` that it was made of.
 
 Names are compared without case, `_`, `-` and spaces: systemPrompt is system_prompt.
 """
@@ -20,29 +20,30 @@ from runyard_trainer.data.sources.rows import BadRecord, Row
 
 @dataclass(frozen=True)
 class Said:
-    """What a record is made of."""
+    """The texts that a record is made of."""
 
     asked: Collection[str] = ()
     """The texts before the last answer."""
     answered: Collection[str] = ()
-    """Those that are learned."""
+    """The texts that are learned."""
 
 
 @dataclass(frozen=True)
 class Unread:
-    """What to do about a field."""
+    """A field to refuse."""
 
     remedy: str
+    """What to do about it, for the message."""
     part: str = ""
-    """Of `Said`: if the field's text is there, nothing is lost."""
+    """The part of `Said` where the field's text would be enough: then nothing is lost."""
     harmless: frozenset[Any] = frozenset()
-    """Values that ask for what is done anyway."""
+    """Values that change nothing: weight 1."""
     is_flag: bool = False
-    """Whether it matters only where it is true or false; otherwise the name is used for much else."""
+    """Whether it matters only where it is true or false: its name has other uses, too."""
 
 
 Table = Mapping[str, Unread]
-"""By name of the field."""
+"""Fields to refuse, by name."""
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -77,7 +78,7 @@ def _fold(name: str) -> str:
 
 
 def _beside(place: str) -> dict[str, Unread]:
-    """Whatever a record of text is made of; `place` is where more can be written."""
+    """Return the fields to refuse beside any record of text; `place` is where their content can be written instead."""
     return {
         **_each(_SYSTEM, f"write it into {place}, or remove the field", "asked"),
         **_each(_HISTORY, f"write it into {place}, or remove the field", "asked"),
@@ -107,14 +108,14 @@ TEXTS: Table = {
     **_beside("the prompt"),
     **_each(_INPUTS, "write it into the prompt, or remove the field", "asked"),
 }
-"""Beside a prompt that is a text."""
+"""Fields to refuse beside a prompt that is a text."""
 CHATS: Table = {
     **_beside("a message"),
     **_each(_HISTORY, "write it as messages before the others, or remove the field", "asked"),
     **_each(["context", "instruction"], "write it into a message, or remove the field", "asked"),
     **_SYSTEM_COLUMN,
 }
-"""Beside messages."""
+"""Fields to refuse beside messages."""
 
 _LEARNED = {**_TRAINING, **_GOOD_OR_BAD, **_PAIRS}
 SFT: Mapping[str, Table] = {
@@ -129,7 +130,7 @@ SFT: Mapping[str, Table] = {
         **_LEARNED,
     },
 }
-"""Beside the fields of each format."""
+"""Fields to refuse beside those of each format."""
 
 PREFERENCE_TEXTS: Table = {**TEXTS, **_TRAINING}
 PREFERENCE_CHATS: Table = {**CHATS, **_TRAINING}
@@ -142,13 +143,13 @@ PAIRED_TEXTS: Table = _each(
     "say in columns.text_pair which field is the second text, or remove this one",
     "asked",
 )
-"""Beside a text that is classified by itself."""
+"""Fields to refuse beside a text that is classified by itself."""
 
 QUESTIONS: Table = {
     **_each(_HISTORY, "write it into the question, or remove the field", "asked"),
     **_each(_MEDIA, "only text is: leave out the records that need it, or remove the field"),
 }
-"""Beside a question and the text that answers it."""
+"""Fields to refuse beside a question and the text that answers it."""
 
 _IN_MESSAGE = {
     **_each(
@@ -168,7 +169,7 @@ _FLAG_REMEDY = Unread("write weight 0 where the assistant is not learned from, a
 
 
 def refuse_unread_of_row(row: Row, table: Table, read: Collection[str], said: Said, done: str = "trained on") -> None:
-    """Look for fields of a row that would be lost, by whatever name `Columns` gives them.
+    """Refuse fields of a row that would be lost, by whatever name `Columns` gives them.
 
     Raises:
         BadRecord: there is one.
@@ -186,15 +187,15 @@ def refuse_unread(
     prefix: str = "",
     done: str = "trained on",
 ) -> None:
-    """Likewise, of an object within a row.
+    """Refuse fields of a row, or of an object within it, that would be lost.
 
     Args:
-        fields: of the object.
-        table: which of them matter.
-        read: names of those that the record was made of.
-        said: what it is made of.
-        prefix: of their names, for messages.
-        done: what is not done with them, for messages.
+        fields: the row's, or the object's.
+        table: the fields to refuse.
+        read: the names of those that the record was made of.
+        said: the texts that it was made of.
+        prefix: what stands before a field's name in messages.
+        done: what is not done with the fields, for messages.
 
     Raises:
         BadRecord: there is one.
@@ -209,7 +210,13 @@ def refuse_unread(
 def refuse_unread_of_message(
     message: Mapping[str, Any], where: str, is_trained: bool | None, done: str = "trained on"
 ) -> None:
-    """Likewise, in a message; `is_trained` says whether it is learned from, None that nothing is.
+    """Refuse fields of a message that would be lost.
+
+    Args:
+        message: the message.
+        where: its place, for messages: `messages[0]`.
+        is_trained: whether it is learned from; None: nothing is.
+        done: what is not done with the fields, for messages.
 
     Raises:
         BadRecord: with the field's place.
@@ -222,7 +229,7 @@ def refuse_unread_of_message(
 
 
 def is_nothing(value: Any) -> bool:
-    """Whether a field's value says nothing, as the fields that Parquet gives every row."""
+    """Return whether a field's value says nothing, like those that Parquet gives every row."""
     if isinstance(value, Mapping):
         return all(map(is_nothing, value.values()))
     if isinstance(value, list | tuple):

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pydantic import Field
 
 from runyard_trainer.contract.data import DataSource
 from runyard_trainer.contract.exits import ExitCode, UserError
+from runyard_trainer.contract.objectives import OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Report
-from runyard_trainer.data.records.chat import ChatEncoder, Dialogue, Turn, put_system_first
+from runyard_trainer.data.records.chat.encoder import ChatEncoder
+from runyard_trainer.data.records.chat.messages import (
+    Dialogue,
+    Turn,
+    parse_message,
+    parse_messages,
+    put_system_first,
+)
 from runyard_trainer.data.records.unread import CHATS, TEXTS, Said, refuse_unread_of_message, refuse_unread_of_row
 from runyard_trainer.data.sources.listing import list_source
 from runyard_trainer.data.sources.reading import read_records
-from runyard_trainer.data.sources.rows import BadRecord, Row, check_text, name_of_type
+from runyard_trainer.data.sources.rows import BadRecord, Row, check_text
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer
 
 MAX_PROMPTS = 128
@@ -23,7 +32,6 @@ MAX_PROMPTS = 128
 MAX_ANSWER_TOKENS = 256
 
 _FIELD = "evaluation.judge.prompts.uri"
-_ROLES = ("system", "user", "assistant")
 
 
 class FrozenPrompt(Report):
@@ -71,7 +79,9 @@ def build_prompts(recipe: Recipe, tokenizer: DocumentTokenizer, max_tokens: int)
     count = min(len(records), MAX_PROMPTS)
     chosen = [records[number * len(records) // count] for number in range(count)]
     max_new_tokens = min(MAX_ANSWER_TOKENS, max_tokens // 2)
-    all_ids = ChatEncoder(tokenizer).encode_prompts(chosen, with_opening=recipe.objective != "causal-lm")
+    all_ids = ChatEncoder(tokenizer).encode_prompts(
+        chosen, with_opening=not OBJECTIVES[recipe.objective].continues_text
+    )
     prompts = [
         FrozenPrompt(text=show_prompt(record.turns), prompt_ids=ids)
         for record, ids in zip(chosen, all_ids, strict=True)
@@ -97,7 +107,10 @@ def parse_prompt(row: Row) -> Dialogue:
     if len(found) != 1:
         raise BadRecord(f"expected one of the fields 'prompt' and 'messages', found {' and '.join(found) or 'neither'}")
     if found == ["messages"]:
-        turns = put_system_first(row, _parse_messages(row.fields["messages"]), "messages")
+        turns = parse_messages(row.fields["messages"], "messages", _parse_message)
+        if turns[-1].role != "user":
+            raise BadRecord(f"the last message is the {turns[-1].role}'s: end with the user's, which the model answers")
+        turns = put_system_first(row, turns, "messages")
         said = Said([turn.content for turn in turns])
         refuse_unread_of_row(row, CHATS, ["messages", "system"], said, done="read")
         return Dialogue(turns, is_chat=True, place=row.place)
@@ -108,22 +121,10 @@ def parse_prompt(row: Row) -> Dialogue:
     return Dialogue((Turn("user", text),), is_chat=False, place=row.place)
 
 
-def _parse_messages(items: object) -> tuple[Turn, ...]:
-    if not isinstance(items, list) or not items:
-        raise BadRecord("field 'messages' is no list of messages, or an empty one")
-    turns = tuple(_parse_message(item, f"messages[{i}]") for i, item in enumerate(items))
-    if turns[-1].role != "user":
-        raise BadRecord(f"the last message is the {turns[-1].role}'s: end with the user's, which the model answers")
-    return turns
-
-
-def _parse_message(item: object, where: str) -> Turn:
-    if not isinstance(item, dict):
-        raise BadRecord(f"field '{where}' is {name_of_type(item)}, not a message")
-    if item.get("role") not in _ROLES:
-        raise BadRecord(f"field '{where}.role' is {item.get('role')!r}, not one of {', '.join(_ROLES)}")
+def _parse_message(item: dict[str, Any], where: str) -> Turn:
+    turn = parse_message(item, where)
     refuse_unread_of_message(item, where, is_trained=None, done="read")
-    return Turn(item["role"], check_text(item.get("content"), f"{where}.content"))
+    return turn
 
 
 def show_prompt(turns: Sequence[Turn]) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from runyard_trainer.contract.data import Columns
 from runyard_trainer.contract.exits import ExitCode, UserError
-from runyard_trainer.data.records.chat import TEMPLATE_FILE, ChatEncoder
+from runyard_trainer.data.records.chat.encoder import ChatEncoder
+from runyard_trainer.data.records.chat.layout import TEMPLATE_FILE
 from runyard_trainer.data.records.sft import KIND, DialogueEncoder, parse_dialogue
 from runyard_trainer.data.sources.rows import Row
 from transformers import AutoTokenizer

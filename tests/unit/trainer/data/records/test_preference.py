@@ -43,28 +43,28 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         GOOD | {"prompt": [USER]},
         "'prompt' has a list of messages and the rest is text: write all of prompt and answers alike",
     ),
-    "a message that is a text": (CHAT | {"prompt": ["Hi"]}, "prompt[0] is no message with role and content"),
+    "a message that is a text": (CHAT | {"prompt": ["Hi"]}, "field 'prompt[0]' is a string, not a message"),
     "a message without content": (
         CHAT | {"chosen": [{"role": "assistant"}]},
-        "chosen[0] is no message with role and content",
+        "field 'chosen[0]' has no 'content', found role: a message has content",
     ),
     "a role that nobody has": (
         CHAT | {"prompt": [{"role": "human", "content": "Hi"}]},
-        "prompt[0].role is 'human': it is one of system, developer, user, assistant, tool",
+        "field 'prompt[0].role' is 'human': write one of system, developer, user, assistant, tool",
     ),
     "content that is a list": (
         CHAT | {"prompt": [{"role": "user", "content": ["Hi"]}]},
-        "prompt[0].content is a list, not a string",
+        "field 'prompt[0].content' is a list, not a string",
     ),
     "half of a surrogate pair in a message": (
         CHAT | {"chosen": [{"role": "assistant", "content": "\ud83d"}]},
-        "chosen[0].content has half of a surrogate pair at character 0",
+        "field 'chosen[0].content' has half of a surrogate pair at character 0",
     ),
     "an answer by the user": (
         CHAT | {"chosen": [USER]},
         "field 'chosen' has a message that is not the assistant's: leave it in the prompt",
     ),
-    "an empty chat": (CHAT | {"prompt": []}, "field 'prompt' is a list, not a list of messages with role and content"),
+    "an empty chat": (CHAT | {"prompt": []}, "field 'prompt' is an empty list, not a list of messages"),
     "both formats": (
         OPENAI | {"chosen": "a"},
         "both preferred_output and chosen or rejected are there: keep input, preferred_output and "
@@ -84,7 +84,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "messages that are none": (
         OPENAI | {"input": {"messages": "Hi"}},
-        "field 'input.messages' is a string, not a list of messages with role and content",
+        "field 'input.messages' is a string, not a list of messages",
     ),
 }  # fmt: skip
 

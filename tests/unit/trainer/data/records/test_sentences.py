@@ -12,14 +12,8 @@ import pytest
 from runyard_trainer.contract.data import Columns
 from runyard_trainer.contract.models import TokenizerTraining
 from runyard_trainer.data.records.masked_text import NOT_MASKED
-from runyard_trainer.data.records.sentences import (
-    IS_NEXT,
-    SentencePairs,
-    SentencesEncoder,
-    fit_pair,
-    parse_sentences,
-    split_sentences,
-)
+from runyard_trainer.data.records.sentence_pairs import IS_NEXT, SentencePairs, fit_pair
+from runyard_trainer.data.records.sentences import SentencesEncoder, parse_sentences, split_sentences
 from runyard_trainer.data.sources.rows import Row
 from runyard_trainer.data.tokenizers.encoders import train_encoder_tokenizer
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer

@@ -162,9 +162,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "both fields": ({"prompt": "a", "messages": []}, "found prompt and messages"),
     "an empty prompt": ({"prompt": " "}, "field 'prompt' is empty"),
     "a number": ({"prompt": 1}, "field 'prompt' is a number, not a string"),
-    "no messages": ({"messages": []}, "field 'messages' is no list of messages, or an empty one"),
+    "no messages": ({"messages": []}, "field 'messages' is an empty list, not a list of messages"),
     "an answer at the end": ({"messages": [{"role": "assistant", "content": "a"}]}, "end with the user's"),
-    "a stranger": ({"messages": [{"role": "tool", "content": "a"}]}, "'messages[0].role' is 'tool', not one of"),
+    "a stranger": ({"messages": [{"role": "tool", "content": "a"}]}, "'messages[0].role' is 'tool': write one of"),
     "no template": ({"messages": [{"role": "user", "content": "a"}]}, "has no chat template"),
 }
 
