@@ -82,7 +82,7 @@ class StreamWriter:
             "truncated": self._num_truncated,
             "dropped": self._num_dropped,
             "trained_tokens": self._trained_tokens,
-            "fertility": self._fertility.tell(),
+            "fertility": self._fertility.summarize(),
             "left_out": dict(sorted(self._left_out.items())),
             "by_source": [
                 SourceCount(documents=self._source_documents[source], tokens=self._source_tokens[source])
