@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import read_resolved
-from runyard_trainer.data.filters.screening import Reason
+from runyard_trainer.data.filters.fates import LeftOutReason
 from runyard_trainer.data.filters.selection import choose_documents
-from runyard_trainer.preparation import dataset_writer
+from runyard_trainer.preparation import fates
 from runyard_trainer.preparation.preview import preview_run
 
 from tests.places import Place, decode_all
@@ -147,12 +147,12 @@ def test_two_preparations_choose_the_same(folder: Place) -> None:
 def test_text_that_grows_while_it_is_chosen_from_is_told(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     domain = folder.base / "domain.jsonl"
 
-    def grow(*args: Any) -> list[Reason | None]:
+    def grow(*args: Any) -> list[LeftOutReason | None]:
         verdicts = choose_documents(*args)
         domain.put(domain.get().data + b'{"text": "one more"}\n{"text": "and another one"}\n')
         return verdicts
 
-    monkeypatch.setattr(dataset_writer, "choose_documents", grow)
+    monkeypatch.setattr(fates, "choose_documents", grow)
     recipe = recipe_of(folder, {"method": "similarity", "target": target_of(folder)}, {"validation": {"fraction": 0}})
     with pytest.raises(UserError, match=r"^data.train: its files have changed while data.select chose from them"):
         folder.prepare(recipe)

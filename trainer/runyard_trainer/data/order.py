@@ -1,12 +1,13 @@
-"""Which sequence is trained on when: arithmetic on integers, so that nothing needs to be stored to resume.
+"""Compute which sample is trained on at which place of which step.
 
-    place p = step x batch + i  ──(floor arithmetic)──>  the r-th replayed or the t-th trained sequence of the run
-    t  ──(floor arithmetic, where sources have weights)──>  the q-th of a part of the stream: of one source
-    q  ──>  round = q // n, index = q % n  ──(permute, a new key each round)──>  which sequence of the part
+    place p = step x batch + i  ──(floor arithmetic)──>  the r-th replayed or the t-th trained sample of the run
+    t  ──(floor arithmetic, where sources have weights)──>  the q-th sample drawn from one part, which is one source
+    q  ──>  round = q // n, index = q % n  ──(permute, a new key each round)──>  the number of a sample of the part
 
-So a part of n sequences and weight w has its share w x n / sum(w x n) of any stretch of the run, to within as many
-sequences as there are parts, and has each of its sequences once before any of them again. The world's size has no say
-in that: it only decides which rank computes which places of a step (`Order.places`).
+All of it is arithmetic on integers, so a run resumes at any step without stored state. A part of n samples and weight w
+gets the share w x n / sum(w x n) of any stretch of the run, give or take one sample for each part, and each of its
+samples comes once before any comes again. The number of ranks changes none of this: it only decides which rank computes
+which places of a step (`Order.places`).
 """
 
 from __future__ import annotations
@@ -38,51 +39,57 @@ class Place:
     """One place of a step."""
 
     number: int
-    """Among the places of the step, of all ranks."""
+    """Its number among the places of the step on all ranks, from 0."""
     sample: Sample | None
-    """What is trained on there; None past the end of the batch."""
+    """The sample that is trained on there; None past the end of the batch."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Samples of the stream `train` that lie one after the other, and how often each is trained on in an epoch."""
+    """Consecutive samples of the stream `train`, such as those of one source, and their weight."""
 
     size: int
+    """Number of samples."""
     weight: float = 1.0
+    """How often each of them is trained on in an epoch."""
 
     @property
     def share(self) -> Fraction:
-        """Its samples in an epoch: exact, as the decimal fraction that was written."""
+        """The part's samples in an epoch, each counted as often as it is trained on; exact, as the recipe writes it."""
         return self.size * Fraction(repr(self.weight))
 
 
 @dataclass(frozen=True)
 class _Split:
-    """A part, and which of what no part before it has taken is its own."""
+    """A part, and its share of the places that the parts before it leave.
+
+    Of parts with shares 1/2, 1/4 and 1/4 of the run, the first takes 1/2 of all places, the second 1/2 of the rest, and
+    the last 1/1 of what is then left.
+    """
 
     name: str
     start: int
-    """Its first sample in the stream."""
+    """The number of the part's first sample in the stream."""
     size: int
     share: tuple[int, int]
-    """Numerator and denominator."""
+    """The share as numerator and denominator."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """The samples of every step: a pure function of these numbers."""
+    """The samples of all steps of a run: a pure function of these numbers."""
 
     num_train: int
     """Samples of the stream `train`."""
     num_replay: int
     """Samples of the stream `replay`; 0 without replay."""
     replay_fraction: float
-    """Share of the places of a run that are replayed."""
+    """Share of the run's places at which a sample is replayed."""
     batch: int
     """Samples in a step, over all ranks."""
     seed: int
     parts: tuple[Part, ...] = ()
-    """Of the stream `train`, where its samples do not all weigh the same."""
+    """The parts of the stream `train`, where its samples do not all have one weight."""
 
     def __post_init__(self) -> None:
         if self.num_train < 1 or self.batch < 1:
@@ -93,7 +100,7 @@ class Order:
             raise ValueError(f"the parts are not all samples: {self}")
 
     def sample(self, step: int, i: int) -> Sample:
-        """The sequence at place `i` (below `batch`) of a step (from 0). O(1)."""
+        """Return the sample at place `i` (below `batch`) of a step (from 0), in constant time."""
         place = step * self.batch + i
         num_replayed = count_replayed(self.replay_fraction, place)
         if count_replayed(self.replay_fraction, place + 1) > num_replayed:
@@ -101,9 +108,9 @@ class Order:
         return Sample("train", self._trained(place - num_replayed))
 
     def places(self, step: int, world: World, micro_batch: int) -> list[list[Place]]:
-        """This rank's micro-steps of a step, each of `micro_batch` places.
+        """Return the places of this rank's micro-steps in a step, `micro_batch` places each.
 
-        Micro-step j of rank r of W holds places [j*W*m + r*m, j*W*m + (r+1)*m).
+        Micro-step j of rank r of W ranks holds the m = `micro_batch` places [j*W*m + r*m, j*W*m + (r+1)*m).
         """
         return [
             [Place(i, self.sample(step, i) if i < self.batch else None) for i in range(start, start + micro_batch)]
@@ -111,7 +118,7 @@ class Order:
         ]
 
     def _trained(self, nth: int) -> int:
-        """Each part takes its share of what the ones before it have left, and the last one all of it."""
+        """Return the number, in the stream `train`, of the sample that is trained on n-th."""
         for split in self._splits:
             numerator, denominator = split.share
             taken = nth * numerator // denominator
@@ -139,7 +146,10 @@ class Order:
 
 
 def rank_starts(count: int, world: World, micro_batch: int) -> range:
-    """First places of this rank's micro-steps, as many on every rank, that cover `count` places together."""
+    """Return the first place of each of this rank's micro-steps.
+
+    All ranks together cover `count` places, in equally many micro-steps each.
+    """
     stride = world.size * micro_batch
     num_micro_steps = ceil(count / stride)
     first = world.rank * micro_batch
@@ -147,19 +157,20 @@ def rank_starts(count: int, world: World, micro_batch: int) -> range:
 
 
 def count_epoch(parts: Sequence[Part]) -> Fraction:
-    """Samples in an epoch, each as often as it weighs."""
+    """Count the samples in an epoch, each as often as its part's weight says."""
     return sum((part.share for part in parts), Fraction())
 
 
 def count_replayed(replay_fraction: float, places: int) -> int:
-    """How many of the first `places` of a run are replayed: exact, as the decimal fraction that was written."""
+    """Count the replayed samples among the first `places` of a run; exact, as the recipe writes the fraction."""
     return int(places * Fraction(repr(replay_fraction)))
 
 
 def permute(index: int, n: int, key: int) -> int:
-    """Where a bijection of range(n), chosen by a 64-bit key, sends `index`.
+    """Return the image of `index` under a permutation of range(n) that is chosen by a 64-bit key.
 
-    A Feistel network over the smallest power of 4 that holds n; what falls outside is sent through again.
+    The permutation is a Feistel network over the smallest power of 4 that holds n; an image outside of range(n) is sent
+    through the network again.
     """
     if not 0 <= index < n:
         raise ValueError(f"index {index} is not in range({n})")
@@ -175,7 +186,7 @@ def permute(index: int, n: int, key: int) -> int:
 
 
 def _mix(value: int) -> int:
-    """The finalizer of splitmix64: every input bit moves every output bit."""
+    """Mix 64 bits by the finalizer of splitmix64, in which every input bit changes every output bit."""
     value = (value + 0x9E3779B97F4A7C15) & _MASK_64
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK_64
@@ -188,6 +199,6 @@ def _derive_key(seed: int, stream: str, epoch: int) -> int:
 
 
 def seed_of(seed: int, step: int, place: int) -> int:
-    """Of what chance does to the sample at a place of a step: neither the rank nor its neighbours matter."""
+    """Derive the seed of the random choices at a place of a step, such as masking; the same on any rank."""
     digest = hashlib.blake2b(f"{seed}/{step}/{place}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)

@@ -1,8 +1,8 @@
-"""How many samples a step takes and how many steps a run has: from the recipe and what its data hold.
+"""Compute the samples of a step and the steps of a run, from the recipe and the size of its data.
 
     samples of an epoch ─(resolve_batch)─> samples in a step, and why ─(count_steps)─> steps of the run
 
-An automatic batch is resolved when the data are prepared, and recorded: every rank of every attempt takes that one.
+An automatic batch is resolved when the data are prepared, and recorded for every rank of every attempt.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from math import ceil
 from runyard_trainer.contract.recipe import Recipe
 
 _STEPS_OF_FEW_SAMPLES = 8
-"""That an epoch has at least, where it has as many samples: with fewer, a default run would hardly move the weights."""
+"""Steps that an epoch has at least, if it has as many samples: fewer would hardly move the weights of a default run."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples in a step, over all ranks."""
+    """The size of a step, over all ranks."""
 
     sequences: int
     reason: str | None = None
-    """Why so many, in words; None where the recipe says how many."""
+    """Why the batch has this size, for people; None where the recipe gives it."""
 
 
 def is_batch_given(recipe: Recipe) -> bool:
-    """Whether the recipe says how many samples a step takes."""
+    """Return whether the recipe gives the size of a step."""
     return recipe.training.batch_sequences is not None or recipe.training.batch_tokens is not None
 
 
 def resolve_batch(recipe: Recipe, num_train: int | Fraction) -> Batch:
-    """The samples of a step; `num_train` is the samples of an epoch.
+    """Resolve the size of a step; `num_train` is the number of samples of an epoch.
 
-    An automatic batch is the default of the recipe's mode where there are samples for enough steps of it. Where there
-    are fewer it is so small that they make some steps and no step takes a sample twice.
+    An automatic batch is the default of the recipe's mode if an epoch has samples for enough such steps. If not, it is
+    so small that an epoch has 8 steps, or one a sample, and no step takes a sample twice.
     """
     most = recipe.sequences_per_step
     if is_batch_given(recipe):
@@ -50,8 +50,9 @@ def resolve_batch(recipe: Recipe, num_train: int | Fraction) -> Batch:
 
 
 def read_batch(recipe: Recipe, resolved: Mapping[str, str]) -> int:
-    """The samples of a step, where `resolved` is what preparing has recorded: an older version recorded none, and took
-    the default.
+    """Read the size of a step from the values that preparing has resolved.
+
+    A run that an older version prepared has none recorded: it took the default.
     """
     return (
         recipe.sequences_per_step
@@ -61,7 +62,7 @@ def read_batch(recipe: Recipe, resolved: Mapping[str, str]) -> int:
 
 
 def _count_distinct(recipe: Recipe, num_train: int | Fraction) -> tuple[int, str]:
-    """Samples of an epoch, or of the whole run where that is less; and what to call them."""
+    """Count the samples of an epoch, or of the whole run where that is less; returns them with their name."""
     training = recipe.training
     if training.tokens is not None:
         asked = training.tokens // training.sequence_length
@@ -73,14 +74,14 @@ def _count_distinct(recipe: Recipe, num_train: int | Fraction) -> tuple[int, str
 
 
 def count_places(epochs: float, num_train: int | Fraction) -> Fraction:
-    """Samples of so many epochs: exact, as the decimal fraction that was written."""
+    """Count the samples of a number of epochs; exact, as the recipe writes that number."""
     return Fraction(repr(epochs)) * num_train
 
 
 def count_steps(recipe: Recipe, batch: int, num_train: int | Fraction) -> int:
-    """Optimizer steps of the whole run, at least 1; `num_train` is the samples of an epoch.
+    """Count the optimizer steps of the whole run, at least 1; `num_train` is the number of samples of an epoch.
 
-    Replay replaces: it takes places of these steps and adds none.
+    Replay adds no steps: replayed samples take places of these.
     """
     training = recipe.training
     if training.steps is not None:

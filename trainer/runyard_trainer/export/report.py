@@ -19,7 +19,7 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Judgement, Losses
 from runyard_trainer.contract.times import format_duration
 from runyard_trainer.data.dataset.manifest import StreamInfo
-from runyard_trainer.data.filters.screening import tell_left_out
+from runyard_trainer.data.filters.fates import describe_left_out
 from runyard_trainer.evaluation.judge.verdicts import Judged
 from runyard_trainer.evaluation.tasks.items import FrozenTasks
 from runyard_trainer.export.chart import LossPoints
@@ -202,6 +202,6 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "count": format_count,
     "time": format_duration,
     "number": format_number,
-    "left_out": lambda info: ", ".join(tell_left_out(info)),
+    "left_out": lambda info: ", ".join(describe_left_out(info)),
     "pretty_json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
 }

@@ -1,8 +1,8 @@
-"""What a run will cost, before it starts: steps, tokens and floating-point operations, from shapes alone.
+"""Estimate what a run will take, before it starts: steps, tokens and floating-point operations, from shapes alone.
 
     operations = tokens x (6 x weights that a token is multiplied by + 12 x layers x width x length, for attention)
 
-as scaling laws count them: a forward and a backward pass. Embedding tables are looked up, and cost nothing.
+Operations are those of a forward and a backward pass, counted as in scaling laws: looking up an embedding costs none.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _PLAIN_MLPS = {
     "albert", "bert", "bloom", "codegen", "deberta", "deberta-v2", "distilbert", "electra", "falcon", "gpt2",
     "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "mpt", "opt", "phi", "roberta", "starcoder2", "xlm-roberta",
 }  # fmt: skip
-"""Architectures whose feed-forward layer has two matrices; in all others a third one gates it."""
+"""Architectures whose feed-forward layer has two matrices; in all others it has a third one, as a gate."""
 
 
 def estimate_run(
     recipe: Recipe, config: PretrainedConfig, vocab_size: int, steps: int, batch: Batch, tokens_per_sample: float
 ) -> Estimate:
-    """What `steps` steps take.
+    """Estimate the tokens and floating-point operations of a run.
 
     Args:
-        recipe: its objective.
+        recipe: the run's.
         config: the model's.
         vocab_size: the tokenizer's.
-        steps: of the whole run.
-        batch: what a step takes.
-        tokens_per_sample: in a sample of `train`, on average.
+        steps: the steps of the whole run.
+        batch: the samples of a step.
+        tokens_per_sample: the average length of a sample of `train`, in tokens.
     """
     tokens = round(steps * batch.sequences * tokens_per_sample)
     per_token = count_flops_per_token(config, vocab_size, recipe.objective in LANGUAGE_OBJECTIVES, tokens_per_sample)
@@ -50,7 +50,7 @@ def estimate_run(
 def count_flops_per_token(
     config: PretrainedConfig, vocab_size: int, predicts_tokens: bool, length: float
 ) -> float | None:
-    """Of a forward and a backward pass; None for a model of another shape than a plain transformer's."""
+    """Count operations of a forward and a backward pass per token; None if the model is no plain transformer."""
     shape: Any = config.get_text_config()
     weights = count_matrix_weights(shape)
     if weights is None:
@@ -60,7 +60,10 @@ def count_flops_per_token(
 
 
 def count_matrix_weights(shape: Any) -> int | None:
-    """Of all layers, without embeddings and head; None as above, mixtures of experts among them."""
+    """Count the weights of all layers, without embeddings and head; None if the model is no plain transformer.
+
+    A mixture of experts is none: a token is multiplied by a part of its weights only.
+    """
     sizes = [getattr(shape, name, None) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")]
     has_experts = any(getattr(shape, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
     if has_experts or not all(isinstance(size, int) for size in sizes):

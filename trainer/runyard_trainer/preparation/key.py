@@ -12,7 +12,8 @@ from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.data.sources.listing import SourceFile
 from runyard_trainer.data.tokenizers.tokenizer import list_tokenizer_files
 from runyard_trainer.models.config import check_model, has_token_types
-from runyard_trainer.preparation.dataset_writer import Files, tokenizer_source
+from runyard_trainer.preparation.record_streams import Files
+from runyard_trainer.preparation.tokenizer import tokenizer_source
 from runyard_trainer.storage.base import Location
 from runyard_trainer.storage.folder import FolderStore
 

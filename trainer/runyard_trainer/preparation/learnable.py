@@ -1,30 +1,47 @@
-"""What would train and change no weight, or not as was asked: known from recipe and data, before a GPU is spent."""
+"""Refuse a run that would change no weight, or not as the recipe asks, before a GPU is spent on it."""
 
 from __future__ import annotations
 
 from fractions import Fraction
+
+from transformers import PretrainedConfig
 
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.objectives import OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.manifest import StreamInfo
-from runyard_trainer.data.filters.screening import tell_left_out
+from runyard_trainer.data.filters.fates import describe_left_out
 from runyard_trainer.data.order import count_replayed
 from runyard_trainer.data.records.kinds import kind_of
 from runyard_trainer.data.run_length import count_places, is_batch_given
+from runyard_trainer.models.config import check_vocabulary
+from runyard_trainer.preparation.resolve import count_prepared_epoch
 
 _SMALLEST_CHANGE = 1e-12
-"""Of a weight: fp32 rounds less away from all weights above 3e-5, and what is smaller changes no prediction."""
+"""The smallest change of a weight that counts: fp32 rounds a smaller one off every weight above 3e-5, and weights below
+that change no prediction."""
 _ADAMW_EPSILON = 1e-8
 
 
+def check_prepared(dataset: Dataset, recipe: Recipe, config: PretrainedConfig) -> None:
+    """Refuse a prepared dataset that the run's model could not learn from as the recipe asks.
+
+    Raises:
+        UserError: of the first check that fails.
+    """
+    check_vocabulary(config, dataset.info.base_vocab_size, recipe)
+    check_enough_data(dataset, recipe)
+    check_targets(dataset, recipe)
+    check_batch(recipe, count_prepared_epoch(dataset, recipe))
+
+
 def check_batch(recipe: Recipe, num_train: int | Fraction) -> None:
-    """Refuse a given batch that all epochs together cannot fill once: it would repeat samples, as often as nobody said.
+    """Refuse a given batch that all epochs together cannot fill once: a step would repeat samples.
 
     Args:
-        recipe: of the run.
-        num_train: samples of an epoch.
+        recipe: the run's.
+        num_train: the samples of an epoch.
 
     Raises:
         UserError: DATA_ERROR.
@@ -51,7 +68,8 @@ def check_batch(recipe: Recipe, num_train: int | Fraction) -> None:
 def check_rate(recipe: Recipe) -> None:
     """Refuse a rate so low that no step would change a weight.
 
-    A step moves a weight by the rate at most, and by less where the gradient is clipped to less than AdamW's epsilon.
+    A step of AdamW moves a weight by at most the learning rate, and by less where the gradient is clipped to less than
+    AdamW's epsilon.
 
     Raises:
         UserError: SPEC_ERROR.
@@ -70,9 +88,9 @@ def check_rate(recipe: Recipe) -> None:
 
 
 def check_targets(dataset: Dataset, recipe: Recipe) -> None:
-    """Refuse text in which no token comes after another one of its document: there is none to predict.
+    """Refuse text for causal-lm whose documents all have one token: there is no next token to predict.
 
-    Records of the other objectives that teach nothing are left out when they are encoded.
+    The other objectives leave out a record without anything to learn when they encode it.
 
     Raises:
         UserError: DATA_ERROR.
@@ -87,7 +105,7 @@ def check_targets(dataset: Dataset, recipe: Recipe) -> None:
 
 
 def check_enough_data(dataset: Dataset, recipe: Recipe) -> None:
-    """Refuse what leaves nothing to train on, or to replay.
+    """Refuse data that leave no sample to train on, or to replay.
 
     Raises:
         UserError: DATA_ERROR.
@@ -98,7 +116,7 @@ def check_enough_data(dataset: Dataset, recipe: Recipe) -> None:
         if len(kind_of(recipe, name).open_samples(dataset, name, recipe)):
             continue
         stream = dataset.info.streams[name]
-        aside = tell_left_out(stream)
+        aside = describe_left_out(stream)
         held_out = dataset.info.streams.get("validation", StreamInfo()).documents
         if name == "train" and recipe.data.validation.sources is None and held_out:
             aside = [f"{held_out} held out by data.validation.fraction", *aside]

@@ -1,4 +1,4 @@
-"""Resolve what a recipe leaves open, now that the data are known."""
+"""Resolve what a recipe leaves open, such as the samples of a step, once the data are known."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
-    """Each value that was automatic, as text."""
+    """Resolve each automatic value of a recipe, as text, by its name in `status.resolved`."""
     epoch = count_prepared_epoch(dataset, recipe)
     batch = resolve_batch(recipe, epoch)
     validation, select = recipe.data.validation, recipe.data.select
@@ -43,7 +43,7 @@ def resolve(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
 
 
 def order_labels(labels: list[str], config: PretrainedConfig) -> list[str]:
-    """The data's classes, in the order of the model's own where it is trained on the same ones already."""
+    """Put the data's classes into the order of the model's head, where it was trained on the same classes already."""
     known = classes_of(config)
     if sorted(known) != sorted(labels):
         return labels
@@ -52,14 +52,14 @@ def order_labels(labels: list[str], config: PretrainedConfig) -> list[str]:
 
 
 def resolve_vocabulary(info: DatasetInfo, recipe: Recipe) -> dict[str, str]:
-    """Likewise, of what was added to the model's own tokenizer."""
+    """Resolve the number of new tokens and the tokenizer's digest, where tokens were added to the model's own."""
     if recipe.model.extend_vocabulary is None:
         return {}
     return {"newTokens": str(len(info.new_tokens)), "tokenizer": info.tokenizer_digest}
 
 
 def resolve_method(recipe: Recipe) -> dict[str, str]:
-    """Likewise, of the adapter and of preference."""
+    """Resolve the hyperparameters of the adapter and of objective preference."""
     resolved = {}
     if recipe.method.is_adapter:
         resolved = {
@@ -71,7 +71,7 @@ def resolve_method(recipe: Recipe) -> dict[str, str]:
 
 
 def estimate_prepared(dataset: Dataset, recipe: Recipe, config: PretrainedConfig) -> Estimate:
-    """What training on the prepared data will take."""
+    """Estimate what training on the prepared data will take."""
     num_train = len(kind_of(recipe, "train").open_samples(dataset, "train", recipe))
     tokens_per_sample = min(float(recipe.training.sequence_length), dataset.info.streams["train"].tokens / num_train)
     epoch = count_prepared_epoch(dataset, recipe)
@@ -81,6 +81,6 @@ def estimate_prepared(dataset: Dataset, recipe: Recipe, config: PretrainedConfig
 
 
 def count_prepared_epoch(dataset: Dataset, recipe: Recipe) -> Fraction:
-    """Samples of an epoch, each as often as it weighs."""
+    """Count the samples of an epoch, each as often as its source weighs."""
     samples = kind_of(recipe, "train").open_samples(dataset, "train", recipe)
     return count_epoch(parts_of(recipe, dataset, samples))

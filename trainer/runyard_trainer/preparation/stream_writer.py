@@ -1,4 +1,4 @@
-"""One stream of a dataset: its records become examples, and those become shards."""
+"""Write one stream of a dataset: its records become examples, and those become shards."""
 
 from __future__ import annotations
 
@@ -10,26 +10,21 @@ from typing import Any
 from runyard_trainer.data.dataset.example_shards import ExampleWriter
 from runyard_trainer.data.dataset.manifest import SourceCount, StreamInfo
 from runyard_trainer.data.dataset.token_shards import ShardWriter, token_dtype
-from runyard_trainer.data.filters.screening import Reason
+from runyard_trainer.data.filters.fates import LeftOutReason
 from runyard_trainer.data.records.base import HELD_OUT_STREAMS, Encoder, RecordKind
-from runyard_trainer.data.records.text import TokenIds
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, FertilityCounter
+from runyard_trainer.preparation.record_streams import text_of
 from runyard_trainer.storage.base import Location
 
 BASE_PREFIX = "base-"
-"""Begins the name of a held-out stream in tokens of the model's own tokenizer, beside that in those of the run's."""
+"""Prefix of a held-out stream's name where it is written once more, in tokens of the model's own tokenizer."""
 
 _ENCODED_BYTES = 1 << 20
-"""Text that is tokenized at once."""
-
-
-def text_of(kind: RecordKind, record: Any, tokenizer: DocumentTokenizer) -> str:
-    """What a record says, also where it came as token ids."""
-    return tokenizer.decode(record.ids) if isinstance(record, TokenIds) else kind.identity(record)
+"""Bytes of text that are tokenized at once."""
 
 
 class StreamWriter:
-    """Encodes the records of one stream in batches, and keeps those held out where a person may want to read them."""
+    """A stream while it is written: records in, `StreamInfo` out; held-out records are kept as JSONL too."""
 
     def __init__(
         self,
@@ -55,30 +50,30 @@ class StreamWriter:
         self._record_path = scratch_dir / f"{stream}.jsonl" if stream in HELD_OUT_STREAMS else None
         self._records: list[Any] = []
         self._sources: list[int] = []
-        """Of each of these records."""
+        """The source of each of these records."""
         self._waiting_bytes = 0
         self._num_truncated = 0
         self._num_dropped = 0
-        self._left_out: Counter[Reason] = Counter()
+        self._left_out: Counter[LeftOutReason] = Counter()
         self._text_bytes = 0
         self._trained_tokens = 0
         self._source_documents: Counter[int] = Counter()
         self._source_tokens: Counter[int] = Counter()
 
     def add(self, record: Any, source: int) -> None:
-        """Append a record with text, of the source with this number."""
+        """Append a record of the source with this number."""
         self._records.append(record)
         self._sources.append(source)
         self._waiting_bytes += len(self._kind.identity(record))
         if self._waiting_bytes >= _ENCODED_BYTES:
             self._flush()
 
-    def leave_out(self, reason: Reason) -> None:
-        """Count a record, or a row that is none, that is not to be in the stream."""
+    def leave_out(self, reason: LeftOutReason) -> None:
+        """Count a record, or a row without one, that is left out of the stream."""
         self._left_out[reason] += 1
 
     def finish(self) -> StreamInfo:
-        """Upload what is left."""
+        """Upload the last records and describe the stream."""
         self._flush()
         if self._record_path is not None:
             self._record_location.upload_file(self._record_path)
@@ -87,7 +82,7 @@ class StreamWriter:
             "truncated": self._num_truncated,
             "dropped": self._num_dropped,
             "trained_tokens": self._trained_tokens,
-            "fertility": self._fertility.tell(),
+            "fertility": self._fertility.summarize(),
             "left_out": dict(sorted(self._left_out.items())),
             "by_source": [
                 SourceCount(documents=self._source_documents[source], tokens=self._source_tokens[source])

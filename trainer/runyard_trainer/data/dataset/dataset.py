@@ -1,4 +1,4 @@
-"""dataset.json and resolved.json, and the dataset that they describe."""
+"""Read dataset.json and resolved.json, and open the dataset that they describe."""
 
 from __future__ import annotations
 
@@ -16,79 +16,78 @@ from runyard_trainer.storage.base import Location
 
 
 class DatasetInfo(Report):
-    """dataset.json."""
+    """The contents of dataset.json."""
 
     dtype: str
-    """Of the token ids: uint16 or uint32."""
+    """The type of token ids in shards: uint16 or uint32."""
     vocab_size: int
     eos_token_id: int
-    """Ends each document, and pads packed text."""
+    """The token that ends each document, and pads packed text."""
     pad_token_id: int | None = None
-    """Pads examples."""
+    """The token that pads examples."""
     cls_token_id: int | None = None
-    """Begins an example for the masked objectives, as the three below are for them alone."""
+    """The token that begins an example of a masked objective; the three fields below too are of masked objectives."""
     sep_token_id: int | None = None
-    """Ends each text of such an example."""
+    """The token that ends each text of such an example."""
     mask_token_id: int | None = None
-    """Stands for what is to be found."""
+    """The token that stands for a masked one."""
     special_token_ids: list[int] = Field(default_factory=list)
-    """Those that are no text: never masked, and never put in place of text."""
+    """Tokens that are no text: never masked, and never put in place of text."""
     streams: dict[str, StreamInfo]
     labels: list[str] = Field(default_factory=list)
-    """The classes, in the order of their numbers; empty where there are none."""
+    """The classes of a classification, in the order of their numbers."""
     is_multi_label: bool = False
     """Whether a text may have any number of them."""
     stop_token_ids: list[int] = Field(default_factory=list)
-    """What answers end with; empty where there are none."""
+    """The tokens that an answer may end with."""
     tokenizer_digest: str = ""
-    """Of `tokenizer/`, as of a model folder."""
+    """The digest of the files in `tokenizer/`, computed as a model folder's is."""
     new_tokens: list[list[int]] = Field(default_factory=list)
-    """Of each token that was added to the model's own tokenizer, in order of id, which of its tokens it joins; they are
-    the last ones of the vocabulary."""
+    """For each token that was added to the model's own tokenizer, in order of id, the tokens that it joins; added ones
+    have the last ids of the vocabulary."""
     base_streams: dict[str, StreamInfo] = Field(default_factory=dict)
-    """What is held out in tokens of the model's own tokenizer, where others were added."""
+    """The held-out streams once more, in tokens of the model's own tokenizer, where tokens were added to it."""
 
     @property
     def base_vocab_size(self) -> int:
-        """Without what was added."""
+        """The vocabulary of the model's own tokenizer, without added tokens."""
         return self.vocab_size - len(self.new_tokens)
 
     def write_out(self, ids: Iterable[int]) -> list[int]:
-        """Token ids as the model's own tokenizer has them."""
+        """Replace each added token by the tokens that it joins."""
         return write_out(ids, self.new_tokens, self.base_vocab_size)
 
 
 class Resolved(Report):
-    """resolved.json: what prepare leaves for the attempts, beside the output."""
+    """The contents of resolved.json: what prepare leaves beside the output for the attempts."""
 
     dataset: str
-    """URI of dataset.json."""
+    """The URI of dataset.json."""
     sha256: str
-    """Of its bytes."""
+    """The sha256 of dataset.json."""
     resolved: dict[str, str]
-    """Each value that was automatic, as text."""
+    """The values that were automatic, as text by name."""
     labels: list[str] = Field(default_factory=list)
-    """The dataset's classes in the order of the model's head, which may know them already; empty where there are
-    none."""
+    """The dataset's classes in the order of the model's head, which may have been trained on them already."""
     tasks: str | None = None
-    """sha256 of the frozen tasks, `tasks-<sha256>.json` beside dataset.json."""
+    """The sha256 of the frozen tasks, `tasks-<sha256>.json` beside dataset.json."""
     prompts: str | None = None
-    """sha256 of the prompts that are judged, `prompts-<sha256>.json` beside dataset.json."""
+    """The sha256 of the prompts for the judge, `prompts-<sha256>.json` beside dataset.json."""
 
 
 def write_out(ids: Iterable[int], pieces: Sequence[Sequence[int]], base_vocab_size: int) -> list[int]:
-    """Token ids with each new token as its pieces: what the model's own tokenizer makes of the same text.
+    """Replace each added token by its pieces: the result is how the model's own tokenizer cuts the same text.
 
     Args:
-        ids: of a tokenizer with more tokens.
-        pieces: of each new one, in order of id.
-        base_vocab_size: the id of the first new one.
+        ids: the token ids of the extended tokenizer.
+        pieces: for each added token, in order of id, the tokens that it joins.
+        base_vocab_size: the id of the first added token.
     """
     return [base_id for id_ in ids for base_id in ((id_,) if id_ < base_vocab_size else pieces[id_ - base_vocab_size])]
 
 
 def read_resolved(output: Location) -> Resolved:
-    """What prepare resolved for the run at this output.
+    """Read what prepare resolved for the run at this output.
 
     Raises:
         NotFound: prepare has not finished.
@@ -97,17 +96,17 @@ def read_resolved(output: Location) -> Resolved:
 
 
 def open_dataset(manifest: Location, cache_dir: Path, sha256: str | None = None, labels: Sequence[str] = ()) -> Dataset:
-    """The dataset that a dataset.json describes; shards are kept in `cache_dir`, which the ranks of a node share.
+    """Open the dataset that a dataset.json describes.
 
     Args:
-        manifest: dataset.json.
-        cache_dir: where shards are kept.
-        sha256: of dataset.json, where it is known.
-        labels: its classes in another order.
+        manifest: the dataset.json.
+        cache_dir: the folder for downloaded shards, which the ranks of a node share.
+        sha256: the expected sha256 of dataset.json, if it is known.
+        labels: the dataset's classes in the order to use, if it is another one.
 
     Raises:
         NotFound: there is no such dataset.json.
-        UserError: DATA_ERROR where its bytes have not the given sha256.
+        UserError: DATA_ERROR where dataset.json has another sha256.
     """
     data = manifest.get().data
     check_sha256(manifest, hashlib.sha256(data).hexdigest(), sha256)
@@ -118,7 +117,7 @@ def open_dataset(manifest: Location, cache_dir: Path, sha256: str | None = None,
 
 
 class Dataset:
-    """The streams of a dataset.json."""
+    """A prepared dataset: the streams of a dataset.json."""
 
     def __init__(self, location: Location, info: DatasetInfo, cache_dir: Path) -> None:
         self.location = location
@@ -127,16 +126,16 @@ class Dataset:
         self._streams: dict[str, Stream] = {}
 
     def in_base_tokens(self) -> Dataset:
-        """What is held out, as the model's own tokenizer cuts it."""
+        """Return the dataset of the held-out streams in tokens of the model's own tokenizer."""
         changes = {"vocab_size": self.info.base_vocab_size, "new_tokens": [], "streams": self.info.base_streams}
         return Dataset(self.location, self.info.model_copy(update=changes), self._cache_dir)
 
     def examples(self, name: str) -> Examples:
-        """The rows of a stream that was written as such; one that was not prepared is empty."""
+        """Return the examples of a stream of examples; empty if the stream was not prepared."""
         return Examples(self.location, self.info.streams.get(name, StreamInfo()), self._cache_dir)
 
     def stream(self, name: str) -> Stream:
-        """`train`, `replay`, `validation` or `general`; one that was not prepared is empty."""
+        """Return the documents of a stream of text, such as `validation`; empty if the stream was not prepared."""
         if name not in self._streams:
             info = self.info.streams.get(name, StreamInfo())
             shards = [_Shard(self.location, shard, self.info.dtype, self._cache_dir) for shard in info.shards]

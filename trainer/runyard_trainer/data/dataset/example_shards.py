@@ -1,8 +1,8 @@
-"""Example shards: records that became rows of arrays, as Arrow files, and how a rank reads them one by one.
+"""Write and read example shards: Arrow files whose rows are examples, read one by one.
 
-    ExampleWriter: examples ─> <stream>-<n>-<sha256>.arrow, uncompressed, mapped into memory where they are read
+    ExampleWriter: examples ─> <stream>-<n>-<sha256>.arrow, uncompressed, mapped into memory when it is read
 
-A row has `input_ids` and whatever else its kind of record needs; a schema says what.
+A row has `input_ids` and what else the schema of its kind of record names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SHARD_TOKENS = 16 << 20
 
 
 class ExampleWriter:
-    """Writes one stream; examples in, `StreamInfo` out. Holds one shard in memory."""
+    """A stream of examples while it is written: examples in, `StreamInfo` out; one shard is in memory."""
 
     def __init__(self, location: Location, stream: str, schema: pa.Schema, shard_tokens: int = _SHARD_TOKENS) -> None:
         self._location = location
@@ -48,7 +48,7 @@ class ExampleWriter:
             self._upload_shard()
 
     def finish(self) -> StreamInfo:
-        """Upload what is left."""
+        """Upload the last shard and describe the stream."""
         if self._rows:
             self._upload_shard()
         return describe_stream(self._lengths, self._shards)
@@ -71,7 +71,7 @@ class ExampleWriter:
 
 
 class Examples:
-    """The rows of a stream."""
+    """The examples of a stream."""
 
     def __init__(self, location: Location, info: StreamInfo, cache_dir: Path) -> None:
         self.info = info
@@ -83,7 +83,7 @@ class Examples:
         return self.info.documents
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Lists of numbers as int64 arrays, everything else as Python has it."""
+        """Return an example by column; a list of integers as an int64 array, any other value as a Python object."""
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} is not in a stream of {len(self)}")
         number = bisect_right(self._starts, index) - 1
@@ -92,7 +92,7 @@ class Examples:
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """How many tokens each example has."""
+        """The number of tokens of each example."""
         columns = [table.column("input_ids") for table in self._tables]
         lengths = [pc.list_value_length(column).to_numpy() for column in columns]
         return np.concatenate([np.empty(0, dtype=np.int64), *lengths]).astype(np.int64)

@@ -1,4 +1,4 @@
-"""What dataset.json says of streams and shards, and how a shard's file comes to a node: once, whole and right."""
+"""Describe streams and shards for dataset.json, and download a shard to a node: once, and checked."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from runyard_trainer.storage.lock import locked
 
 
 class ShardInfo(Report):
-    """One shard: objects of this name, ending in .bin and .idx, or in .arrow."""
+    """One shard: the objects `<name>.bin` and `<name>.idx`, or `<name>.arrow`."""
 
     name: str
     sha256: str
-    """Of the tokens (.bin), or of the examples (.arrow)."""
+    """The sha256 of the tokens (.bin) or examples (.arrow)."""
     index_sha256: str | None = None
-    """Of the document ends (.idx)."""
+    """The sha256 of the document ends (.idx)."""
     tokens: int
     documents: int
 
 
 class SourceCount(Report):
-    """What one source has given to a stream."""
+    """The part of a stream that comes from one source."""
 
     documents: int = 0
-    """Or examples."""
+    """Documents, or examples."""
     tokens: int = 0
 
 
@@ -39,30 +39,30 @@ class StreamInfo(Report):
     """One stream of a dataset."""
 
     documents: int = 0
-    """Or examples."""
+    """Documents, or examples."""
     tokens: int = 0
-    """End-of-document tokens included."""
+    """Tokens, end-of-document tokens among them."""
     bytes: int = 0
-    """UTF-8 bytes of the text: what bits per byte divide by."""
+    """UTF-8 bytes of the text, by which bits per byte are computed."""
     document_tokens: dict[str, int] = Field(default_factory=dict)
     """Percentiles of the documents' lengths in tokens: p50, p90, p99, max."""
     truncated: int = 0
     """Examples that the sequence length cut."""
     dropped: int = 0
-    """Records of which nothing would be trained on."""
+    """Records that became no example, because nothing of them would be trained on."""
     trained_tokens: int = 0
-    """Those that the loss is taken over, of held-out streams."""
+    """Tokens of a held-out stream that the loss is taken over."""
     fertility: Fertility | None = None
-    """How finely the tokenizer cuts the text, of held-out streams."""
+    """How finely the tokenizer cuts the text of a held-out stream."""
     left_out: dict[str, int] = Field(default_factory=dict)
-    """Records, and rows that are none, that are not in the stream: how many for which reason (`screening`)."""
+    """Rows that were left out of the stream, counted by reason (`data.filters.fates`)."""
     by_source: list[SourceCount] = Field(default_factory=list)
-    """Of each source in order, up to the last that has given anything: the stream is theirs one after the other."""
+    """The parts of the stream by source, in order; sources after the last one that gave anything are missing."""
     shards: list[ShardInfo] = Field(default_factory=list)
 
 
 def describe_stream(lengths: Counter[int], shards: list[ShardInfo]) -> StreamInfo:
-    """A stream that was written: how often each length in tokens came, and where it lies."""
+    """Describe a written stream by its shards and by the count of its documents of each length in tokens."""
     return StreamInfo(
         documents=lengths.total(),
         tokens=sum(shard.tokens for shard in shards),
@@ -72,7 +72,7 @@ def describe_stream(lengths: Counter[int], shards: list[ShardInfo]) -> StreamInf
 
 
 def summarize(lengths: Counter[int]) -> dict[str, int]:
-    """Percentiles of lengths, of which each is counted."""
+    """Compute percentiles of lengths from the count of each."""
     if not lengths:
         return {}
     values = np.array(sorted(lengths))
@@ -82,7 +82,7 @@ def summarize(lengths: Counter[int]) -> dict[str, int]:
 
 
 def fetch(source: Location, cache_dir: Path, sha256: str) -> Path:
-    """A shard's file on this node's disk, downloaded when it is first asked for by any of the node's ranks."""
+    """Return a shard's file on this node's disk; the first of the node's ranks that asks downloads it."""
     path = cache_dir / source.name
     with locked(path.with_suffix(path.suffix + ".lock")):
         if not path.exists():
@@ -91,7 +91,7 @@ def fetch(source: Location, cache_dir: Path, sha256: str) -> Path:
 
 
 def _download(source: Location, path: Path, sha256: str) -> None:
-    """A file that is there is whole and right: it gets its name when it has been checked."""
+    """Download a file, and give it its name only when it is whole and has the right sha256."""
     part = path.with_suffix(path.suffix + ".part")
     source.download_file(part)
     with part.open("rb") as file:
@@ -100,7 +100,11 @@ def _download(source: Location, path: Path, sha256: str) -> None:
 
 
 def check_sha256(location: Location, found: str, wanted: str | None) -> None:
-    """Raises UserError: DATA_ERROR where the two differ."""
+    """Refuse contents whose sha256 is not the expected one.
+
+    Raises:
+        UserError: DATA_ERROR.
+    """
     if wanted is not None and found != wanted:
         raise UserError(
             f"{location} is damaged or was changed: its sha256 is {found}, expected {wanted}. "

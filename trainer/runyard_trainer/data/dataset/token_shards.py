@@ -1,12 +1,10 @@
-"""Token shards: how prepared text lies in storage, and how a rank reads sequences from it.
+"""Write and read token shards: prepared text in storage, read in sequences of one length.
 
     ShardWriter: documents ─> <stream>-<n>-<sha256>.bin  token ids, little-endian uint16 or uint32
                               <stream>-<n>-<sha256>.idx  uint64 end of each document, counted from the shard's start
-    dataset.json: what there is, written last: a dataset without it does not exist
+    Stream: the documents of all shards ─> sequence(i, length); a shard is downloaded once per node, when needed
 
-    open_dataset ─> Dataset ─> stream(name) ─> sequence(i, length): a shard is downloaded once per node, when needed
-
-A document never spans two shards. A stream is its documents one after the other, cut every `length` tokens.
+A document never spans two shards. The sequences are the documents one after the other, cut every `length` tokens.
 """
 
 from __future__ import annotations
@@ -37,14 +35,14 @@ class PackedSequence:
 
     input_ids: NDArray[np.int64]
     position_ids: NDArray[np.int64]
-    """Restart at 0 at each document's start and at the padding's."""
+    """Positions; they restart at 0 at each document's start and at the padding's."""
     labels: NDArray[np.int64]
-    """As input_ids (the loss shifts them), but IGNORED in the padding and at each document's first token here, which
-    nothing in this sequence comes before."""
+    """The input_ids (the loss shifts them), but IGNORED in the padding and at the first token of each document in this
+    sequence, which has no token before it."""
 
 
 def token_dtype(vocab_size: int) -> str:
-    """The narrowest type that holds every token id."""
+    """Return the narrowest type that holds every token id."""
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
@@ -52,7 +50,7 @@ def token_dtype(vocab_size: int) -> str:
 
 
 class ShardWriter:
-    """Writes one stream; documents in, `StreamInfo` out. Holds one shard in memory."""
+    """A stream of text while it is written: documents in, `StreamInfo` out; one shard is in memory."""
 
     def __init__(self, location: Location, stream: str, dtype: str, shard_bytes: int = _SHARD_BYTES) -> None:
         self._location = location
@@ -65,7 +63,7 @@ class ShardWriter:
         self._lengths: Counter[int] = Counter()
 
     def add(self, columns: dict[str, Any]) -> None:
-        """Append a document: its `input_ids`, the end-of-document token among them."""
+        """Append a document: its `input_ids`, which end with the end-of-document token."""
         token_ids = columns["input_ids"]
         self._tokens += np.asarray(token_ids, dtype=self._dtype).tobytes()
         self._ends.append(len(self._tokens) // self._dtype.itemsize)
@@ -74,7 +72,7 @@ class ShardWriter:
             self._upload_shard()
 
     def finish(self) -> StreamInfo:
-        """Upload what is left."""
+        """Upload the last shard and describe the stream."""
         if self._ends:
             self._upload_shard()
         return describe_stream(self._lengths, self._shards)
@@ -101,7 +99,7 @@ class ShardWriter:
 
 
 class Stream:
-    """Documents one after the other, as packed sequences."""
+    """A stream of text: its documents one after the other, as packed sequences."""
 
     def __init__(self, info: StreamInfo, shards: list[_Shard], eos_token_id: int) -> None:
         self.info = info
@@ -110,12 +108,12 @@ class Stream:
         self._eos_token_id = eos_token_id
 
     def num_sequences(self, length: int, keep_tail: bool) -> int:
-        """Sequences of `length` tokens; with `keep_tail` the last one may be padded."""
+        """Count the sequences of `length` tokens; with `keep_tail` the last one may be padded."""
         full, tail = divmod(self.info.tokens, length)
         return full + (1 if keep_tail and tail else 0)
 
     def sequence(self, i: int, length: int) -> PackedSequence:
-        """The i-th one; what the stream does not fill is padding."""
+        """Return the i-th sequence of `length` tokens; the last one is padded."""
         start, stop = i * length, min((i + 1) * length, self.info.tokens)
         if not 0 <= start < stop:
             raise IndexError(f"sequence {i} of {length} tokens is not in a stream of {self.info.tokens}")
@@ -123,7 +121,7 @@ class Stream:
         return pack(tokens, document_starts, length, self._eos_token_id)
 
     def _read(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Tokens [start, stop) of the stream, and which of them, counted from `start`, begin a document."""
+        """Read tokens [start, stop) of the stream, and which of them, counted from `start`, begin a document."""
         pieces: list[NDArray[np.int64]] = []
         document_starts: list[NDArray[np.int64]] = []
         while start < stop:
@@ -141,7 +139,7 @@ class Stream:
 def pack(
     tokens: NDArray[np.int64], document_starts: NDArray[np.int64], length: int, eos_token_id: int
 ) -> PackedSequence:
-    """Lay documents into one sequence: tokens [n], n <= length, and the indices of them that begin a document."""
+    """Pack n <= length tokens into one sequence; `document_starts` are the indices of those that begin a document."""
     input_ids = np.full(length, eos_token_id, dtype=np.int64)
     input_ids[: len(tokens)] = tokens
     is_start = np.zeros(length, dtype=bool)
@@ -155,7 +153,7 @@ def pack(
 
 
 class _Shard:
-    """The two files of a shard, on this node's disk from when they are first read."""
+    """A shard's two files, downloaded to this node's disk when they are first read."""
 
     def __init__(self, location: Location, info: ShardInfo, dtype: str, cache_dir: Path) -> None:
         self.info = info
@@ -165,7 +163,7 @@ class _Shard:
 
     @cached_property
     def tokens(self) -> NDArray[np.unsignedinteger]:
-        """Token ids, mapped from disk."""
+        """The token ids, mapped from disk."""
         return self._map(f"{self.info.name}.bin", self.info.sha256, self._dtype)
 
     @cached_property
@@ -174,7 +172,7 @@ class _Shard:
         return self._map(f"{self.info.name}.idx", self.info.index_sha256, np.dtype("<u8"))
 
     def document_starts(self, first: int, last: int) -> NDArray[np.int64]:
-        """Which tokens of [first, last) begin a document, counted from the shard's start."""
+        """Return the tokens of [first, last) that begin a document, counted from the shard's start."""
         low, high = np.searchsorted(self._ends, np.array([first, last], dtype=np.uint64))
         starts = self._ends[low:high].astype(np.int64)
         return np.concatenate([[0], starts]) if first == 0 else starts

@@ -1,12 +1,12 @@
-"""What is told of a document: how like a task's text it is, how new to a model, how varied.
+"""Score a document: how similar it is to a task's text, how new it is to a model, how varied it is.
 
-    TaskSimilarity  cosine of its TF-IDF of character 4-grams to the mean of the target's
-    BigramModel     nats per token that it surprises a bigram model of text that is known already
-    count_entropy   nats of the distribution of its token types
+    TaskSimilarity   cosine between the document's TF-IDF of character 4-grams and the mean of the target's
+    BigramModel      nats per token by which the document surprises a bigram model of text that is known already
+    compute_entropy  nats of the distribution of the document's token types
 
-Nothing needs to know the language. Similarity is of characters, not of tokens: a tokenizer spells words that it does
-not know, and then a text of the task would be like random letters. Everything is counting, so the same text gives the
-same numbers.
+No score depends on the language. Similarity compares characters, not tokens: a tokenizer cuts words that it does not
+know into letters, and then a text of the task would look like random letters. All scores are made of counts, so the
+same text gets the same scores.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ Features = NDArray[np.int64]
 _NGRAM = 4
 _FEATURE_BITS = 20
 _DISCOUNT = 0.75
-"""Of each pair's count, for the pairs that were never seen: the usual one (Ney, Essen, Kneser 1994)."""
+"""Taken off each pair's count and given to pairs that were never seen: the usual one (Ney, Essen, Kneser 1994)."""
 _PENDING_PAIRS = 1 << 22
-"""Counted at once."""
+"""Pairs of tokens that are counted at once."""
 _MAX_PAIRS = 1 << 24
-"""Kept of a text of any size: the most frequent. Some 700 MB while they are counted."""
+"""Pairs that are kept of a text of any size, the most frequent ones: some 700 MB while they are counted."""
 
 
-def count_entropy(tokens: Tokens) -> float:
-    """Nats of the distribution of a document's token types."""
+def compute_entropy(tokens: Tokens) -> float:
+    """Compute the entropy, in nats, of the distribution of a document's token types."""
     counts = np.unique(tokens, return_counts=True)[1]
     shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
 
 class TaskSimilarity:
-    """Cosine to what a target's documents have in common.
+    """The similarity of documents to a target: the cosine to the mean of the target's documents.
 
-    An n-gram that most documents of the domain have tells little: weights are scikit-learn's smooth inverse document
-    frequencies, and counts count by their logarithm. Features are hashed: two that fall together blur little.
+    N-grams are weighted by scikit-learn's smooth inverse document frequency over the domain and by the logarithm of
+    their count. They are hashed to 2^20 features; the few that share a feature change a score little.
     """
 
     def __init__(self) -> None:
@@ -47,17 +47,17 @@ class TaskSimilarity:
         self._centroid = np.zeros(1 << _FEATURE_BITS)
 
     def add_domain(self, text: str) -> None:
-        """A document that may be chosen; all of them come before the target's."""
+        """Count a document of the domain; all of them come before the target's."""
         self._with_feature[count_ngrams(text)[0]] += 1
         self._num_documents += 1
 
     def add_target(self, text: str) -> None:
-        """A document of the task."""
+        """Add a document of the target."""
         features, weights = self._weigh(text)
         self._centroid[features] += weights
 
     def score(self, text: str) -> float:
-        """From 0; comparable among documents of one target."""
+        """Return a document's similarity, 0 or more; comparable among documents of one target only."""
         features, weights = self._weigh(text)
         return float(weights @ self._centroid[features])
 
@@ -69,7 +69,7 @@ class TaskSimilarity:
 
 
 def count_ngrams(text: str) -> tuple[Features, Features]:
-    """The hashes of a text's n-grams, and how often each is there; case and layout make no difference."""
+    """Return the hashes of a text's n-grams and the count of each; case and white space make no difference."""
     plain = f" {' '.join(text.lower().split())} "
     letters = np.frombuffer(plain.encode("utf-32-le"), dtype="<u4").astype(np.uint64)
     hashes = np.zeros(max(0, len(letters) - _NGRAM + 1), dtype=np.uint64)
@@ -81,22 +81,22 @@ def count_ngrams(text: str) -> tuple[Features, Features]:
 
 
 class BigramModel:
-    """A language model of text that is known already: pairs of tokens, with absolute discounting."""
+    """A bigram language model with absolute discounting, of text that is known already."""
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self._singles = np.zeros(vocab_size, dtype=np.int64)
         self._firsts = np.zeros(vocab_size, dtype=np.int64)
-        """How often each token has another one behind it."""
+        """By token: how often another token follows it."""
         self._followers = np.zeros(vocab_size, dtype=np.int64)
-        """How many different ones."""
+        """By token: how many different tokens follow it."""
         self._pairs = np.empty(0, dtype=np.int64)
         self._pair_counts = np.empty(0, dtype=np.int64)
         self._pending: list[Tokens] = []
         self._num_pending = 0
 
     def add(self, tokens: Tokens) -> None:
-        """Learn from a document."""
+        """Count a document's tokens and pairs."""
         self._singles += np.bincount(tokens, minlength=self._vocab_size)
         self._pending.append(self._pair(tokens))
         self._num_pending += len(tokens)
@@ -104,7 +104,7 @@ class BigramModel:
             self._merge()
 
     def surprise(self, tokens: Tokens) -> float:
-        """Mean nats per token: the logarithm of the perplexity."""
+        """Return the mean nats per token of a document: the logarithm of its perplexity."""
         if self._pending:
             self._merge()
         alone = (self._singles[tokens] + 1) / (self._singles.sum() + self._vocab_size)
@@ -121,7 +121,7 @@ class BigramModel:
         return tokens[:-1] * self._vocab_size + tokens[1:]
 
     def _merge(self) -> None:
-        """Count what is pending among what is counted."""
+        """Merge the pending pairs into the counts."""
         keys = np.concatenate([self._pairs, *self._pending])
         counts = np.concatenate([self._pair_counts, np.ones(len(keys) - len(self._pairs), dtype=np.int64)])
         self._pairs, places = np.unique(keys, return_inverse=True)

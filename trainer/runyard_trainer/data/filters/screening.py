@@ -1,10 +1,10 @@
-"""Which records are left out, though nothing is wrong with them: empty ones, duplicates, what is held out.
+"""Decide the fate of each record: hold it out, or leave it out as empty, a duplicate, or too like held-out data.
 
-    HeldOut: hashes of what must not be trained on, gathered before anything is written, as far as it is needed
-    Screen: one pass over the streams; of each record, the reason to leave it out, or None
+    held-out records ─> HeldOutHashes: what must not be trained on, complete before any record is decided on
+    record ─(Screen, which remembers the records before it)─> Fate
 
-Which of several that are the same is kept depends on their order alone, so preparing again gives the same. Texts are
-kept as hashes of 16 bytes: a million records take some 100 MB, with `near` some 2 GB.
+Of equal records the first is kept, so preparing the same files again gives the same dataset. Texts are remembered as
+hashes of 16 bytes: a million records take some 100 MB, with `data.deduplicate: near` some 2 GB.
 """
 
 from __future__ import annotations
@@ -15,48 +15,27 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from runyard_trainer.contract.data import Data
-from runyard_trainer.data.dataset.manifest import StreamInfo
+from runyard_trainer.data.filters.fates import Fate, LeftOutReason
 
 if TYPE_CHECKING:
     from datasketch import MinHash
-
-Reason = Literal["invalid", "empty", "duplicate", "nearDuplicate", "heldOut", "contaminated", "noise", "notSelected"]
-
-REASON_WORDS: dict[str, str] = {
-    "invalid": "invalid",
-    "empty": "empty",
-    "duplicate": "duplicate",
-    "nearDuplicate": "near-duplicate",
-    "heldOut": "also in data.validation.sources",
-    "contaminated": "with words of held-out data",
-    "noise": "left out as noise by data.select",
-    "notSelected": "not chosen by data.select",
-}
-"""How one of them, or a count of them, is told."""
 
 _NEAR_THRESHOLD = 0.8
 _NUM_PERMUTATIONS = 128
 _SHINGLE_WORDS = 5
 
 
-def tell_left_out(info: StreamInfo) -> list[str]:
-    """What of a stream's sources is not in it, and what of it is cut, such as `3 empty`."""
-    counts = {REASON_WORDS[reason]: count for reason, count in info.left_out.items()}
-    counts |= {"with nothing to train on": info.dropped, "truncated": info.truncated}
-    return [f"{count:,} {words}" for words, count in counts.items() if count]
-
-
 def is_held_out(text: str, fraction: float) -> bool:
-    """Whether a record is for validation: a function of its text, so that copies of it stay on one side."""
+    """Return whether a record is for validation: by a hash of its text, so that all copies of a text share one side."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") < fraction * 2**64
 
 
-class HeldOut:
-    """What must not be trained on."""
+class HeldOutHashes:
+    """The texts that must not be trained on, as hashes of the texts and of their n-grams."""
 
     def __init__(self, data: Data) -> None:
         self._ngram = data.decontaminate.ngram if data.decontaminate is not None else None
@@ -65,19 +44,19 @@ class HeldOut:
         self._near = NearIndex() if data.deduplicate == "near" else None
 
     def add_validation(self, identity: str) -> None:
-        """A record of `data.validation`."""
+        """Add the text of a held-out record of the domain."""
         self._identities.add(_digest(identity))
         if self._near is not None:
             self._near.add(identity)
         self.add_general(identity)
 
     def add_general(self, identity: str) -> None:
-        """A record of `evaluation.general`: only its n-grams count."""
+        """Add a text of `evaluation.general`: only its n-grams must not be trained on."""
         if self._ngram is not None:
             self._ngrams.update(_hash_ngrams(identity, self._ngram))
 
-    def reason(self, stream: str, identity: str) -> Reason | None:
-        """Why a record of `train` or `replay` must not be trained on."""
+    def find_reason(self, stream: str, identity: str) -> LeftOutReason | None:
+        """Return why a record of `train` or `replay` must not be trained on, or None."""
         if stream == "train" and _digest(identity) in self._identities:
             return "heldOut"
         if self._ngram is not None and any(each in self._ngrams for each in _hash_ngrams(identity, self._ngram)):
@@ -88,26 +67,32 @@ class HeldOut:
 
 
 class Screen:
-    """One pass over the records of all streams."""
+    """The decision on each record of each stream; every record is shown to it once, in order."""
 
-    def __init__(self, data: Data, held_out: HeldOut) -> None:
+    def __init__(self, data: Data, held_out: HeldOutHashes) -> None:
+        self._held_out_fraction = data.validation.held_out_fraction
         self._deduplicate = data.deduplicate
         self._held_out = held_out
         self._seen: dict[str, set[bytes]] = defaultdict(set)
         self._near: dict[str, NearIndex] = defaultdict(NearIndex)
 
-    def reason(self, stream: str, identity: str, content: dict[str, Any]) -> Reason | None:
-        """Why a record is to be left out of a stream.
+    def decide(self, stream: str, identity: str, content: dict[str, Any]) -> Fate:
+        """Decide the fate of the next record of a stream.
 
         Args:
-            stream: where it would go.
-            identity: its text; no two that have it in common may be trained on and held out.
-            content: all of it: the same text with another label is no duplicate.
+            stream: the stream whose files hold the record.
+            identity: the record's text; no two that have it in common may be trained on and held out.
+            content: the whole record: the same text with another label is no duplicate.
         """
+        is_split = stream == "train" and is_held_out(identity, self._held_out_fraction)
+        target = "validation" if is_split else stream
+        return Fate(target, self._find_reason(target, identity, content))
+
+    def _find_reason(self, stream: str, identity: str, content: dict[str, Any]) -> LeftOutReason | None:
         if not identity.strip():
             return "empty"
         is_trained_on = stream in ("train", "replay")
-        if is_trained_on and (reason := self._held_out.reason(stream, identity)):
+        if is_trained_on and (reason := self._held_out.find_reason(stream, identity)):
             return reason
         if self._deduplicate == "none":
             return None
@@ -123,7 +108,7 @@ class Screen:
 
 
 class NearIndex:
-    """Texts, to be asked whether one is near any of them."""
+    """Texts among which near-duplicates of another text are found, by MinHash of their word 5-grams."""
 
     def __init__(self) -> None:
         from datasketch import MinHashLSH  # deferred: it loads scipy, which takes seconds that few runs need
@@ -132,19 +117,19 @@ class NearIndex:
         self._count = 0
 
     def has(self, text: str) -> bool:
-        """Whether there is one near it."""
+        """Return whether a text that was added is near this one."""
         return bool(self._lsh.query(_sign(text)))
 
     def add(self, text: str) -> None:
-        """Keep it."""
+        """Add a text."""
         self._lsh.insert(self._count, _sign(text))
         self._count += 1
 
 
 @lru_cache(maxsize=2)
 def _sign(text: str) -> MinHash:
-    """Its signature; kept, since the same text is asked about and then added."""
-    from datasketch import MinHash  # deferred, as above
+    """Compute the MinHash signature of a text; cached, because a text is looked up and then added."""
+    from datasketch import MinHash  # deferred: it loads scipy, which takes seconds that few runs need
 
     signature = MinHash(num_perm=_NUM_PERMUTATIONS, seed=1)
     words = _words(text)

@@ -1,11 +1,11 @@
-"""Which documents of the domain are worth training on, where a recipe asks for a part of them (`data.select`).
+"""Choose the documents of the domain to train on, where a recipe asks for a part of them (`data.select`).
 
-    documents that may be trained on ─(excerpt)─> scratch file ─(document_scores)─> a score of each kind
+    documents that may be trained on ─(excerpt)─> scratch file ─(document_scores)─> scores of each document
       ─(percentile ranks)─> without the noise ─(mean of the ranks)─> the highest (hard), or drawn by rank (soft)
 
-Of a long document four pieces are looked at, spread evenly: all documents are judged by as much text. 4 KB of each wait
-on disk until all have been read; in memory are some numbers of each. Which text that is, the settings and a seed
-decide, and nothing else: preparing again chooses the same.
+Of a long document four pieces are scored, spread evenly, so that all documents are compared by as much text. An excerpt
+of at most 4,096 characters of each document waits on disk until all have been read; memory holds a few numbers of each.
+The choice depends on the texts, the settings and the seed alone: preparing the same files again chooses the same.
 """
 
 from __future__ import annotations
@@ -21,62 +21,58 @@ from numpy.typing import NDArray
 
 from runyard_trainer.contract.data import Select
 from runyard_trainer.contract.exits import ExitCode, UserError
-from runyard_trainer.data.filters.document_scores import BigramModel, TaskSimilarity, Tokens, count_entropy
-from runyard_trainer.data.filters.screening import Reason
+from runyard_trainer.data.filters.document_scores import BigramModel, TaskSimilarity, Tokens, compute_entropy
+from runyard_trainer.data.filters.fates import LeftOutReason
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer
 
 _EXCERPT_CHARACTERS = 4096
 _NUM_PIECES = 4
 _ENCODED_DOCUMENTS = 256
-"""That are tokenized at once."""
+"""Documents that are tokenized at once."""
 
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A number of each kind for each document, in their order; None where the method does not ask for it."""
+    """The scores of all documents, in their order; None for a score that the method does not use."""
 
     similarity: Values | None = None
-    """To the target."""
+    """Cosine to the target's texts."""
     surprise: Values | None = None
-    """Nats per token."""
+    """Nats per token, by a bigram model of text that is known already."""
     entropy: Values | None = None
-    """Nats."""
+    """Nats, of the distribution of the document's token types."""
 
 
 def choose_documents(
     select: Select,
     seed: int,
-    documents: Iterable[str],
+    excerpts: Excerpts,
     target: Iterable[str],
     known: Iterable[str],
     tokenizer: DocumentTokenizer,
-    scratch_dir: Path,
-) -> list[Reason | None]:
-    """Of each document, why it is not trained on, or None.
+) -> list[LeftOutReason | None]:
+    """Decide for each document why it is not trained on; None where it is.
 
     Args:
-        select: what is asked for.
-        seed: of what is drawn.
-        documents: what there is to choose from.
-        target: text of the task; read where the method asks for it.
-        known: text that the model knows already; likewise.
+        select: the recipe's `data.select`.
+        seed: the seed of `sampling: soft`.
+        excerpts: the documents to choose from.
+        target: texts of the task; read only where the method compares with them.
+        known: texts that the model knows already; read only where the method compares with them.
         tokenizer: the run's.
-        scratch_dir: where excerpts wait.
 
     Raises:
-        UserError: DATA_ERROR where there is nothing to compare with.
+        UserError: DATA_ERROR where there is no text to compare with.
     """
-    excerpts = Excerpts(scratch_dir / "excerpts", map(cut_excerpt, documents))
     similarity = surprise = entropy = None
     if select.uses_target:
         similarity = _score_similarity(excerpts, map(cut_excerpt, target))
     if select.uses_reference:
         model = _learn(_encode(map(cut_excerpt, known), tokenizer), tokenizer)
         surprise, entropy = _score_novelty(_encode(excerpts, tokenizer), model)
-    excerpts.remove()
-    return judge(select, Scores(similarity, surprise, entropy), seed)
+    return decide(select, Scores(similarity, surprise, entropy), seed)
 
 
 def _score_similarity(excerpts: Excerpts, target: Iterable[str]) -> Values:
@@ -102,16 +98,16 @@ def _learn(known: Iterable[Tokens], tokenizer: DocumentTokenizer) -> BigramModel
 
 
 def _score_novelty(excerpts: Iterable[Tokens], model: BigramModel) -> tuple[Values, Values]:
-    """Surprise and entropy of each: it is tokenized once."""
+    """Compute surprise and entropy of each document, which is tokenized once for both."""
     surprise, entropy = array("d"), array("d")
     for tokens in excerpts:
         surprise.append(model.surprise(tokens))
-        entropy.append(count_entropy(tokens))
+        entropy.append(compute_entropy(tokens))
     return np.array(surprise), np.array(entropy)
 
 
 def _encode(texts: Iterable[str], tokenizer: DocumentTokenizer) -> Iterator[Tokens]:
-    """Each with its end, so that none is without a token."""
+    """Tokenize each text, with the end-of-document token, so that even an empty text has a token."""
     waiting = iter(texts)
     while batch := list(islice(waiting, _ENCODED_DOCUMENTS)):
         for token_ids in tokenizer.encode(batch):
@@ -123,32 +119,32 @@ def _check_text(num_documents: int, field: str) -> None:
         raise UserError(f"{field} has no text to compare data.train with: name some", ExitCode.DATA_ERROR)
 
 
-# ------------------------------------------------------------------------------------------------------------- verdicts
+# ------------------------------------------------------------------------------------------------------------- decision
 
 
-def judge(select: Select, scores: Scores, seed: int) -> list[Reason | None]:
-    """What becomes of each document. Pure.
+def decide(select: Select, scores: Scores, seed: int) -> list[LeftOutReason | None]:
+    """Decide for each document, from the scores of all, why it is not trained on; None where it is.
 
-    Noise is what surprises most; where there is a target, what does so and is not like it.
+    Noise is what surprises most or, where there is a target, what surprises most for its likeness to the target.
     """
     ranks = [rank(each) for each in (scores.similarity, scores.surprise, scores.entropy) if each is not None]
     score = np.mean(ranks, axis=0)
-    verdicts: list[Reason | None] = ["notSelected"] * len(score)
+    reasons: list[LeftOutReason | None] = ["notSelected"] * len(score)
     kept = np.arange(len(score))
     if scores.surprise is not None:
         strangeness = rank(scores.surprise) - (0 if scores.similarity is None else rank(scores.similarity))
         num_noise = round(select.resolved_noise_clip * len(score))
         by_strangeness = np.argsort(-strangeness, kind="stable")
         for place in by_strangeness[:num_noise].tolist():
-            verdicts[place] = "noise"
+            reasons[place] = "noise"
         kept = np.sort(by_strangeness[num_noise:])
     for place in _pick(select, score[kept], round(select.fraction * len(score)), seed).tolist():
-        verdicts[int(kept[place])] = None
-    return verdicts
+        reasons[int(kept[place])] = None
+    return reasons
 
 
 def _pick(select: Select, score: Values, count: int, seed: int) -> NDArray[np.int64]:
-    """Places of at least one."""
+    """Pick documents by their scores, at least one; returns their indices."""
     keys = score
     if select.sampling == "soft":
         # The largest of log(u) / w are a weighted sample without replacement (Efraimidis and Spirakis 2006).
@@ -158,7 +154,7 @@ def _pick(select: Select, score: Values, count: int, seed: int) -> NDArray[np.in
 
 
 def rank(values: Values) -> Values:
-    """The share of all that is no larger than each, above 0 and up to 1; equals have the mean of theirs."""
+    """Return each value's percentile rank, above 0 and up to 1; equal values get the mean of their ranks."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[places] / max(1, len(values)))
 
@@ -167,7 +163,7 @@ def rank(values: Values) -> Values:
 
 
 def cut_excerpt(text: str) -> str:
-    """What is looked at of a document: all of it, or pieces, of which the first begins and the last ends it."""
+    """Return a document whole, or four pieces of it: its first and last 1,024 characters and two from between."""
     if len(text) <= _EXCERPT_CHARACTERS:
         return text
     size = _EXCERPT_CHARACTERS // _NUM_PIECES
@@ -176,20 +172,26 @@ def cut_excerpt(text: str) -> str:
 
 
 class Excerpts:
-    """Texts in a file; to be gone through as often as it takes."""
+    """Excerpts of documents in a scratch file: written once, read as often as it takes, removed at the end."""
 
-    def __init__(self, path: Path, texts: Iterable[str]) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
         self._sizes = array("L")
-        with path.open("wb") as file:
-            for text in texts:
-                self._sizes.append(file.write(text.encode()))
+        self._file = path.open("wb")
+
+    def __enter__(self) -> Excerpts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._path.unlink()
+
+    def add(self, document: str) -> None:
+        """Append the excerpt of a document."""
+        self._sizes.append(self._file.write(cut_excerpt(document).encode()))
 
     def __iter__(self) -> Iterator[str]:
+        self._file.flush()
         with self._path.open("rb") as file:
             for size in self._sizes:
                 yield file.read(size).decode()
-
-    def remove(self) -> None:
-        """Free the disk: shards need it next."""
-        self._path.unlink()

@@ -1,4 +1,4 @@
-"""Files that end in .gz or .zst, decompressed as they are read."""
+"""Decompress files that end in .gz or .zst as they are read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import zstandard
 ENDINGS = (".gz", ".zst")
 
 DamagedErrors = (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError)
-"""What reading a damaged file raises."""
+"""The errors that reading a damaged file raises."""
 
 
 def decompress(raw: io.BufferedReader, uri: str) -> io.BufferedReader:
-    """What the file holds; the name says whether it is compressed."""
+    """Open a file's contents, decompressed if its name ends in .gz or .zst."""
     if uri.endswith(".gz"):
         return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]  # it reads as one; typeshed does not say so
     if uri.endswith(".zst"):
@@ -25,7 +25,7 @@ def decompress(raw: io.BufferedReader, uri: str) -> io.BufferedReader:
 
 
 class _ZstdReader(io.RawIOBase):
-    """Decompresses frame after frame. zstandard's own reader takes a file that was cut off for a whole one."""
+    """A reader of frame after frame; zstandard's own reader takes a file that was cut off for a whole one."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw = raw

@@ -1,4 +1,4 @@
-"""JSON that is one array of records, as many data sets are published."""
+"""Read JSON files: one array of records, as many data sets are published, or one record a line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runyard_trainer.data.sources.lines import check_object, read_jsonl
 from runyard_trainer.data.sources.rows import BadRecord, Problem, Row, check_size, explain
 
 MAX_ARRAY_BYTES = 1 << 30
-"""Of a whole file: it is held in memory."""
+"""The largest file that is one array: it is held in memory."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HINT = (
@@ -25,7 +25,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def read_json(stream: BufferedReader, uri: str, columns: Columns) -> Iterator[Row | Problem]:
-    """An array of objects; or an object a line, as in JSONL."""
+    """Read an array of objects, or one object a line, as in JSONL."""
     if stream.peek(1).removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"["):
         yield from _read_array(stream, uri, columns)
         return
@@ -57,7 +57,7 @@ def _read_array(stream: BufferedReader, uri: str, columns: Columns) -> Iterator[
 
 
 def _read_items(text: str, uri: str, columns: Columns) -> Iterator[Row | Problem]:
-    """One after the other, so that each is told by its line and number; raises ValueError, RecursionError."""
+    """Read the records of an array one by one, each with its line and number; raises ValueError, RecursionError."""
     decoder, line, counted = json.JSONDecoder(), 1, 0
     position = _skip_space(text, text.index("[") + 1)
     if text[position : position + 1] == "]":

@@ -1,4 +1,4 @@
-"""Text files, which are one document each, and JSONL."""
+"""Read text files, which are one document each, and JSONL."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runyard_trainer.data.sources.rows import BadRecord, Problem, Row, check_siz
 
 
 def read_text(stream: BinaryIO, uri: str, columns: Columns) -> Iterator[Row | Problem]:
-    """The whole file as one row."""
+    """Read a whole file as one row."""
     data = stream.read(rows.MAX_ROW_BYTES + 1)
     try:
         check_size(len(data))
@@ -25,7 +25,7 @@ def read_text(stream: BinaryIO, uri: str, columns: Columns) -> Iterator[Row | Pr
 
 
 def read_jsonl(stream: BinaryIO, uri: str, columns: Columns) -> Iterator[Row | Problem]:
-    """An object a line; empty lines are passed over."""
+    """Read one JSON object a line; empty lines are skipped."""
     number = 0
     while line := stream.readline(rows.MAX_ROW_BYTES + 1):
         number += 1
@@ -54,7 +54,7 @@ def _parse_object(line: bytes) -> dict[str, Any]:
 
 
 def check_object(record: object) -> dict[str, Any]:
-    """A JSON value, if it is an object; raises BadRecord."""
+    """Return a JSON value if it is an object; raises BadRecord."""
     if not isinstance(record, dict):
         raise BadRecord(f"expected a JSON object, found {name_of_type(record)}")
     return record

@@ -1,4 +1,4 @@
-"""Which files a run reads, and in what format each is."""
+"""List the files that a run reads, with the format of each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RECORD_FORMATS = {name for names in RECORD_FORMATS.values() for name in names}
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One object with rows."""
+    """One file of a source: an object in storage that holds rows."""
 
     location: Location
     etag: str
@@ -26,18 +26,18 @@ class SourceFile:
     format: FileFormat
     columns: Columns
     source: int = 0
-    """Which of the listed sources it is of."""
+    """The number of its source in the recipe's list, from 0."""
     record_format: str | None = None
-    """What its records are said to be."""
+    """The format of its records, where the recipe gives one."""
 
 
 def list_sources(sources: Sequence[DataSource], storage: Storage, field: str) -> list[SourceFile]:
-    """The files of the sources, source by source, each in order of name.
+    """List the files of sources, source by source, in order of name within each.
 
     Args:
-        sources: what the recipe lists.
+        sources: the sources that the recipe lists.
         storage: how to reach S3.
-        field: path of that list in the recipe, for messages.
+        field: the path of that list in the recipe, for messages.
 
     Raises:
         UserError: DATA_ERROR where a source names nothing.
@@ -46,7 +46,17 @@ def list_sources(sources: Sequence[DataSource], storage: Storage, field: str) ->
 
 
 def list_source(source: DataSource, number: int, storage: Storage, field: str) -> list[SourceFile]:
-    """Those of one source, the `number`th; `field` is the path of its uri."""
+    """List the files of one source.
+
+    Args:
+        source: the source.
+        number: its number in the recipe's list, from 0.
+        storage: how to reach S3.
+        field: the path of its uri in the recipe, for messages.
+
+    Raises:
+        UserError: DATA_ERROR where the source names nothing.
+    """
     location = open_store(source.uri, storage, field)
     try:
         infos = [location.head()] if location.prefix else list(location.list())

@@ -15,7 +15,7 @@ from runyard_trainer.data.sources.rows import BadRecord, Problem, Row
 from runyard_trainer.storage.base import NotFound
 
 MAX_DROPPED_SHARE = 0.05
-"""Of the rows, wrong ones that `data.invalidRows: Drop` leaves out: where more are wrong, it is no accident."""
+"""The largest share of wrong rows that `data.invalidRows: Drop` leaves out: more of them are no accident."""
 
 _SHOWN_PROBLEMS = 10
 
@@ -25,23 +25,40 @@ Reader = Callable[[Any, str, Columns], Iterator[Row | Problem]]
 
 
 def read_records(
-    files: Sequence[SourceFile],
-    parse: Callable[[Row], T],
-    on_read: Callable[[int], object] = lambda _: None,
-    on_dropped: Callable[[Problem], object] | None = None,
+    files: Sequence[SourceFile], parse: Callable[[Row], T], on_read: Callable[[int], object] = lambda _: None
 ) -> Iterator[T]:
-    """Every row of the files in order, as `parse` understands it.
+    """Read the record of every row of the files, in order.
+
+    No record is yielded after the first wrong row, so that nothing is made of a part of the data; the rest is read all
+    the same, to find everything that is wrong.
 
     Args:
-        files: what to read.
-        parse: a row's record; raises BadRecord where it is none.
-        on_read: told of bytes read from storage, as they come.
-        on_dropped: told of each wrong row, which is then left out; None: a wrong row is an error.
+        files: the files to read.
+        parse: returns the record of a row; raises BadRecord where it holds none.
+        on_read: called with the number of bytes read from storage, as they come.
 
     Raises:
-        UserError: DATA_ERROR after the last file, if any row was wrong; where wrong ones are left out, if they are more
-            than `MAX_DROPPED_SHARE` or a file cannot be read to its end.
+        UserError: DATA_ERROR after the last file, if any row was wrong.
     """
+    items = _read_items(files, parse, on_read, may_drop=False)
+    return (item for item in items if not isinstance(item, Problem))
+
+
+def read_records_or_problems(
+    files: Sequence[SourceFile], parse: Callable[[Row], T], on_read: Callable[[int], object] = lambda _: None
+) -> Iterator[T | Problem]:
+    """Read the record of every row of the files, in order, or its problem where the row is wrong.
+
+    Raises:
+        UserError: DATA_ERROR after the last file, if more rows were wrong than `MAX_DROPPED_SHARE`, or a file could not
+            be read to its end.
+    """
+    return _read_items(files, parse, on_read, may_drop=True)
+
+
+def _read_items(
+    files: Sequence[SourceFile], parse: Callable[[Row], T], on_read: Callable[[int], object], may_drop: bool
+) -> Iterator[T | Problem]:
     problems = _Problems()
     num_rows = 0
     for file in files:
@@ -49,15 +66,15 @@ def read_records(
             num_rows += 1
             if isinstance(item, Problem):
                 problems.add(item)
-                if on_dropped is not None and item.is_row:
-                    on_dropped(item)
-            elif on_dropped is not None or not problems.count:
+                if may_drop and item.is_row:
+                    yield item
+            elif may_drop or not problems.count:
                 yield item
-    problems.check(num_rows, may_drop=on_dropped is not None)
+    problems.check(num_rows, may_drop)
 
 
 def read_rows(file: SourceFile, on_read: Callable[[int], object] = lambda _: None) -> Iterator[Row | Problem]:
-    """What one file holds, not yet parsed."""
+    """Read the rows of one file, not yet parsed, and a problem in place of each that cannot be read."""
     for row in _read_rows(file, on_read):
         if isinstance(row, Row):
             yield replace(row, record_format=file.record_format, source=file.source)
@@ -110,7 +127,7 @@ def _parse_file(file: SourceFile, parse: Callable[[Row], T], on_read: Callable[[
 
 
 class _Problems:
-    """What was wrong so far; the first ones with their text."""
+    """The problems found so far: their number, and the text of the first ones."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -124,7 +141,11 @@ class _Problems:
             self._shown.append(problem.text)
 
     def check(self, num_rows: int, may_drop: bool) -> None:
-        """Raises UserError."""
+        """Refuse the files if there are too many problems.
+
+        Raises:
+            UserError: DATA_ERROR, with the first problems.
+        """
         if not self.count or (may_drop and not self._num_files and self.count <= MAX_DROPPED_SHARE * num_rows):
             return
         lines = list(self._shown)

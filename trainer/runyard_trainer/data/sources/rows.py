@@ -1,4 +1,4 @@
-"""A row: what one line, one text file or one row of a table holds, and what can be wrong with it."""
+"""Rows, as one line, one text file or one row of a table holds them, and the problems that they can have."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any
 from runyard_trainer.contract.data import Columns
 
 MAX_ROW_BYTES = 64 << 20
-"""Of one row: it is tokenized in memory."""
+"""The largest size of one row: it is tokenized in memory."""
 
 
 class BadRecord(Exception):  # noqa: N818 - gathered, and raised as one UserError
-    """Something is wrong with a row; the message says what, the reader where."""
+    """An error in a row; the message says what is wrong, and the reader adds the place."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one line, or one text file, holds: not yet known to be a record."""
+    """The fields of one line, text file or row of a table, not yet known to be a record."""
 
     fields: dict[str, Any]
     place: str
-    """Where it was read: a URI, with the line where there are several."""
+    """Where the row was read: a URI, with the line or row where there are several."""
     columns: Columns
     record_format: str | None = None
-    """What the source says that its records are."""
+    """The format of its records, where the recipe gives one."""
     source: int = 0
-    """Which of the listed sources it is of."""
+    """The number of its source in the recipe's list, from 0."""
 
     def name_of(self, field: str) -> str:
-        """What this source calls one of `Columns`' fields."""
+        """Return the name that this source gives to one of `Columns`' fields."""
         name: str = getattr(self.columns, field)
         return name
 
@@ -37,26 +37,26 @@ class Row:
         return self.fields.get(self.name_of(field)) is not None
 
     def text(self, field: str) -> str:
-        """The string in one of `Columns`' fields.
+        """Return the string in one of `Columns`' fields.
 
         Raises:
-            BadRecord: there is none.
+            BadRecord: the field is absent or no string.
         """
         return check_text(self.value(field), self.name_of(field))
 
     def texts(self, field: str) -> list[str]:
-        """The list of strings in one of `Columns`' fields.
+        """Return the list of strings in one of `Columns`' fields.
 
         Raises:
-            BadRecord: there is none.
+            BadRecord: the field is absent or no list of strings.
         """
         return check_texts(self.value(field), self.name_of(field))
 
     def value(self, field: str) -> Any:
-        """Whatever is in one of `Columns`' fields.
+        """Return the value of one of `Columns`' fields, of any type.
 
         Raises:
-            BadRecord: there is no such field.
+            BadRecord: the field is absent.
         """
         name = self.name_of(field)
         if name not in self.fields:
@@ -66,7 +66,7 @@ class Row:
 
 
 def check_text(value: object, name: str) -> str:
-    """A field's value, if it is a string that has a UTF-8 form; raises BadRecord."""
+    """Return a field's value if it is a string that UTF-8 can encode; raises BadRecord."""
     if not isinstance(value, str):
         raise BadRecord(f"field {name!r} is {name_of_type(value)}, not a string")
     check_encodable(value, f"field {name!r}")
@@ -74,17 +74,17 @@ def check_text(value: object, name: str) -> str:
 
 
 def check_texts(value: object, name: str) -> list[str]:
-    """A field's value, if it is a list of such strings; raises BadRecord."""
+    """Return a field's value if it is a list of strings that UTF-8 can encode; raises BadRecord."""
     if not isinstance(value, list):
         raise BadRecord(f"field {name!r} is {name_of_type(value)}, not a list of strings")
     return [check_text(item, f"{name}[{i}]") for i, item in enumerate(value)]
 
 
 def check_encodable(text: str, where: str) -> None:
-    """Refuse what JSON can write and UTF-8 cannot.
+    """Refuse a string that JSON can hold and UTF-8 cannot encode: one with half of a surrogate pair.
 
     Raises:
-        BadRecord: with its place.
+        BadRecord: with the place of the half.
     """
     try:
         text.encode()
@@ -94,26 +94,26 @@ def check_encodable(text: str, where: str) -> None:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong, with its place."""
+    """Something that is wrong with a row or a file, with its place."""
 
     text: str
     is_row: bool = True
-    """Whether it is one row that can be left out; otherwise what follows in the file cannot be read either."""
+    """Whether it concerns one row, which can be left out; if not, the rest of the file cannot be read either."""
 
 
 def check_size(num_bytes: int) -> None:
-    """Raises BadRecord for a row that is too large."""
+    """Refuse a row that is too large; raises BadRecord."""
     if num_bytes > MAX_ROW_BYTES:
         raise BadRecord(f"a document of more than {MAX_ROW_BYTES >> 20} MiB")
 
 
 def explain(error: UnicodeDecodeError) -> str:
-    """Which byte is wrong."""
+    """Describe which byte is not UTF-8."""
     return f"not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}"
 
 
 def name_of_type(value: object) -> str:
-    """JSON's word for a value's type; Python's for what JSON does not have and Parquet does."""
+    """Name a value's type as JSON does, or as Python does for a type that Parquet has and JSON has not."""
     names = {
         dict: "an object",
         list: "a list",

@@ -1,9 +1,9 @@
-"""CSV, TSV and Parquet: rows of named columns.
+"""Read CSV, TSV and Parquet: rows of named columns.
 
-CSV is read by Python's own reader, because it knows the physical line that a record begins on, which pyarrow does not
-tell; values are strings. In TSV a line is a record, whatever quotation marks are in it: published data has texts that
-begin with one and never close it. Parquet comes in batches through pyarrow and keeps its types; a row is told by its
-number.
+CSV is read by Python's own reader, because it knows the physical line on which a record begins, which pyarrow does not;
+values are strings. In TSV a line is a record, whatever quotation marks it has: published data has texts that begin with
+a quotation mark and never close it. Parquet is read in batches by pyarrow and keeps its types; the place of a row in it
+is a number.
 """
 
 from __future__ import annotations
@@ -41,23 +41,24 @@ csv.field_size_limit(rows.MAX_ROW_BYTES)
 
 
 def read_csv(stream: BinaryIO, uri: str, columns: Columns) -> Iterator[Row | Problem]:
-    """A header, and a record a row, separated by commas (in .tsv, by tabs), quoted by `"`; a record may span lines.
+    """Read a header and its records, values separated by commas (in .tsv, tabs) and quoted by `"`.
 
-    Where quotes do not match, nothing after them can be trusted: the rest of the file is not read.
+    A record may span lines. The rest of the file after a quote that is not closed is not read: nothing in it can be
+    trusted.
     """
     delimiter = "\t" if re.search(r"\.tsv(\.gz|\.zst)?$", uri, re.IGNORECASE) else ","
     return _read_table(_parse_csv(_decode_lines(stream), delimiter), uri, columns, _CSV_HINT)
 
 
 def read_tsv(stream: BinaryIO, uri: str, columns: Columns) -> Iterator[Row | Problem]:
-    """A header, and a record a line, separated by tabs; quotation marks are characters."""
+    """Read a header and one record a line, values separated by tabs; quotation marks are characters."""
     return _read_table(_parse_tsv(_decode_lines(stream)), uri, columns, _TSV_HINT)
 
 
 def _read_table(
     table: Iterator[tuple[int, list[str] | _Unreadable]], uri: str, columns: Columns, width_hint: str
 ) -> Iterator[Row | Problem]:
-    """Rows of the numbered records of a table, the first of which names the columns; empty ones are passed over."""
+    """Make rows of a table's numbered records, of which the first names the columns; empty records are skipped."""
     header: list[str] | None = None
     for number, values in table:
         place = f"{uri}:{number}"
@@ -82,15 +83,15 @@ def _read_table(
 
 @dataclass(frozen=True)
 class _Unreadable:
-    """What stands where a record should."""
+    """A record that cannot be read."""
 
     reason: str
     is_row: bool
-    """Whether what follows it can be read."""
+    """Whether the records after it can be read."""
 
 
 def _parse_csv(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str] | _Unreadable]]:
-    """Each record with the line that it begins on."""
+    """Parse the records of a CSV file, each with the number of the line on which it begins."""
     reader = csv.reader(lines, strict=True, delimiter=delimiter)
     while True:
         number = reader.line_num + 1
@@ -111,7 +112,7 @@ def _parse_csv(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list
 
 
 def _parse_tsv(lines: Iterator[str]) -> Iterator[tuple[int, list[str] | _Unreadable]]:
-    """Each line with its number."""
+    """Parse the lines of a TSV file, each with its number."""
     number = 0
     while True:
         number += 1
@@ -168,7 +169,7 @@ def _explain_csv(error: csv.Error) -> str:
 
 
 def read_parquet(stream: Any, uri: str, columns: Columns) -> Iterator[Row | Problem]:
-    """A record a row, numbered from 1, with the types that the file says. The stream can be sought in."""
+    """Read the rows of a Parquet file, numbered from 1, with the file's types; `stream` can be sought in."""
     number = 0
     try:
         file = pq.ParquetFile(stream, buffer_size=_READ_BYTES)
@@ -189,7 +190,7 @@ def _find_twice(names: list[str]) -> str | None:
 
 
 def _to_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
-    """Python values; Arrow takes a file's word for its strings being UTF-8, and Python does not."""
+    """Convert a batch to Python values; a string that is not UTF-8, which Arrow does not check, gives an error."""
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Tokenizers: read with a model, trained on a run's own text, or extended by the domain's words.
+"""Read a model's tokenizer, train one on a run's own text, or extend the model's by words of the domain.
 
     texts ─(encoders: WordPiece; tokenizer: byte-level BPE)─> a new tokenizer
     a model's tokenizer + texts ─(extension)─> the same ids, and new ones after them

@@ -1,11 +1,11 @@
-"""Tokenizers for encoders, trained on the run's text: WordPiece as BERT has it, or byte-level BPE as RoBERTa has it.
+"""Train tokenizers for encoders on the run's text: WordPiece as in BERT, or byte-level BPE as in RoBERTa.
 
     WordPiece   [CLS] text [SEP]      [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4; upper and lower case
     BPE         <s> text </s>         <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> 4
 
-The tokenizers library numbers WordPiece's pieces as its hash tables have them: another vocabulary each time. Here its
-BPE, which is the same each time, learns on words that carry a mark at their beginning, and its pieces become
-WordPiece's.
+The WordPiece trainer of the tokenizers library numbers pieces in the order of its hash tables: each training gives
+another vocabulary. Its BPE trainer gives the same one each time, so here BPE learns WordPiece's pieces, on words that
+have a mark at their beginning.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from runyard_trainer.contract.models import TokenizerTraining
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, open_tokenizer
 
 CHARACTER_COVERAGE = 0.99995
-"""Share of the text whose characters WordPiece knows; words with a rarer one are [UNK]."""
+"""The share of the text's characters that WordPiece knows; a word with a rarer one is [UNK]."""
 
 _MARK = "\ue000"
-"""Begins a word while pieces are learned; the normalizer takes it out of any text."""
+"""The mark that begins a word while pieces are learned; the normalizer removes it from texts."""
 _CONTINUED = "##"
 _SPARE_PIECES = 1 << 14
-"""Learned beyond those asked for, in place of characters that are too rare to be kept."""
+"""Pieces that are learned beyond those asked for, to replace pieces with characters that are too rare to keep."""
 
 
 @dataclass(frozen=True)
 class _Special:
-    """The special tokens of a kind of tokenizer, by what they are for."""
+    """The special tokens of a kind of tokenizer, by purpose."""
 
     pad: str
     unk: str
@@ -50,13 +50,13 @@ _ROBERTA = _Special(pad="<pad>", unk="<unk>", cls="<s>", sep="</s>", mask="<mask
 def train_encoder_tokenizer(
     texts: Iterable[str], training: TokenizerTraining, has_types: bool, folder: Path
 ) -> DocumentTokenizer:
-    """Learn one and save it: the same texts give the same tokenizer.
+    """Train an encoder's tokenizer and save it; the same texts give the same tokenizer.
 
     Args:
-        texts: read once, as a stream.
-        training: kind and size; little text yields fewer tokens.
-        has_types: the model tells the two texts of a pair apart by token types.
-        folder: where to save it.
+        texts: what to learn from; read once.
+        training: the kind and the largest number of tokens; little text yields fewer.
+        has_types: whether the model tells the two texts of a pair apart by token types.
+        folder: where to save the tokenizer.
     """
     if training.type == "wordpiece":
         special, backend = _BERT, _train_wordpiece(texts, training.vocab_size)
@@ -136,12 +136,12 @@ def _train_wordpiece(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def build_wordpieces(learned: list[str], counts: Counter[str], vocab_size: int) -> list[str]:
-    """A WordPiece vocabulary: special tokens, every frequent character alone and within a word, then learned pieces.
+    """Build a WordPiece vocabulary: special tokens, frequent characters alone and within a word, then learned pieces.
 
     Args:
-        learned: in the order in which they were learned; those that begin a word begin with the mark.
-        counts: how often each character occurs, white space too.
-        vocab_size: at most so many.
+        learned: the pieces in the order in which they were learned; one that begins a word begins with the mark.
+        counts: the number of times that each character occurs, white space among them.
+        vocab_size: the largest number of pieces.
     """
     alphabet = _choose_alphabet(counts, vocab_size // 3)
     pieces = [_BERT.pad, _BERT.unk, _BERT.cls, _BERT.sep, _BERT.mask]
@@ -155,7 +155,7 @@ def build_wordpieces(learned: list[str], counts: Counter[str], vocab_size: int) 
 
 
 def _choose_alphabet(counts: Counter[str], limit: int) -> list[str]:
-    """The most frequent characters that make up the coverage, in order of code point."""
+    """Choose the most frequent characters that make up `CHARACTER_COVERAGE`, in order of code point."""
     ranked = sorted((char for char in counts if not char.isspace()), key=lambda char: (-counts[char], char))
     covered = accumulate((counts[char] for char in ranked), initial=0)
     wanted = CHARACTER_COVERAGE * sum(counts[char] for char in ranked)

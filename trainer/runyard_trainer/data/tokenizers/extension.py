@@ -1,12 +1,13 @@
-"""More tokens for a model's own tokenizer: what it cuts the domain's words into becomes tokens of their own.
+"""Extend a model's own tokenizer by tokens that each join several of its tokens, for the words of a domain.
 
-    domain text ─(the model's tokenizer)─> words of several pieces
-      ─(BPE goes on, with pieces for letters)─> merges, the most frequent pair first
-      ─> the same tokenizer, with these merges behind its own
+    domain text ─(the model's tokenizer)─> words of several tokens
+      ─(BPE goes on, with these tokens as its letters)─> merges, the most frequent pair first
+      ─> the same tokenizer, with these merges after its own
 
-The model's own merges come first, and a new one joins what they have left apart. So a text has the tokens that it had,
-but for pieces that are joined: written out as its pieces (`DocumentTokenizer.pieces`), every text is as the model knows
-it. That holds for byte-level BPE with words apart, which GPT-2, Llama 3, Qwen and GPT-NeoX have; the rest is refused.
+The model's own merges come first, and a new one joins tokens that they have left apart. So a text is cut as before,
+except that some of its tokens are joined: when each new token is replaced by those that it joins
+(`DocumentTokenizer.pieces`), the text is cut as the model knows it. That holds for byte-level BPE within words, as in
+GPT-2, Llama 3, Qwen and GPT-NeoX; other tokenizers are refused.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from runyard_trainer.data.dataset.dataset import write_out
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, open_tokenizer
 
 LEARNED_BYTES = 256 << 20
-"""Text that is enough to learn from: of more, a share of the documents is read."""
+"""Bytes of text that are enough to learn from: of more text, only a share of the documents is read."""
 
 _BATCH_CHARACTERS = 1 << 20
-"""That are tokenized at once: a token in hand takes some hundred bytes."""
+"""Characters that are tokenized at once: in memory, a token takes some hundred bytes."""
 _CHECKED_CHARACTERS = 1 << 20
 _FIRST_SYMBOL = 0x100
 _SURROGATES = range(0xD800, 0xE000)
@@ -45,24 +46,24 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Extension:
-    """What is added to a tokenizer."""
+    """The merges and tokens that are added to a tokenizer."""
 
     merges: list[tuple[str, str]] = field(default_factory=list)
     tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Each new token, in order, and the tokens of the model's own that it joins."""
+    """The model's own tokens that each new token joins, by the new token, in order."""
 
 
 def extend_tokenizer(
     base: DocumentTokenizer, texts: Iterable[str], num_tokens: int, folder: Path, where: str
 ) -> DocumentTokenizer:
-    """The model's tokenizer with more tokens: the same texts give the same ones.
+    """Extend a model's tokenizer and save it; the same texts give the same tokenizer.
 
     Args:
-        base: the model's own.
-        texts: of the domain; read once, as a stream.
-        num_tokens: at most so many new ones: little text yields fewer.
-        folder: where to save it.
-        where: begins the message of what is wrong with it.
+        base: the model's own tokenizer.
+        texts: texts of the domain; read once.
+        num_tokens: the largest number of new tokens; little text yields fewer.
+        folder: where to save the extended tokenizer.
+        where: the model's folder, for messages.
 
     Raises:
         UserError: DATA_ERROR where tokens cannot be added so that every text keeps what the model knows of it.
@@ -88,7 +89,7 @@ def _refuse(where: str, reason: str) -> UserError:
 
 
 def find_obstacle(base: DocumentTokenizer) -> str | None:
-    """Why a tokenizer cannot be extended; None where it can."""
+    """Return why a tokenizer cannot be extended; None where it can."""
     backend: Any = base.backend
     model = backend.model
     if not isinstance(model, models.BPE):
@@ -105,7 +106,7 @@ def find_obstacle(base: DocumentTokenizer) -> str | None:
 
 
 def _kinds_of(part: Any) -> set[str]:
-    """The types of a pre-tokenizer or decoder and of what it consists of."""
+    """Return the types of a pre-tokenizer or decoder and of its parts."""
     if part is None:
         return set()
     state = json.loads(part.__getstate__())
@@ -117,7 +118,7 @@ def _kinds_of(part: Any) -> set[str]:
 
 
 def sample_texts(texts: Iterable[str], num_bytes: int) -> Iterator[str]:
-    """All of so many bytes, or as many documents of them as it takes, by a hash of each."""
+    """Yield all texts, or, where all have more than `LEARNED_BYTES`, a share of them by a hash of each."""
     share = LEARNED_BYTES / max(num_bytes, LEARNED_BYTES)
     for text in texts:
         digest = hashlib.blake2b(text.encode(), digest_size=8, person=b"vocabulary").digest()
@@ -128,7 +129,7 @@ def sample_texts(texts: Iterable[str], num_bytes: int) -> Iterator[str]:
 def learn_merges(
     base: DocumentTokenizer, texts: Iterable[str], num_merges: int
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """What BPE joins next, if the tokens of the model's own are its letters: pairs of runs of them."""
+    """Learn the merges of a BPE whose letters are the model's own tokens; a merge joins two runs of such tokens."""
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.CharDelimiterSplit(_BETWEEN_WORDS)
     trainer = trainers.BpeTrainer(
@@ -149,7 +150,7 @@ def _write_words(base: DocumentTokenizer, texts: Iterable[str]) -> Iterator[str]
 
 
 def _cut_batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Of about as many characters each; a longer text is cut."""
+    """Cut texts into batches of about `_BATCH_CHARACTERS`; a text that is longer than a batch is cut."""
     batch: list[str] = []
     num_characters = 0
     for text in texts:
@@ -164,7 +165,7 @@ def _cut_batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _write_cut_words(encoding: Encoding) -> str:
-    """The words of several tokens, each token a character."""
+    """Write the words of several tokens, with one character for each token."""
     ids, words = np.array(encoding.ids, dtype=np.int64), np.array(encoding.word_ids, dtype=np.int64)
     starts = np.flatnonzero(np.diff(words, prepend=-1))
     lengths = np.diff(starts, append=len(ids))
@@ -188,10 +189,10 @@ def _from_symbols(symbols: str) -> tuple[int, ...]:
 def choose_tokens(
     base: DocumentTokenizer, merges: Iterable[tuple[tuple[int, ...], tuple[int, ...]]], num_tokens: int
 ) -> Extension:
-    """The first so many new tokens.
+    """Choose the first `num_tokens` new tokens among the merges.
 
-    What they spell is no token of the model's: there its merges have cut a word otherwise than into that token, and
-    joining would change what follows.
+    A merge that spells one of the model's own tokens is left out, with all that build on it: the model's merges have
+    cut the word in another way than into that token, and joining would change how the text after it is cut.
     """
     known = base.backend.get_vocab(with_added_tokens=True)
     spelling = {id_: text for text, id_ in known.items()}
@@ -215,7 +216,7 @@ def choose_tokens(
 
 
 def write_extended(base: DocumentTokenizer, extension: Extension, folder: Path) -> None:
-    """The files of the model's own tokenizer, with what is new."""
+    """Write the files of the model's own tokenizer, with the new tokens and merges."""
     stale = ("tokenizer.model", "spiece.model")
     for path in base.folder.iterdir():
         if path.name not in stale:
@@ -235,7 +236,7 @@ def write_extended(base: DocumentTokenizer, extension: Extension, folder: Path) 
 
 
 def _keep_some(texts: Iterable[str]) -> tuple[list[str], Iterator[str]]:
-    """The first of them, and all of them."""
+    """Return the first texts, enough for `_check`, and an iterator over all texts."""
     waiting, kept, num_characters = iter(texts), [], 0
     for text in waiting:
         kept.append(text)
@@ -248,7 +249,7 @@ def _keep_some(texts: Iterable[str]) -> tuple[list[str], Iterator[str]]:
 def _check(
     base: DocumentTokenizer, extended: DocumentTokenizer, extension: Extension, texts: Sequence[str], where: str
 ) -> None:
-    """Refuse a tokenizer that does not open as it was meant: a class of its own may build it in its own way."""
+    """Refuse an extended tokenizer that does not cut text as intended: its class may build it in its own way."""
     vocabulary = extended.backend.get_vocab(with_added_tokens=True)
     wanted = base.backend.get_vocab(with_added_tokens=True)
     wanted |= {text: base.vocab_size + number for number, text in enumerate(extension.tokens)}

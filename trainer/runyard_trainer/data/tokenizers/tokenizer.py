@@ -1,6 +1,6 @@
-"""The tokenizer of a run: trained on its text, or read from a folder in storage.
+"""Train a run's tokenizer on its text, or read it from a folder in storage; and encode texts with it.
 
-One end-of-document token, the tokenizer's eos, ends every document and fills what is padded.
+The tokenizer's eos token ends every document and, where there is no pad token, pads.
 """
 
 from __future__ import annotations
@@ -31,57 +31,56 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "spiece.model",
 )
-"""What belongs to a tokenizer in a model folder. No code among it."""
+"""The files of a model folder that belong to its tokenizer; none of them is code."""
 
 
 @dataclass(frozen=True)
 class DocumentTokenizer:
-    """Turns documents into token ids that end with the end-of-document token."""
+    """A tokenizer whose documents end with the end-of-document token."""
 
     folder: Path
-    """Its files, as AutoTokenizer opens them; and nothing else."""
+    """The folder with the tokenizer's files, as AutoTokenizer opens them, and nothing else."""
     backend: Tokenizer
     vocab_size: int
-    """One more than the largest token id."""
+    """The largest token id plus 1."""
     eos_token_id: int
-    """Ends a document: eos, or sep where there is none, as BERT's tokenizers have it."""
+    """The token that ends a document: eos, or sep where there is no eos, as in BERT's tokenizers."""
     pad_token_id: int
-    """Fills what is padded: pad, or else the end of a document."""
+    """The token that pads: pad, or eos where there is no pad."""
     has_types: bool = False
-    """Whether a user who calls it gets token_type_ids, which tell the texts of a pair apart."""
+    """Whether a call of it returns token_type_ids, which tell the texts of a pair apart."""
     cls_token_id: int | None = None
-    """Begins a text for an encoder."""
+    """The token that begins a text for an encoder."""
     sep_token_id: int | None = None
-    """Ends one."""
+    """The token that ends a text for an encoder."""
     mask_token_id: int | None = None
-    """Stands for a token that is to be found."""
+    """The token that stands for a masked one."""
     special_token_ids: frozenset[int] = frozenset()
-    """Every token that is no text."""
+    """Every token that is no text, such as eos and mask."""
     base: DocumentTokenizer | None = None
-    """The model's own, where this is that one with more tokens (`vocabulary`)."""
+    """The model's own tokenizer, where this one is an extension of it (`extension`)."""
     pieces: tuple[tuple[int, ...], ...] = ()
-    """Of each of those, in order of id, the model's own tokens that it joins."""
+    """For each added token, in order of id, the model's own tokens that it joins."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text and the end-of-document token; no other special tokens."""
+        """Encode each text as its token ids and the end-of-document token, without other special tokens."""
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [[*encoding.ids, self.eos_token_id] for encoding in encodings]
 
     def base_length(self, token_ids: Iterable[int]) -> int:
-        """Tokens that the model's own tokenizer makes of the same text: no fewer."""
+        """Count the tokens that the model's own tokenizer cuts the same text into: as many or more."""
         first_new = self.vocab_size - len(self.pieces)
         return sum(1 if id_ < first_new else len(self.pieces[id_ - first_new]) for id_ in token_ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens left out."""
+        """Decode token ids to text, without special tokens."""
         text: str = self.backend.decode(list(token_ids), skip_special_tokens=True)
         return text
 
     def encode_inputs(self, inputs: Sequence[str | tuple[str, str]], length: int) -> list[Encoding]:
-        """Texts, or pairs of them, as the tokenizer lays them out for its model: special tokens and all.
+        """Encode texts, or pairs of texts, with the special tokens that the model expects, in at most `length` tokens.
 
-        Of what is longer than `length` tokens the end is cut, of a pair that of the longer text; `overflowing` of the
-        encoding has the rest.
+        A longer text is cut at its end, of a pair the longer text; the rest is in `overflowing` of the encoding.
         """
         self.backend.enable_truncation(length)
         try:
@@ -90,30 +89,30 @@ class DocumentTokenizer:
             self.backend.no_truncation()
 
     def encode_whole(self, inputs: Sequence[str | tuple[str, str]]) -> list[Encoding]:
-        """The same without a limit."""
+        """Encode texts, or pairs of texts, with the special tokens that the model expects, of any length."""
         return self.backend.encode_batch(list(inputs))
 
     def type_ids(self, encoding: Encoding) -> list[int]:
-        """An encoding's token_type_ids; zeros, as models take them to be, where a user gets none."""
+        """Return an encoding's token_type_ids; zeros, which models assume, where the tokenizer returns none."""
         return encoding.type_ids if self.has_types else [0] * len(encoding.ids)
 
     def encode_without_special(self, texts: Iterable[str]) -> list[Encoding]:
-        """Each text alone, with what is in the text and nothing else."""
+        """Encode each text without special tokens."""
         encodings: list[Encoding] = self.backend.encode_batch(list(texts), add_special_tokens=False)
         return encodings
 
     def encode_windows(self, texts: Sequence[str], length: int) -> list[list[Encoding]]:
-        """Each text whole, as inputs of at most `length` tokens, special tokens and all, one behind the other."""
+        """Encode each text as consecutive windows of at most `length` tokens, special tokens among them."""
         return [[encoding, *encoding.overflowing] for encoding in self.encode_inputs(texts, length)]
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> DocumentTokenizer:
-    """Learn a byte-level BPE and save it: the same texts give the same tokenizer.
+    """Train a byte-level BPE and save it; the same texts give the same tokenizer.
 
     Args:
-        texts: read once, as a stream.
-        vocab_size: at most so many tokens: little text yields fewer.
-        folder: where to save it.
+        texts: what to learn from; read once.
+        vocab_size: the largest number of tokens; little text yields fewer.
+        folder: where to save the tokenizer.
     """
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -136,9 +135,9 @@ def load_tokenizer(source: Location, folder: Path, field: str) -> DocumentTokeni
     """Read the tokenizer of a folder in storage; no code of it is run.
 
     Args:
-        source: the folder, with tokenizer.json.
-        folder: where to put its files.
-        field: path of the recipe's field that names it, for messages.
+        source: the folder in storage, with tokenizer.json.
+        folder: where to download its files.
+        field: the path of the recipe's field that names the folder, for messages.
 
     Raises:
         UserError: DATA_ERROR where it is missing, cannot be opened or has no eos token.
@@ -155,12 +154,12 @@ def load_tokenizer(source: Location, folder: Path, field: str) -> DocumentTokeni
 
 
 def list_tokenizer_files(source: Location) -> dict[str, ObjectInfo]:
-    """What of a model folder belongs to its tokenizer, by name."""
+    """List the files of a model folder that belong to its tokenizer, by name."""
     return {name: info for name, info in source.children().items() if name in TOKENIZER_FILES}
 
 
 def open_tokenizer(folder: Path, where: str) -> DocumentTokenizer:
-    """Open a folder as a user of the model will; `where` begins the message of what is wrong with it."""
+    """Open a folder as a user of the model will; `where` begins the message if that fails."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         backend = tokenizer.backend_tokenizer
@@ -194,7 +193,7 @@ def open_tokenizer(folder: Path, where: str) -> DocumentTokenizer:
 
 
 class FertilityCounter:
-    """Counts over texts, with one tokenizer; special tokens are none of the text's."""
+    """Counts of words, tokens and bytes over texts, with one tokenizer; special tokens do not count."""
 
     def __init__(self, tokenizer: DocumentTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -203,13 +202,13 @@ class FertilityCounter:
         self._bytes = 0
 
     def add(self, texts: Sequence[str]) -> None:
-        """Count these too."""
+        """Add texts to the counts."""
         self._words += sum(len(text.split()) for text in texts)
         self._tokens += sum(map(len, self._tokenizer.encode_without_special(texts)))
         self._bytes += sum(len(text.encode()) for text in texts)
 
-    def tell(self) -> Fertility | None:
-        """Of all of them; None where there are no words."""
+    def summarize(self) -> Fertility | None:
+        """Compute the fertility over all texts; None where they have no words."""
         if not self._words or not self._tokens:
             return None
         return Fertility(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
+
+from runyard_trainer.data.filters.selection import Excerpts
 
 SUBJECTS = [
     "the bank",
@@ -70,3 +74,11 @@ def documents() -> list[tuple[str, str]]:
     made = [(kind, text) for kind in ("noise", "task", "other") for text in corpus()[kind]]
     random.Random(1).shuffle(made)
     return made
+
+
+def keep_excerpts(folder: Path, texts: Iterable[str]) -> Excerpts:
+    """The excerpts of these documents, kept in a file of the folder."""
+    excerpts = Excerpts(folder / "excerpts")
+    for text in texts:
+        excerpts.add(text)
+    return excerpts

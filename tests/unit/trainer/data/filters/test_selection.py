@@ -12,15 +12,12 @@ import pytest
 from runyard_trainer.contract.data import Select
 from runyard_trainer.contract.exits import UserError
 from runyard_trainer.data.filters import document_scores
-from runyard_trainer.data.filters.document_scores import BigramModel, count_entropy
-from runyard_trainer.data.filters.selection import Scores, choose_documents, cut_excerpt, judge, rank
+from runyard_trainer.data.filters.document_scores import BigramModel, compute_entropy
+from runyard_trainer.data.filters.selection import Scores, choose_documents, cut_excerpt, decide, rank
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, train_tokenizer
 from scipy.stats import chisquare
 
-from tests.unit.trainer.data.filters.made_corpus import (
-    corpus,
-    documents,
-)
+from tests.unit.trainer.data.filters.made_corpus import corpus, documents, keep_excerpts
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +32,8 @@ def choose(tokenizer: DocumentTokenizer, folder: Path, seed: int = 0, **select: 
     settings.pop(unused or "", None)
     texts = [text for _, text in documents()]
     made = Select.model_validate(settings)
-    return list(choose_documents(made, seed, texts, corpus()["target"], corpus()["known"], tokenizer, folder))
+    with keep_excerpts(folder, texts) as excerpts:
+        return list(choose_documents(made, seed, excerpts, corpus()["target"], corpus()["known"], tokenizer))
 
 
 def taken(verdicts: list[str | None]) -> Counter[str]:
@@ -101,7 +99,7 @@ def test_text_of_the_task_is_no_noise_however_new_it_is() -> None:
             "reference": [{"uri": "s3://k/k"}],
         }
     )
-    verdicts = judge(select, Scores(similarity, surprise, np.ones(20)), seed=0)
+    verdicts = decide(select, Scores(similarity, surprise, np.ones(20)), seed=0)
     assert verdicts == ["notSelected"] * 18 + [None, "noise"]
 
 
@@ -122,7 +120,7 @@ def test_soft_draws_by_rank() -> None:
     )
     drawn: Counter[int] = Counter()
     for seed in range(4000):
-        verdicts = judge(select, Scores(similarity=np.arange(10.0)), seed)
+        verdicts = decide(select, Scores(similarity=np.arange(10.0)), seed)
         drawn.update(place for place, verdict in enumerate(verdicts) if verdict is None)
     assert drawn.total() == 4000
     want = [4000 * (place + 1) / 55 for place in range(10)]
@@ -135,7 +133,7 @@ def test_as_many_are_taken_as_is_asked_and_one_at_least(count: int, fraction: fl
         select = Select.model_validate(
             {"method": "similarity", "fraction": fraction, "target": [{"uri": "s3://t/t"}], "sampling": sampling}
         )
-        assert judge(select, Scores(similarity=np.arange(float(count))), seed=0).count(None) == want
+        assert decide(select, Scores(similarity=np.arange(float(count))), seed=0).count(None) == want
 
 
 def test_ranks_are_shares_and_equals_share_theirs() -> None:
@@ -170,8 +168,8 @@ def test_of_a_text_of_any_size_the_frequent_pairs_are_kept(monkeypatch: pytest.M
 
 
 def test_entropy_is_that_of_the_types() -> None:
-    assert count_entropy(np.array([3, 3, 3])) == 0
-    assert count_entropy(np.array([1, 2, 3, 4])) == pytest.approx(np.log(4))
+    assert compute_entropy(np.array([3, 3, 3])) == 0
+    assert compute_entropy(np.array([1, 2, 3, 4])) == pytest.approx(np.log(4))
 
 
 def test_a_long_document_is_judged_by_four_pieces_of_it() -> None:
@@ -194,5 +192,8 @@ def test_nothing_to_compare_with_is_told(tokenizer: DocumentTokenizer, tmp_path:
     sources = {"target": [{"uri": "s3://t/t"}], "reference": [{"uri": "s3://k/k"}]}
     select = Select.model_validate({"method": "combined", "fraction": 0.1, **sources})
     texts = {"target": corpus()["target"], "known": corpus()["known"]} | {empty: []}
-    with pytest.raises(UserError, match=f"{field}.* has no text to compare data.train with"):
-        choose_documents(select, 0, ["a", "b"], texts["target"], texts["known"], tokenizer, tmp_path)
+    with (
+        keep_excerpts(tmp_path, ["a", "b"]) as excerpts,
+        pytest.raises(UserError, match=f"{field}.* has no text to compare data.train with"),
+    ):
+        choose_documents(select, 0, excerpts, texts["target"], texts["known"], tokenizer)

@@ -16,7 +16,7 @@ from runyard_trainer.data.filters.document_scores import BigramModel
 from runyard_trainer.data.filters.selection import choose_documents
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, train_tokenizer
 
-from tests.unit.trainer.data.filters.made_corpus import write_noise
+from tests.unit.trainer.data.filters.made_corpus import keep_excerpts, write_noise
 
 SOURCE = [{"uri": "s3://c/x"}]
 TASK = ("asyncio", "concurrent", "multiprocessing", "threading")
@@ -38,7 +38,8 @@ class Corpus:
         settings |= {"target": SOURCE} if method != "novelty-diversity" else {}
         settings |= {"reference": SOURCE} if method != "similarity" else {}
         select, texts = Select.model_validate(settings), [text for _, text in self.documents]
-        verdicts = choose_documents(select, 0, texts, self.target, self.known, self.tokenizer, folder)
+        with keep_excerpts(folder, texts) as excerpts:
+            verdicts = choose_documents(select, 0, excerpts, self.target, self.known, self.tokenizer)
         assert list(folder.iterdir()) == [], "what waited on disk is gone"
         return Counter(kind for (kind, _), verdict in zip(self.documents, verdicts, strict=True) if verdict is None)
 

@@ -15,7 +15,7 @@ from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.sources import json_arrays, rows
 from runyard_trainer.data.sources.listing import list_sources
-from runyard_trainer.data.sources.reading import read_records
+from runyard_trainer.data.sources.reading import read_records, read_records_or_problems
 from runyard_trainer.data.sources.rows import Problem, Row
 
 from tests.s3server import S3Server
@@ -297,20 +297,17 @@ def test_wrong_rows_can_be_left_out_and_are_told(tmp_path: Path) -> None:
     lines = [f'{{"text": "{i}"}}' for i in range(99)]
     lines.insert(40, "oops")
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    dropped: list[Problem] = []
     files = list_sources([DataSource(uri=f"file://{tmp_path}")], Storage(), "data.train")
-    found = list(read_records(files, parse, on_dropped=dropped.append))
-    assert [text for text, _ in found] == [str(i) for i in range(99)]
-    assert [problem.text for problem in dropped] == [
-        f"file://{tmp_path}/a.jsonl:41: not JSON: Expecting value at column 1"
-    ]
+    found = list(read_records_or_problems(files, parse))
+    assert found.pop(40) == Problem(f"file://{tmp_path}/a.jsonl:41: not JSON: Expecting value at column 1")
+    assert [item[0] for item in found if not isinstance(item, Problem)] == [str(i) for i in range(99)]
 
 
 def test_more_wrong_rows_than_an_accident_leaves_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' * 18 + "oops\n" * 2)
     files = list_sources([DataSource(uri=f"file://{tmp_path}")], Storage(), "data.train")
     with pytest.raises(UserError) as caught:
-        list(read_records(files, parse, on_dropped=lambda _: None))
+        list(read_records_or_problems(files, parse))
     assert str(caught.value).splitlines() == [
         "data.invalidRows: Drop leaves out at most 5% of the rows, and 2 of 20 are wrong: mend them, or keep these "
         "files out of the sources",
@@ -323,4 +320,4 @@ def test_a_file_that_ends_early_is_never_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text\n" + "fine\n" * 99 + '"open\n')
     files = list_sources([DataSource(uri=f"file://{tmp_path}")], Storage(), "data.train")
     with pytest.raises(UserError, match=r'a\.csv:101: not CSV: a quote " that is opened here is never closed'):
-        list(read_records(files, parse, on_dropped=lambda _: None))
+        list(read_records_or_problems(files, parse))

@@ -11,7 +11,7 @@ from runyard_trainer.contract.data import DataSource
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.sources.listing import list_sources
-from runyard_trainer.data.sources.reading import read_records
+from runyard_trainer.data.sources.reading import read_records, read_records_or_problems
 from runyard_trainer.data.sources.rows import Problem, Row
 
 COMPRESSIONS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
@@ -98,13 +98,14 @@ def test_a_wrong_line_is_told_by_its_place(tmp_path: Path, line: str, want: str)
 def test_a_wrong_line_alone_is_left_out_where_invalid_rows_are(tmp_path: Path, line: str, want: str) -> None:
     lines = [f'"{number}\t{number}' for number in range(40)]
     path = write(tmp_path, "\n".join(["text\tlabel", *lines[:20], line, *lines[20:]]))
-    dropped: list[Problem] = []
     files = list_sources([DataSource(uri=f"file://{path}")], Storage(), "data.train")
-    kept = list(read_records(files, lambda row: row.fields["text"], on_dropped=dropped.append))
-    assert kept == [f'"{number}' for number in range(40)]
-    assert [problem.text.replace(f"file://{tmp_path}/", "")[: len(want) + 10] for problem in dropped] == [
-        f"a.tsv:22: {want}"
-    ]
+    found = list(read_records_or_problems(files, lambda row: str(row.fields["text"])))
+    assert [item for item in found if isinstance(item, str)] == [f'"{number}' for number in range(40)]
+    assert [
+        problem.text.replace(f"file://{tmp_path}/", "")[: len(want) + 10]
+        for problem in found
+        if isinstance(problem, Problem)
+    ] == [f"a.tsv:22: {want}"]
 
 
 def test_a_file_whose_lines_end_with_carriage_returns_is_refused(tmp_path: Path) -> None:

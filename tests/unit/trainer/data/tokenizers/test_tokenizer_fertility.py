@@ -22,9 +22,9 @@ def place(place: Place) -> Place:
 
 def test_tokens_are_counted_by_word_and_bytes_by_token_without_special_ones(tmp_path: Path) -> None:
     counter = FertilityCounter(train_tokenizer(["ab"], 257, tmp_path))  # a token a byte
-    assert counter.tell() is None
+    assert counter.summarize() is None
     counter.add(["ab cd", "ä\n\nef"])
-    assert counter.tell() == Fertility(tokens_per_word=11 / 4, bytes_per_token=1.0)
+    assert counter.summarize() == Fertility(tokens_per_word=11 / 4, bytes_per_token=1.0)
 
 
 def test_prepare_tells_what_the_domain_and_the_general_text_cost_the_tokenizer(place: Place) -> None:
