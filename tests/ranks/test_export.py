@@ -17,7 +17,7 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses, Result
 from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.dataset.dataset import Dataset, open_dataset, read_resolved
-from runyard_trainer.evaluation.evaluate import evaluate_model
+from runyard_trainer.evaluation.evaluate import evaluate_model, open_held_out
 from runyard_trainer.export.export import export_run
 from runyard_trainer.export.report import TrainedRun
 from runyard_trainer.objectives.build import build_objective
@@ -120,9 +120,11 @@ def open_prepared(recipe: Recipe, folder: Path) -> Dataset:
 def measure_and_export(world: World, recipe_json: str, folder: Path, micro_batch: int = 2) -> tuple[Losses, Result]:
     recipe = Recipe.model_validate_json(recipe_json)
     context, dataset = build_context(recipe, folder, world), open_prepared(recipe, folder)
-    module = load_model(recipe, build_objective(recipe, dataset.info), dataset.info, context, torch.device("cpu"))
+    objective = build_objective(recipe, dataset.info)
+    module = load_model(recipe, objective, dataset.info, context, torch.device("cpu"))
     module.train()
-    losses = evaluate_model(module, dataset, recipe, world, micro_batch, torch.device("cpu"))
+    held_out = open_held_out(dataset, objective, recipe)
+    losses = evaluate_model(module, held_out, world, micro_batch, torch.device("cpu"))
     assert module.training
     trained = TrainedRun(None, losses, 2, 300, "fp32", METRICS_CSV, {"microBatch": str(micro_batch)})
     output = open_store(recipe.output.uri, recipe.storage)
@@ -132,14 +134,11 @@ def measure_and_export(world: World, recipe_json: str, folder: Path, micro_batch
 def measure(world: World, recipe_json: str, folder: Path, micro_batch: int) -> Losses:
     recipe = Recipe.model_validate_json(recipe_json)
     dataset = open_prepared(recipe, folder)
-    module = load_model(
-        recipe,
-        build_objective(recipe, dataset.info),
-        dataset.info,
-        build_context(recipe, folder, world),
-        torch.device("cpu"),
-    )
-    return evaluate_model(module, dataset, recipe, world, micro_batch, torch.device("cpu"))
+    objective = build_objective(recipe, dataset.info)
+    context = build_context(recipe, folder, world)
+    module = load_model(recipe, objective, dataset.info, context, torch.device("cpu"))
+    held_out = open_held_out(dataset, objective, recipe)
+    return evaluate_model(module, held_out, world, micro_batch, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,7 @@ from runyard_trainer.checkpoints.head import CheckpointEntry, Head
 from runyard_trainer.context import World
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.reports import CommittedCheckpoint
+from runyard_trainer.contract.training import Checkpoint
 from runyard_trainer.ranks.agreement import Agreement
 from runyard_trainer.storage.base import Location, StorageUnavailable
 from runyard_trainer.storage.patient import be_patient
@@ -68,13 +69,14 @@ _log = logging.getLogger(__name__)
 
 
 def select_retained(
-    entries: tuple[CheckpointEntry, ...], keep_last: int, keep_every_steps: int | None, best_step: int | None = None
+    entries: tuple[CheckpointEntry, ...], retention: Checkpoint, best_step: int | None = None
 ) -> tuple[CheckpointEntry, ...]:
-    """Of checkpoints, newest first, those to keep: the first `keep_last`, each whose step is a multiple, the best."""
+    """Select the checkpoints to keep, newest first as given: the newest, each whose step is a multiple, the best."""
+    every = retention.keep_every_steps
     return tuple(
         entry
         for place, entry in enumerate(entries)
-        if place < keep_last or (keep_every_steps and entry.step % keep_every_steps == 0) or entry.step == best_step
+        if place < retention.keep_last or (every and entry.step % every == 0) or entry.step == best_step
     )
 
 
@@ -86,8 +88,7 @@ class Checkpointer:
         head: rank 0's claimed head, of a store that is waited for; None on the others.
         world: this rank.
         scratch_dir: on the node's disk, shared by its ranks; room for this node's part of a checkpoint.
-        keep_last: newest checkpoints to keep, at least 1.
-        keep_every_steps: keep, besides, those whose step is a multiple.
+        retention: which checkpoints to keep.
     """
 
     def __init__(
@@ -96,17 +97,14 @@ class Checkpointer:
         head: Head | None,
         world: World,
         scratch_dir: Path,
-        *,
-        keep_last: int = 2,
-        keep_every_steps: int | None = None,
+        retention: Checkpoint,
     ) -> None:
         assert (head is not None) == (world.rank == 0)
         self._output = be_patient(output)
         self._head = head
         self._world = world
         self._scratch_dir = scratch_dir
-        self._keep_last = keep_last
-        self._keep_every_steps = keep_every_steps
+        self._retention = retention
         self._agreement = Agreement(PEER_TIMEOUT_S)
         self._stager = DefaultStager(StagingOptions(False, False, False, False))
         self._epoch, self._entries = self._agreement.from_rank_0(self._read_head)
@@ -222,7 +220,7 @@ class Checkpointer:
         return entry
 
     def _retained(self, newest: CheckpointEntry) -> tuple[CheckpointEntry, ...]:
-        return select_retained((newest, *self._entries), self._keep_last, self._keep_every_steps, self._best_step)
+        return select_retained((newest, *self._entries), self._retention, self._best_step)
 
     def _delete_unreferenced(self) -> None:
         """Delete what no commit points to: checkpoints not to be kept, and what older attempts left half uploaded.

@@ -41,6 +41,15 @@ CHECKPOINTS_NAME = "checkpoints"
 MANIFEST_NAME = "manifest.json"
 DCP_METADATA_NAME = ".metadata"
 
+SHARDED, TRAIN_STATE, MONITOR = "sharded", "train", "monitor"
+"""The parts of what a run saves, by name: what is sharded over the ranks, the loop's state, the metrics."""
+WEIGHTS, OPTIMIZER = "weights", "optimizer"
+"""The parts of what is sharded, by name."""
+MODEL_WEIGHTS_PREFIX = f"{SHARDED}.{WEIGHTS}.model."
+"""What the names of the model's weights begin with in a checkpoint: `model` is the model in its objective's module.
+Other runs find the weights of this one by it: never change it.
+"""
+
 _READS = 2
 """Of a file before it counts as damaged: it may have been damaged on its way, and the next commit would delete it."""
 

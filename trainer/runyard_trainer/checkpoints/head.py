@@ -15,8 +15,11 @@ import logging
 
 from pydantic import ValidationError
 
+from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Report, Result
+from runyard_trainer.ranks.distributed import run_on_rank_0
 from runyard_trainer.storage.base import Blob, Location, NotFound, PreconditionFailed
 
 HEAD_NAME = "head.json"
@@ -202,3 +205,27 @@ def _decode(blob: Blob, location: Location) -> HeadState:
 
 def _describe(state: HeadState) -> str:
     return f"attempt {state.attempt} of run {state.uid} has it, with epoch {state.epoch}"
+
+
+def claim_head(output: Location, recipe: Recipe, context: RunContext) -> tuple[Head | None, Result | None]:
+    """Claim the head on rank 0; the claimed head there (None on other ranks), and the result of a finished run."""
+    claimed: list[Head] = []
+
+    def claim() -> Result | None:
+        take_over, fencing = recipe.output.take_over, recipe.storage.fencing
+        head = Head.claim(output, context.run_uid, context.attempt, take_over=take_over, fencing=fencing)
+        claimed.append(head)
+        return head.result
+
+    result = run_on_rank_0(claim, context.world)
+    return (claimed[0] if claimed else None), result
+
+
+def finish_head(head: Head | None, result: Result, world: World) -> None:
+    """Write on rank 0 that the run is finished; no rank returns before that is written."""
+
+    def finish() -> None:
+        assert head is not None, "rank 0 has claimed it"
+        head.finish(result)
+
+    run_on_rank_0(finish, world)

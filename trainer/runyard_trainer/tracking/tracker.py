@@ -27,6 +27,8 @@ from runyard_trainer.training.best_model import Candidate
 
 if TYPE_CHECKING:
     from runyard_trainer.tracking.mlflow import MlflowRun, Status
+    from runyard_trainer.training.monitor import Monitor
+    from runyard_trainer.training.state import TrainState
 
 _PATIENCE_S = 300.0
 """How long it may take to tell all news."""
@@ -58,6 +60,30 @@ class News:
     """What may change."""
 
 
+@dataclass(frozen=True)
+class NewsSource:
+    """What news are read from, in the thread that trains."""
+
+    recipe: Recipe
+    monitor: Monitor
+    state: TrainState
+    prepared: Mapping[str, str]
+    """What was resolved when the data were prepared: parameters, the same in every attempt."""
+    settings: Mapping[str, str]
+    """All that was resolved, `prepared` included: what an attempt has added is a tag, and may change."""
+
+    def read(self, up_to_step: int) -> News:
+        """Return all that there is up to a step."""
+        return News(
+            up_to_step=up_to_step,
+            metrics_csv=self.monitor.metrics_csv(),
+            before=self.state.losses_before,
+            measured=tuple(self.state.candidates),
+            params=build_params(self.recipe, self.prepared),
+            tags={f"runyard.{name}": value for name, value in self.settings.items() if name not in self.prepared},
+        )
+
+
 class Tracker:
     """Tells `tracking.mlflow` of a run, on rank 0 of one that names it; elsewhere does nothing."""
 
@@ -66,6 +92,7 @@ class Tracker:
         self._context = context
         self.url: str | None = None
         """The run's page, once the server has answered."""
+        self._source: NewsSource | None = None
         self._news: News | None = None
         self._last_status: Status | None = None
         self._changed = threading.Event()
@@ -74,14 +101,21 @@ class Tracker:
         self._is_failing = False
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
-    def is_news(self, up_to_step: int, num_measured: int) -> bool:
-        """Whether anybody is told, and was not told of this step or so many measurements."""
-        told = self._news
-        is_new = told is None or told.up_to_step < up_to_step or len(told.measured) < num_measured
-        return self._mlflow is not None and is_new
+    def follow(self, source: NewsSource) -> None:
+        """Read what is tracked from `source` from now on."""
+        self._source = source
 
-    def tell(self, news: News) -> None:
-        """Have it told soon, instead of what was not told yet."""
+    def update(self, up_to_step: int) -> None:
+        """Track the run up to a committed step (-1: none is), where that is new and anybody tracks it."""
+        if self._mlflow is None or self._source is None:
+            return
+        last = self._news
+        num_measured = len(self._source.state.measured)
+        if last is None or last.up_to_step < up_to_step or len(last.measured) < num_measured:
+            self.send(self._source.read(up_to_step))
+
+    def send(self, news: News) -> None:
+        """Have the thread send these news, in place of those that it has not sent yet."""
         self._news = news
         self._changed.set()
 

@@ -104,10 +104,19 @@ def handle_stall(
     output: Location,
     context: RunContext,
     *,
-    tell: Callable[[str], None],
+    set_stalled: Callable[[str], None],
     end_process: Callable[[PodReport], None],
 ) -> None:
-    """Leave this rank's stacks on the store, `tell` since when it stands, and on Restart end the process."""
+    """Store this rank's stacks, report since when it stalls, and on Restart end the process.
+
+    Args:
+        what: what was being done.
+        since: when it began to stall, RFC 3339 UTC.
+        output: where `output.uri` lies.
+        context: which rank this is, and whether it restarts.
+        set_stalled: takes `since`.
+        end_process: ends this process with a report.
+    """
     stacks = dump_stacks()
     folder = stacks_location(output, context.attempt)
     is_stored = _store(folder / f"rank-{context.world.rank}.txt", stacks)
@@ -117,7 +126,7 @@ def handle_stall(
         f"{find_place()}; {where}"
     )
     _log.error("%s%s", message, "" if is_stored else f"\n{stacks}")
-    tell(since)
+    set_stalled(since)
     if context.restarts_on_stall:
         _wait_for_peers(folder, context.world.size)
         code = ExitCode.STALLED

@@ -19,6 +19,7 @@ from runyard_trainer.checkpoints.head import CheckpointEntry, Head
 from runyard_trainer.context import World
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.services import Storage
+from runyard_trainer.contract.training import Checkpoint
 from runyard_trainer.storage.base import Location, StorageUnavailable
 from runyard_trainer.storage.open import open_store
 
@@ -39,7 +40,7 @@ RETENTION: dict[str, tuple[list[int], int, int | None, list[int]]] = {
 @pytest.mark.parametrize("name", RETENTION)
 def test_what_is_kept(name: str) -> None:
     steps, keep_last, keep_every_steps, want = RETENTION[name]
-    kept = select_retained(tuple(map(entry, steps)), keep_last, keep_every_steps)
+    kept = select_retained(tuple(map(entry, steps)), Checkpoint(keep_last=keep_last, keep_every_steps=keep_every_steps))
     assert [each.step for each in kept] == want
 
 
@@ -77,7 +78,7 @@ def output(tmp_path: Path) -> Location:
 
 def open_checkpointer(output: Location, tmp_path: Path, attempt: int = 1, **retention: Any) -> Checkpointer:
     head = Head.claim(output, "run-uid", attempt)
-    return Checkpointer(output, head, World(), tmp_path / f"scratch-{attempt}", **retention)
+    return Checkpointer(output, head, World(), tmp_path / f"scratch-{attempt}", Checkpoint(**retention))
 
 
 def state_of(value: float) -> dict[str, Any]:

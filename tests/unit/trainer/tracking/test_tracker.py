@@ -68,12 +68,12 @@ def steps_of(server: SmallServer, key: str) -> list[int]:
 
 def test_only_what_is_committed_is_told_and_the_next_attempt_goes_on_in_the_same_run(server: SmallServer) -> None:
     with suppress(Interrupted), build_tracker(server.uri) as tracker:
-        tracker.tell(news_of(steps=7, up_to_step=5))
+        tracker.send(news_of(steps=7, up_to_step=5))
         raise Interrupted("stopped")
     assert steps_of(server, "train/loss") == [1, 2, 3, 4, 5]
     assert server.run_of(UID)["info"]["status"] == "SCHEDULED"
     with build_tracker(server.uri) as tracker:
-        tracker.tell(news_of(steps=12, up_to_step=12))
+        tracker.send(news_of(steps=12, up_to_step=12))
     assert steps_of(server, "train/loss") == list(range(1, 13))
     assert [value for _, value in server.read_history(UID, "train/loss")][:3] == [1.0, "NaN", 1 / 3]
     assert server.read_history(UID, "held_out/domainLoss") == [(0, 9.0), (5, 0.2), (10, 0.1)]
@@ -89,7 +89,7 @@ def test_only_what_is_committed_is_told_and_the_next_attempt_goes_on_in_the_same
 def test_what_is_measured_after_the_last_commit_is_news(server: SmallServer) -> None:
     with build_tracker(server.uri) as tracker:
         assert tracker.is_news(-1, 0)
-        tracker.tell(news_of(steps=5, up_to_step=5))
+        tracker.send(news_of(steps=5, up_to_step=5))
         assert not tracker.is_news(5, 1)
         assert tracker.is_news(5, 2)
         assert tracker.is_news(6, 1)
@@ -97,18 +97,18 @@ def test_what_is_measured_after_the_last_commit_is_news(server: SmallServer) -> 
 
 def test_more_than_a_call_takes_is_told_in_several(server: SmallServer) -> None:
     with build_tracker(server.uri) as tracker:
-        tracker.tell(news_of(steps=1500, up_to_step=1500))
+        tracker.send(news_of(steps=1500, up_to_step=1500))
     assert steps_of(server, "train/grad_norm") == list(range(1, 1501))
 
 
 def test_what_a_lost_answer_was_about_is_not_told_again(server: SmallServer, caplog: pytest.LogCaptureFixture) -> None:
     with build_tracker(server.uri) as tracker:
-        tracker.tell(news_of(steps=3, up_to_step=3))
+        tracker.send(news_of(steps=3, up_to_step=3))
         wait_until(lambda: server.state.runs and server.state.runs[0]["data"]["metrics"], 30)
         server.state.lost_answers = 1
-        tracker.tell(news_of(steps=6, up_to_step=6))
+        tracker.send(news_of(steps=6, up_to_step=6))
         wait_until(lambda: server.state.lost_answers == 0, 30)
-        tracker.tell(news_of(steps=9, up_to_step=9))
+        tracker.send(news_of(steps=9, up_to_step=9))
     assert steps_of(server, "train/loss") == list(range(1, 10))
     assert "answered 503" in caplog.text
 
@@ -117,9 +117,9 @@ def test_a_server_that_is_gone_costs_one_line(caplog: pytest.LogCaptureFixture) 
     with socket.socket() as taken:  # bound and not listening: it refuses
         taken.bind(("127.0.0.1", 0))
         with build_tracker(f"http://127.0.0.1:{taken.getsockname()[1]}") as tracker:
-            tracker.tell(news_of(steps=3, up_to_step=3))
+            tracker.send(news_of(steps=3, up_to_step=3))
             wait_until(lambda: caplog.records, 30)
-            tracker.tell(news_of(steps=6, up_to_step=6))
+            tracker.send(news_of(steps=6, up_to_step=6))
     (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert "tracking.mlflow" in line.message
     assert "cannot be reached" in line.message
@@ -129,7 +129,7 @@ def test_a_server_that_is_gone_costs_one_line(caplog: pytest.LogCaptureFixture) 
 def test_a_run_that_trains_before_the_server_answers_has_its_page(server: SmallServer) -> None:
     with build_tracker(server.uri) as tracker, ThreadPoolExecutor() as pool:
         with server.state.lock:
-            tracker.tell(news_of(steps=3, up_to_step=3))
+            tracker.send(news_of(steps=3, up_to_step=3))
             waiting = pool.submit(tracker.wait_for_page)
             assert not waiting.done()
         page = waiting.result(30)

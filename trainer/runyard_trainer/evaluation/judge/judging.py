@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Pair:
+class AnswerPair:
     """What is compared."""
 
     prompt: str
@@ -38,7 +38,9 @@ class Pair:
 class Judging:
     """Comparisons that are being made, in a thread of their own."""
 
-    def __init__(self, judge: Judge, api_key: str | None, pairs: Sequence[Pair], missing: str | None = None) -> None:
+    def __init__(
+        self, judge: Judge, api_key: str | None, pairs: Sequence[AnswerPair], missing: str | None = None
+    ) -> None:
         """Begin.
 
         Args:

@@ -14,7 +14,7 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Judgement
 from runyard_trainer.contract.services import Judge
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, train_tokenizer
-from runyard_trainer.evaluation.judge.judging import Judging, Pair
+from runyard_trainer.evaluation.judge.judging import AnswerPair, Judging
 from runyard_trainer.evaluation.judge.prompts import build_prompts
 from runyard_trainer.evaluation.judge.verdicts import parse_verdict, settle, wilson_interval
 from runyard_trainer.services.chat_completions import check_judge
@@ -25,10 +25,10 @@ from tests.judge_server import JudgeServer, running_judge
 
 KEY = "sk-of-the-test"
 PAIRS = [
-    Pair("grew", "no", "yes, and more"),
-    Pair("shrank", "it was long", "short"),
-    Pair("stayed", "same", " same"),
-    Pair("as long", "abc", "def"),
+    AnswerPair("grew", "no", "yes, and more"),
+    AnswerPair("shrank", "it was long", "short"),
+    AnswerPair("stayed", "same", " same"),
+    AnswerPair("as long", "abc", "def"),
 ]
 
 
