@@ -17,9 +17,10 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses
 from runyard_trainer.contract.services import Mlflow
 from runyard_trainer.tracking.mlflow import build_authorization, check_mlflow, schedule_run
-from runyard_trainer.tracking.tracker import News, Tracker, build_params
+from runyard_trainer.tracking.tracker import News, NewsSource, Tracker, build_params
 from runyard_trainer.training.best_model import Candidate
 from runyard_trainer.training.monitor import Monitor
+from runyard_trainer.training.state import TrainState
 
 from tests.mlflow_server import CREDENTIALS, PASSWORD, SmallServer, running_small_server
 from tests.waiting import wait_until
@@ -86,13 +87,38 @@ def test_only_what_is_committed_is_told_and_the_next_attempt_goes_on_in_the_same
     assert tracker.url == f"{server.uri}/#/experiments/0/runs/{run['info']['run_id']}"
 
 
-def test_what_is_measured_after_the_last_commit_is_news(server: SmallServer) -> None:
-    with build_tracker(server.uri) as tracker:
-        assert tracker.is_news(-1, 0)
-        tracker.send(news_of(steps=5, up_to_step=5))
-        assert not tracker.is_news(5, 1)
-        assert tracker.is_news(5, 2)
-        assert tracker.is_news(6, 1)
+def test_a_commit_and_what_is_measured_after_the_last_one_are_news(server: SmallServer) -> None:
+    monitor, state = Monitor(1, 3, is_rank_0=False), TrainState()
+    prepared = {"batchSequences": "4"}
+    source = NewsSource(build_recipe(server.uri), monitor, state, prepared, {**prepared, "world": "1 x cpu"})
+    with suppress(Interrupted), build_tracker(server.uri) as tracker:
+        tracker.update(-1)  # nothing is followed yet
+        tracker.follow(source)
+        for step in range(1, 4):
+            monitor.step_done(step, 1 / step, 10 * step, 0.1, 1.0)
+        state.step = 3
+        tracker.update(2)
+        wait_until(lambda: server.state.runs and steps_of(server, "train/loss") == [1, 2], 30)
+        monitor.step_done(4, 0.25, 40, 0.1, 1.0)
+        tracker.update(2)  # no news: nothing was committed or measured since
+        state.note_losses(Losses(domain_loss=0.5))
+        tracker.update(3)
+        raise Interrupted("stopped")
+    assert steps_of(server, "train/loss") == [1, 2, 3]
+    assert server.read_history(UID, "held_out/domainLoss") == [(3, 0.5)]
+    data = server.run_of(UID)["data"]
+    assert {"key": "resolved.batchSequences", "value": "4"} in data["params"]
+    assert {"key": "runyard.world", "value": "1 x cpu"} in data["tags"]
+    assert "runyard.batchSequences" not in [tag["key"] for tag in data["tags"]]
+
+
+def test_where_nothing_is_tracked_no_news_are_read() -> None:
+    recipe = build_recipe("http://nobody:1")
+    context = RunContext.from_environment({"RANK": "1", "WORLD_SIZE": "2"}, recipe)
+    with Tracker(recipe, context) as tracker:
+        tracker.follow(NewsSource(recipe, Monitor(1, 1, is_rank_0=False), TrainState(), {}, {}))
+        tracker.update(1)
+        assert tracker.wait_for_page() is None
 
 
 def test_more_than_a_call_takes_is_told_in_several(server: SmallServer) -> None:
