@@ -1,12 +1,12 @@
-"""A run from top to bottom: what one rank does from its start to the finished export.
+"""Train a run from top to bottom: what one rank does from its start to the finished export.
 
     join the others ─> claim the head ─> open the data ─> load and shard the model ─> restore, or measure it before
       ─> every step: read, forward and backward, clip, AdamW, report; every so many: measure; checkpoint
       ─> last checkpoint ─> measure again ─> choose the best of what was measured ─> export ─> finish the head
 
 Everything that must outlive an attempt is in `TrainState`, the weights, the optimizer and the metrics; the order of the
-samples, the learning rate and dropout are functions of the step. All ranks go through here alike: what one decides by
-itself is what all would decide, or comes out of a sum over all.
+samples, the learning rate and dropout are functions of the step. All ranks run this alike: what one decides is what
+all decide, by the same values or by a sum over the ranks.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
     """Train on what is prepared at the recipe's output, from where the last attempt has left it.
 
     Args:
-        recipe: what to learn.
+        recipe: the run's recipe.
         context: which rank this is, of which run.
         end_process: ends a process that hangs, from another thread, with a report of why.
 
     Raises:
         Interrupted: stopped by a signal, by a lost peer or by a newer attempt.
-        UserError: for all that a person can mend.
+        UserError: a person has to mend the recipe, the data or the cluster.
         StorageUnavailable: the store does not answer.
     """
     training, world = recipe.training, context.world
@@ -179,7 +179,7 @@ def load_watched(
     objective: Objective,
     info: DatasetInfo,
 ) -> ShardedModule:
-    """Load the model for a dataset; each forward pass shows the watchdog that the run goes on."""
+    """Load the model for a dataset; each of its forward passes is a beat of the watchdog."""
     module = load_model(recipe, objective, info, context, device)
     module.model.register_forward_hook(lambda *_: run.watchdog.beat())
     return module

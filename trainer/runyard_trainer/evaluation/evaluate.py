@@ -1,17 +1,17 @@
-"""Measure a model on held-out data: the domain's (stream `validation`) and the general kind (stream `general`).
+"""Measure a model on held-out data: of the domain (stream `validation`) and general (stream `general`).
 
-Every sample of a stream is read once, in its order; packed text is cut into windows of the training's sequence length.
-The samples are dealt to the ranks; each rank sums losses and counts in float64, and the sums are added over the ranks.
-All ranks take the same number of forward passes, because a sharded model gathers its weights in each: where the samples
-do not divide, places past the end are filled with what weighs nothing.
+Every sample of a stream is read once, in order; packed text is cut into windows of the training's sequence length. The
+ranks share the samples; each sums losses and counts in float64, and the sums are added over the ranks. All ranks take
+the same number of forward passes, because a sharded model gathers its weights in each: places past the end of a stream
+are filled with samples of no weight.
 
-    loss           = sum over the loss's terms of (sum of the term / its count)      of text: nats per token
+    loss           = sum over the loss's terms of (sum of the term / its count)      for text: nats per token
     bits per byte  = loss x tokens of the stream / (ln 2 x UTF-8 bytes of its text)
 
-A document's first token is predicted from nothing, and so is the first of a window: they have no loss, and bits per
-byte counts them at the mean. The end-of-document token is one of the tokens. The set and its order never change within
-a run, so the same weights in the same world give the same bits. Objectives with metrics of their own say what is to be
-known of each sample (`judge`) and what all of that amounts to (`score`); what a model writes itself is in `answers`.
+The first token of a document or of a window has nothing before it to be predicted from, so it has no loss; bits per
+byte counts it with the mean loss. The end-of-document token is one of the tokens. The samples and their order never
+change within a run, so the same weights in the same world give the same bits. An objective with metrics of its own
+observes each sample (`judge`) and computes them from all observations (`score`); answers are in `answers`.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Measured:
     """The loss and metrics of a model on one stream."""
 
     loss: float
-    """The sum of its terms, each a mean: nats per predicted token, or per text."""
+    """The sum of its terms, each a mean: in nats per predicted token, or per text."""
     metrics: dict[str, float] | None = None
-    """The objective's own, by name."""
+    """The objective's own metrics, by name."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def measure_stream(
         sums += terms
         counts = [count + more for count, more in zip(counts, batch.tensors.counts, strict=True)]
         if objective.judge is not None and predicted is not None:
-            rows = zip(batch.samples.items(), predicted.cpu(), strict=False)  # fillers stand last, and are not judged
+            rows = zip(batch.samples.items(), predicted.cpu(), strict=False)  # fillers stand last, and are left out
             facts |= {index: objective.judge(sample, row) for (index, sample), row in rows}
     totals = sum_over_ranks([*sums.tolist(), *counts], world)
     total_sums, total_counts = totals[: objective.num_terms], totals[objective.num_terms :]
@@ -160,5 +160,5 @@ def _batches(objective: Objective, samples: Samples, world: World, micro_batch: 
         places = range(start, start + micro_batch)
         held = {place: samples[place] for place in places if place < len(samples)}
         fillers = [samples.filler] * (micro_batch - len(held))
-        seeds = [seed_of(0, -1, place) for place in places]  # whatever is drawn is the same each time
+        seeds = [seed_of(0, -1, place) for place in places]  # random draws are the same in each evaluation
         yield _Batch(objective.collate([*held.values(), *fillers], seeds, 0), held)

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint that another run has kept, for a run that starts from it.
+"""Load the weights of a checkpoint that another run has kept, for a run that starts from it.
 
 <output>/model      `model.uri`: configuration and tokenizer
 <output>/head.json  which checkpoints there are ─> the one of `model.step` ─> its files, checked by sha256

@@ -1,11 +1,11 @@
-"""What notices that training stands still, says where every thread is, and ends the attempt.
+"""Notice that training stalls, dump the stacks of all threads, and end the attempt.
 
-    the loop says what it is at (`watching`) ─> nothing new for `stall_s` ─> this thread dumps the stacks of all threads
+    the loop names what it does (`watching`) ─> no beat for `stall_s` ─> this thread dumps the stacks of all threads
       ─> <output>/stacks/attempt-<n>/rank-<r>.txt ─> Notify: /progress says since when
-                                                     Restart: a moment for the others' dumps, then exit code STALLED
+                                                     Restart: wait for the others' dumps, then exit code STALLED
 
-A rank that hangs makes all others hang in their next collective, so that all notice, each by itself: no rank needs
-another to be found out. Only what has no bound of its own is watched: a save that waits for a slow store is not.
+A rank that hangs makes all others hang in their next collective, so that each notices by itself, without asking another
+rank. Only what has no timeout of its own is watched: a save that waits for a slow store is not.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from runyard_trainer.contract.reports import PodReport
 from runyard_trainer.storage.base import Location, StorageUnavailable
 
 UPLOAD_TIMEOUT_S = 30.0
-"""The store may be what everything waits for."""
+"""Bound of the upload of the stacks: the store may be what everything waits for."""
 
 PEERS_GRACE_S = 10.0
-"""How long at most a rank that is done with its own dump waits for the others': its end would cut them short."""
+"""How long a rank waits for the others' dumps after its own: the others end soon after it does."""
 
 _PEERS_POLL_S = 0.5
 
@@ -37,12 +37,12 @@ _log = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Calls `on_stall(what, since)` from a thread of its own, once for each time that nothing goes on for `stall_s`.
+    """A thread that calls `on_stall(what, since)` once for each time that no beat comes for `stall_s`.
 
     Args:
-        stall_s: 0: never.
-        on_stall: gets what was being done, and since when, RFC 3339 UTC.
-        on_recovery: is called by the loop when it goes on after that.
+        stall_s: seconds; 0: never.
+        on_stall: takes what was being done, and since when, RFC 3339 UTC.
+        on_recovery: called in the loop's thread when it goes on after a stall.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Watchdog:
 
     @contextmanager
     def watching(self, what: str) -> Iterator[None]:
-        """`what` is being done in here."""
+        """Watch the body, which does `what`."""
         self._what = what
         self.beat()
         try:
@@ -70,13 +70,13 @@ class Watchdog:
             self._note_recovery()
 
     def beat(self) -> None:
-        """What is watched goes on; without meaning where nothing is."""
+        """Note that what is watched goes on; do nothing where nothing is watched."""
         if self._what is not None and self._stall_s:
             self._deadline = time.monotonic() + self._stall_s
         self._note_recovery()
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._closed.set()
 
     def _note_recovery(self) -> None:
@@ -94,7 +94,7 @@ class Watchdog:
 
 
 def stacks_location(output: Location, attempt: int) -> Location:
-    """The folder of an attempt's dumps, a file for each rank."""
+    """Return the folder of an attempt's dumps, a file for each rank."""
     return output / "stacks" / f"attempt-{attempt}"
 
 
@@ -146,14 +146,14 @@ def _wait_for_peers(folder: Location, num_ranks: int) -> None:
 
 
 def find_place() -> str:
-    """Where the main thread is: file, line and function of its innermost frame."""
+    """Return file, line and function of the main thread's innermost frame."""
     frame = sys._current_frames()[threading.main_thread().ident or 0]
     folders = frame.f_code.co_filename.rsplit("/", 3)[-3:]
     return f"{'/'.join(folders)}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
 def dump_stacks() -> str:
-    """Where each Python thread of this process is."""
+    """Return the stack of each Python thread of this process."""
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file)  # needs a real file: it writes to the descriptor
         file.seek(0)
