@@ -43,7 +43,7 @@ from runyard_trainer.training.best_model import (
     check_forgetting,
     choose_best,
     find_best_step,
-    is_hopeless,
+    should_stop_early,
 )
 from runyard_trainer.training.micro_batch import resolve_micro_batch
 from runyard_trainer.training.monitor import StopRequest
@@ -130,12 +130,12 @@ def train(recipe: Recipe, context: RunContext, end_process: Callable[[PodReport]
                 state.step += 1
                 state.tokens += done.tokens
                 count_non_finite(state, done, data.total_steps)
-                run.monitor.step_done(state.step, done.loss, state.tokens, rate, done.grad_norm)
+                run.monitor.record_step(state.step, done.loss, state.tokens, rate, done.grad_norm)
                 is_best = False
                 if state.is_due(recipe.evaluation.every_steps) and state.step < data.total_steps:
                     state.note_losses(evaluator.measure_losses(state.step))
                     is_best = choose_best(state.candidates, criterion).step == state.step
-                    state.is_stopped_early = is_hopeless(state.candidates, criterion, training.early_stopping)
+                    state.is_stopped_early = should_stop_early(state.candidates, criterion, training.early_stopping)
                 is_last = state.step == data.total_steps or state.is_stopped_early
                 is_stopping = done.is_stop_requested and not is_last
                 if is_stopping or is_last or is_best or state.is_due(recipe.checkpoint.every_steps):

@@ -208,7 +208,7 @@ def _describe(state: HeadState) -> str:
 
 
 def claim_head(output: Location, recipe: Recipe, context: RunContext) -> tuple[Head | None, Result | None]:
-    """Claim the head on rank 0; the claimed head there (None on other ranks), and the result of a finished run."""
+    """Claim the head on rank 0; return it there (None on other ranks), and the result of a run that is finished."""
     claimed: list[Head] = []
 
     def claim() -> Result | None:

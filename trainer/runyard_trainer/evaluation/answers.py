@@ -117,7 +117,7 @@ def write_answers(
             pad_token_id=info.eos_token_id,
             max_new_tokens=max_new_tokens,
         )
-        written |= {start + i: until_stop(tokens[i].tolist(), stop_token_ids) for i in range(len(asked))}
+        written |= {start + i: cut_at_stop(tokens[i].tolist(), stop_token_ids) for i in range(len(asked))}
     return gather_in_order(written, world)
 
 
@@ -134,7 +134,7 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tenso
     return torch.tensor(ids), torch.tensor(mask)
 
 
-def until_stop(tokens: Sequence[int], stop_token_ids: Sequence[int]) -> list[int]:
+def cut_at_stop(tokens: Sequence[int], stop_token_ids: Sequence[int]) -> list[int]:
     """Return the tokens before the first one that ends an answer."""
     ends = (place for place, token in enumerate(tokens) if token in stop_token_ids)
     return list(tokens[: next(ends, len(tokens))])

@@ -119,7 +119,7 @@ class Tracker:
         self._changed.set()
 
     def wait_for_page(self) -> str | None:
-        """Return the run's page; None where nothing is tracked, or the server has failed or does not answer for a while.
+        """Return the run's page; None where nothing is tracked, or the server fails or does not answer for a while.
 
         Only a run of a few seconds waits here: it may be done before the server has answered for the first time.
         """

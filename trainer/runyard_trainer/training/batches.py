@@ -38,7 +38,7 @@ class Batches:
     def __init__(
         self, streams: Mapping[str, Samples], objective: Objective, order: Order, world: World, micro_batch: int
     ) -> None:
-        """Read nothing yet.
+        """Take what to read; reading begins with the first step that is asked for.
 
         Args:
             streams: the samples of `train` and `replay`.

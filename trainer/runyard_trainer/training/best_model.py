@@ -76,7 +76,7 @@ def find_best_step(candidates: Sequence[Candidate], criterion: Criterion) -> int
     return choose_best(candidates, criterion).step if candidates else None
 
 
-def is_hopeless(candidates: Sequence[Candidate], criterion: Criterion, stopping: EarlyStopping | None) -> bool:
+def should_stop_early(candidates: Sequence[Candidate], criterion: Criterion, stopping: EarlyStopping | None) -> bool:
     """Return whether none of the last `patience` candidates was better than the best one before them."""
     if stopping is None or len(candidates) <= stopping.patience:
         return False

@@ -117,7 +117,7 @@ class Monitor:
         with self._lock:
             self._progress = self._progress.model_copy(update={"stalled_since": since})
 
-    def step_done(self, step: int, loss: float, tokens: int, learning_rate: float, grad_norm: float) -> None:
+    def record_step(self, step: int, loss: float, tokens: int, learning_rate: float, grad_norm: float) -> None:
         """Record a step.
 
         Args:
@@ -142,7 +142,7 @@ class Monitor:
         )
         if self._is_rank_0 and (now - self._logged_at >= LOG_INTERVAL_S or step == self._progress.total_steps):
             self._logged_at = now
-            _log.info("%s", describe(self.progress))
+            _log.info("%s", format_progress(self.progress))
 
     def metrics_csv(self) -> str:
         """Return the content of metrics.csv: each step once."""
@@ -221,7 +221,7 @@ class _Gauges:
         return Gauge(f"runyard_trainer_{name}", text, registry=self._registry)
 
 
-def describe(progress: Progress) -> str:
+def format_progress(progress: Progress) -> str:
     """Format progress as one line of the log."""
     parts = [f"step {progress.step}/{progress.total_steps}"]
     if progress.loss is not None:

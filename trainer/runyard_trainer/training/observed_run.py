@@ -71,7 +71,7 @@ def observe_run(
 
 
 def serve_progress(monitor: Monitor, context: RunContext) -> None:
-    """Serve it over HTTP. Without pods, runs side by side share an address: the first one serves."""
+    """Serve progress over HTTP. Without pods, runs side by side share an address, and only the first one serves."""
     try:
         monitor.serve(context.pod_ip)
     except OSError as error:

@@ -52,11 +52,11 @@ def learning_rate(step: int, total_steps: int, peak: float, schedule: Schedule) 
 
 def _cosine(step: int, warmup_steps: int, total_steps: int) -> float:
     """Return (1 + cos(pi x progress)) / 2, in the form that loses no digits near the end."""
-    return math.sin(math.pi / 2 * _left(step, warmup_steps, total_steps)) ** 2
+    return math.sin(math.pi / 2 * _share_left(step, warmup_steps, total_steps)) ** 2
 
 
 def _linear(step: int, warmup_steps: int, total_steps: int) -> float:
-    return _left(step, warmup_steps, total_steps)
+    return _share_left(step, warmup_steps, total_steps)
 
 
 def _constant(_step: int, _warmup_steps: int, _total_steps: int) -> float:
@@ -65,10 +65,10 @@ def _constant(_step: int, _warmup_steps: int, _total_steps: int) -> float:
 
 def _wsd(step: int, warmup_steps: int, total_steps: int) -> float:
     decay_start = max(warmup_steps, total_steps - math.ceil(WSD_DECAY_SHARE * total_steps))
-    return 1.0 if step < decay_start else _left(step, decay_start, total_steps)
+    return 1.0 if step < decay_start else _share_left(step, decay_start, total_steps)
 
 
-def _left(step: int, start: int, end: int) -> float:
+def _share_left(step: int, start: int, end: int) -> float:
     """Return the share of the steps from `start` to `end` that is not done: above 0 before `end`."""
     return (end - step) / (end - start)
 

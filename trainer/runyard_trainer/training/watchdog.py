@@ -123,7 +123,7 @@ def handle_stall(
     where = f"the stacks of every rank are below {folder.uri}/" if is_stored else "the stacks could not be stored"
     message = (
         f"{what} has not gone on for {context.stall_s:g} s (recovery.stallTimeoutSeconds). This rank is at "
-        f"{find_place()}; {where}"
+        f"{locate_main_thread()}; {where}"
     )
     _log.error("%s%s", message, "" if is_stored else f"\n{stacks}")
     set_stalled(since)
@@ -145,7 +145,7 @@ def _wait_for_peers(folder: Location, num_ranks: int) -> None:
         pause.wait(_PEERS_POLL_S)
 
 
-def find_place() -> str:
+def locate_main_thread() -> str:
     """Return file, line and function of the main thread's innermost frame."""
     frame = sys._current_frames()[threading.main_thread().ident or 0]
     folders = frame.f_code.co_filename.rsplit("/", 3)[-3:]

@@ -10,10 +10,10 @@ from runyard_trainer.data.dataset.example_shards import Examples
 from runyard_trainer.evaluation.answers import (
     MAX_RECORDS,
     HeldOutRecord,
+    cut_at_stop,
     pad_left,
     score_answers,
     select_records,
-    until_stop,
 )
 
 
@@ -45,8 +45,8 @@ def test_prompts_end_together() -> None:
 
 
 def test_an_answer_goes_to_the_first_token_that_ends_it() -> None:
-    assert until_stop([5, 6, 1, 7, 2], [1, 2]) == [5, 6]
-    assert until_stop([5, 6], [1, 2]) == [5, 6]
+    assert cut_at_stop([5, 6, 1, 7, 2], [1, 2]) == [5, 6]
+    assert cut_at_stop([5, 6], [1, 2]) == [5, 6]
 
 
 def test_scores_are_counted_by_hand() -> None:

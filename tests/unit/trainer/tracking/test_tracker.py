@@ -57,7 +57,7 @@ def news_of(steps: int, up_to_step: int) -> News:
     """Of a run that has taken so many steps, the loss of which is a function of the step."""
     monitor = Monitor(1, steps, is_rank_0=False, now=lambda: 1_700_000_000.0)
     for step in range(1, steps + 1):
-        monitor.step_done(step, 1 / step if step != 2 else float("nan"), 10 * step, 0.1, 1.0)
+        monitor.record_step(step, 1 / step if step != 2 else float("nan"), 10 * step, 0.1, 1.0)
     measured = tuple(Candidate(step, Losses(domain_loss=1 / step)) for step in range(5, steps + 1, 5))
     before = Losses(domain_loss=9.0, metrics={"accuracy": 0.5})
     return News(up_to_step, monitor.metrics_csv(), before, measured, {"a.b": "1"}, {"runyard.world": f"{steps} x cpu"})
@@ -95,11 +95,11 @@ def test_a_commit_and_what_is_measured_after_the_last_one_are_news(server: Small
         tracker.update(-1)  # nothing is followed yet
         tracker.follow(source)
         for step in range(1, 4):
-            monitor.step_done(step, 1 / step, 10 * step, 0.1, 1.0)
+            monitor.record_step(step, 1 / step, 10 * step, 0.1, 1.0)
         state.step = 3
         tracker.update(2)
         wait_until(lambda: server.state.runs and steps_of(server, "train/loss") == [1, 2], 30)
-        monitor.step_done(4, 0.25, 40, 0.1, 1.0)
+        monitor.record_step(4, 0.25, 40, 0.1, 1.0)
         tracker.update(2)  # no news: nothing was committed or measured since
         state.note_losses(Losses(domain_loss=0.5))
         tracker.update(3)

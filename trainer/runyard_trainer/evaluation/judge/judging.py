@@ -48,7 +48,7 @@ class Judging:
     def __init__(
         self, judge: Judge, api_key: str | None, pairs: Sequence[AnswerPair], missing: str | None = None
     ) -> None:
-        """Begin.
+        """Begin to ask the judge.
 
         Args:
             judge: the judge's endpoint and model.

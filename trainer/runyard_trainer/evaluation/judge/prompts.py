@@ -73,7 +73,7 @@ def build_prompts(recipe: Recipe, tokenizer: DocumentTokenizer, max_tokens: int)
     max_new_tokens = min(MAX_ANSWER_TOKENS, max_tokens // 2)
     all_ids = ChatEncoder(tokenizer).encode_prompts(chosen, with_opening=recipe.objective != "causal-lm")
     prompts = [
-        FrozenPrompt(text=show_prompt(record.turns), prompt_ids=ids)
+        FrozenPrompt(text=format_prompt(record.turns), prompt_ids=ids)
         for record, ids in zip(chosen, all_ids, strict=True)
         if 0 < tokenizer.base_length(ids) <= max_tokens - max_new_tokens
     ]
@@ -126,7 +126,7 @@ def _parse_message(item: object, where: str) -> Turn:
     return Turn(item["role"], check_text(item.get("content"), f"{where}.content"))
 
 
-def show_prompt(turns: Sequence[Turn]) -> str:
+def format_prompt(turns: Sequence[Turn]) -> str:
     """Format a prompt for the judge: a single turn as it is, a conversation with its speakers."""
     if len(turns) == 1:
         return turns[0].content

@@ -91,10 +91,10 @@ def parse_entities(row: Row, types: Mapping[str, str] | None = None) -> list[Que
             raise BadRecord(f"tags[{place}] is {tag!r}, neither O nor B- or I- and a type")
     kept = [tag if tag == "O" or types is None or tag[2:] in types else "O" for tag in tags]
     sentence = " ".join(tokens)
-    return [Question(f"{sentence}\nExtract named entity:", name_entities(tokens, kept), kept, tokens=tokens)]
+    return [Question(f"{sentence}\nExtract named entity:", format_entities(tokens, kept), kept, tokens=tokens)]
 
 
-def name_entities(tokens: list[str], tags: list[str]) -> str:
+def format_entities(tokens: list[str], tags: list[str]) -> str:
     """Format the entities as an answer: `Acme Corp (ORG), Paris (LOC)`, or `None`."""
     named: list[tuple[list[str], str]] = []
     before = "O"
