@@ -54,7 +54,7 @@ def open_training_data(recipe: Recipe, context: RunContext, output: Location) ->
 def build_order(
     recipe: Recipe, streams: Mapping[str, Samples], parts: tuple[Part, ...], batch: int, total_steps: int
 ) -> Order:
-    """Return the order of a run; text that the model will write itself counts as long as what is replayed of it."""
+    """Build the order of a run. Where the model writes the text to replay itself, it writes as much as is replayed."""
     replay = recipe.data.replay
     num_replay = len(streams["replay"])
     if replay is not None and replay.source == "self":
