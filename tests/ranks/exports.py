@@ -13,7 +13,7 @@ import torch
 from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses, Result
-from runyard_trainer.evaluation.evaluate import evaluate_model
+from runyard_trainer.evaluation.evaluate import evaluate_model, open_held_out
 from runyard_trainer.export.export import export_run
 from runyard_trainer.export.report import TrainedRun
 from runyard_trainer.objectives.build import build_objective
@@ -112,9 +112,11 @@ def write_corpus(folder: Path) -> None:
 def measure_and_export(world: World, recipe_json: str, folder: Path, micro_batch: int = 2) -> tuple[Losses, Result]:
     recipe = Recipe.model_validate_json(recipe_json)
     context, dataset = build_context(recipe, folder, world), open_prepared(recipe)
-    module = load_model(recipe, build_objective(recipe, dataset.info), dataset.info, context, torch.device("cpu"))
+    objective = build_objective(recipe, dataset.info)
+    module = load_model(recipe, objective, dataset.info, context, torch.device("cpu"))
     module.train()
-    losses = evaluate_model(module, dataset, recipe, world, micro_batch, torch.device("cpu"))
+    held_out = open_held_out(dataset, objective, recipe)
+    losses = evaluate_model(module, held_out, world, micro_batch, torch.device("cpu"))
     assert module.training
     trained = TrainedRun(None, losses, 2, 300, "fp32", METRICS_CSV, {"microBatch": str(micro_batch)})
     output = open_store(recipe.output.uri, recipe.storage)

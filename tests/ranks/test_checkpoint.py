@@ -18,6 +18,7 @@ from runyard_trainer.checkpoints.head import Head
 from runyard_trainer.context import World
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.services import Storage
+from runyard_trainer.contract.training import Checkpoint
 from runyard_trainer.ranks.distributed import is_peer_loss
 from runyard_trainer.storage.base import Location
 from runyard_trainer.storage.open import open_store
@@ -73,7 +74,7 @@ class TrainedModel:
 def open_checkpointer(world: World, folder: Path, attempt: int, **retention: Any) -> Checkpointer:
     output = open_output(folder)
     head = Head.claim(output, "run-uid", attempt) if world.rank == 0 else None
-    return Checkpointer(output, head, world, folder / f"scratch-{attempt}", **retention)
+    return Checkpointer(output, head, world, folder / f"scratch-{attempt}", Checkpoint(**retention))
 
 
 def open_output(folder: Path) -> Location:
@@ -185,7 +186,7 @@ def save_with_fault_on_rank_1(world: World, folder: Path, fault: Callable[[], No
     output = open_output(folder)
     head = Head.claim(output, "run-uid", 1) if world.rank == 0 else None
     where = Location(Faulty(output.store, fault), output.prefix) if world.rank == 1 else output
-    checkpointer = Checkpointer(where, head, world, folder / "scratch")
+    checkpointer = Checkpointer(where, head, world, folder / "scratch", Checkpoint())
     trained = TrainedModel(world, seed=1)
     for step in (1, 2):
         trained.train(1)

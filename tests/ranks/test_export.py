@@ -12,7 +12,7 @@ from runyard_trainer.context import World
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.evaluation.evaluate import evaluate_model
+from runyard_trainer.evaluation.evaluate import evaluate_model, open_held_out
 from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.prepare import prepare
 from runyard_trainer.training.sharded_model import load_model
@@ -36,14 +36,11 @@ from tests.ranks.run_ranks import run_ranks
 def measure(world: World, recipe_json: str, folder: Path, micro_batch: int) -> Losses:
     recipe = Recipe.model_validate_json(recipe_json)
     dataset = open_prepared(recipe)
-    module = load_model(
-        recipe,
-        build_objective(recipe, dataset.info),
-        dataset.info,
-        build_context(recipe, folder, world),
-        torch.device("cpu"),
-    )
-    return evaluate_model(module, dataset, recipe, world, micro_batch, torch.device("cpu"))
+    objective = build_objective(recipe, dataset.info)
+    context = build_context(recipe, folder, world)
+    module = load_model(recipe, objective, dataset.info, context, torch.device("cpu"))
+    held_out = open_held_out(dataset, objective, recipe)
+    return evaluate_model(module, held_out, world, micro_batch, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

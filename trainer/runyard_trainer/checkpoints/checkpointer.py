@@ -1,13 +1,12 @@
-"""Saving a run while it goes on, and finding it again.
+"""Save a run while it goes on, and restore it.
 
     save      the state is copied to the CPU (training waits for that only); then, in a thread of its own:
-              DCP writes each rank's part to the node's disk ─> each rank uploads its files ─> they exchange lists of
-              them ─> rank 0 uploads the manifest, swaps the head, deletes what need not be kept ─> all learn how it
-              ended
-    restore   newest first, the checkpoints of the head: the manifest and every file that is needed are checked by
-              sha256 before anything is read into the model; one that is not whole is passed over for the next older one
+              DCP writes each rank's part to the node's disk ─> each rank uploads its files ─> ranks exchange lists of
+              files ─> rank 0 uploads the manifest, swaps the head, deletes old checkpoints ─> all get the outcome
+    restore   for each checkpoint of the head, newest first: check the manifest and every file that is needed by sha256
+              before anything is read into the model; skip a checkpoint that is not whole
 
-At most one save is under way. What goes wrong in the thread is raised by the next `save`, `check` or `wait`.
+At most one save is under way. An error in its thread is raised by the next `save`, `check` or `wait`.
 """
 
 from __future__ import annotations
@@ -51,44 +50,45 @@ from runyard_trainer.context import World
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.reports import CommittedCheckpoint
 from runyard_trainer.contract.times import format_past_time
+from runyard_trainer.contract.training import Checkpoint
 from runyard_trainer.ranks.agreement import Agreement
 from runyard_trainer.storage.base import Location, StorageUnavailable
 from runyard_trainer.storage.patient import be_patient
 
 PEER_TIMEOUT_S = 1800.0
-"""How long a rank waits for the slowest one's upload. One that is dead is noticed at once."""
+"""How long a rank waits for the slowest upload. A rank that is dead is noticed at once."""
 
 T = TypeVar("T")
 State = dict[str, Any]
-"""By name: tensors, plain values, nested dicts of them, or a `Stateful`. DTensors are saved by their parts; of anything
-else rank 0's value is what is saved. A list whose length changes must be one value (a string, say): DCP looks each
-element up by its place.
+"""By name: tensors, plain values, nested dicts of them, or a `Stateful`. DTensors are saved by their parts, anything
+else as rank 0 has it. A list whose length changes must be one value (a string, say): DCP looks each element up by its
+index.
 """
 
 _log = logging.getLogger(__name__)
 
 
 def select_retained(
-    entries: tuple[CheckpointEntry, ...], keep_last: int, keep_every_steps: int | None, best_step: int | None = None
+    entries: tuple[CheckpointEntry, ...], retention: Checkpoint, best_step: int | None = None
 ) -> tuple[CheckpointEntry, ...]:
-    """Of checkpoints, newest first, those to keep: the first `keep_last`, each whose step is a multiple, the best."""
+    """Select the checkpoints to keep: the newest ones, those whose step is a multiple, the best. Newest come first."""
+    every = retention.keep_every_steps
     return tuple(
         entry
         for place, entry in enumerate(entries)
-        if place < keep_last or (keep_every_steps and entry.step % keep_every_steps == 0) or entry.step == best_step
+        if place < retention.keep_last or (every and entry.step % every == 0) or entry.step == best_step
     )
 
 
 class Checkpointer:
-    """Saves and restores; every method but the properties is called by all ranks alike.
+    """Saves and restores a run's state. All ranks call its methods alike; only the properties are each rank's own.
 
     Args:
-        output: the run's output.
-        head: rank 0's claimed head, of a store that is waited for; None on the others.
-        world: this rank.
-        scratch_dir: on the node's disk, shared by its ranks; room for this node's part of a checkpoint.
-        keep_last: newest checkpoints to keep, at least 1.
-        keep_every_steps: keep, besides, those whose step is a multiple.
+        output: where `output.uri` lies.
+        head: rank 0's claimed head, of a patient store; None on the other ranks.
+        world: which rank this is.
+        scratch_dir: folder on the node's disk that its ranks share, with room for this node's part of a checkpoint.
+        retention: which checkpoints to keep.
     """
 
     def __init__(
@@ -97,17 +97,14 @@ class Checkpointer:
         head: Head | None,
         world: World,
         scratch_dir: Path,
-        *,
-        keep_last: int = 2,
-        keep_every_steps: int | None = None,
+        retention: Checkpoint,
     ) -> None:
         assert (head is not None) == (world.rank == 0)
         self._output = be_patient(output)
         self._head = head
         self._world = world
         self._scratch_dir = scratch_dir
-        self._keep_last = keep_last
-        self._keep_every_steps = keep_every_steps
+        self._retention = retention
         self._agreement = Agreement(PEER_TIMEOUT_S)
         self._stager = DefaultStager(StagingOptions(False, False, False, False))
         self._epoch, self._entries = self._agreement.from_rank_0(self._read_head)
@@ -120,7 +117,7 @@ class Checkpointer:
 
     @property
     def committed(self) -> CommittedCheckpoint | None:
-        """The newest commit that this rank knows of."""
+        """The newest checkpoint that this rank has seen committed."""
         if not self._entries:
             return None
         newest = self._entries[0]
@@ -128,15 +125,16 @@ class Checkpointer:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a save is under way on this rank. Ranks may differ for a moment: to put a save off while the last one
-        is not through, they must agree first (a flag in a reduction they make anyway), or some would save and some not.
+        """Whether a save is under way on this rank.
+
+        Ranks may differ for a moment: before they skip a save because of it, they must agree, or only some would save.
         """
         return self._pending is not None and not self._pending.done()
 
     # ------------------------------------------------------------------------------------------------------------- save
 
     def save(self, step: int, state: State, tokens: int, best_step: int | None = None) -> None:
-        """Begin to save; returns once the state is copied. Waits for the former save first, and raises what it raised.
+        """Begin to save; return once the state is copied. Wait for the save before first, and raise what it raised.
 
         A step that is committed already is not saved again. The checkpoint of `best_step` is kept.
         """
@@ -149,7 +147,7 @@ class Checkpointer:
         self._pending = _start(lambda: self._save(step, staged, tokens), name=f"checkpoint-{step}")
 
     def check(self) -> None:
-        """Raise what went wrong with the last save, if it is through; never waits.
+        """Raise what went wrong with the last save, if it is done; never wait.
 
         Raises:
             Interrupted: a newer attempt has taken over, or a peer is gone.
@@ -160,7 +158,7 @@ class Checkpointer:
             self.wait()
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Wait for the save under way. Raises as `check`, and Interrupted after `timeout_s`."""
+        """Wait for the save under way. Raise as `check` does, and Interrupted after `timeout_s`."""
         if self._pending is None:
             return
         try:
@@ -223,12 +221,12 @@ class Checkpointer:
         return entry
 
     def _retained(self, newest: CheckpointEntry) -> tuple[CheckpointEntry, ...]:
-        return select_retained((newest, *self._entries), self._keep_last, self._keep_every_steps, self._best_step)
+        return select_retained((newest, *self._entries), self._retention, self._best_step)
 
     def _delete_unreferenced(self) -> None:
-        """Delete what no commit points to: checkpoints not to be kept, and what older attempts left half uploaded.
+        """Delete what the head does not name: old checkpoints, and half uploaded ones of older attempts.
 
-        An older attempt that is still uploading can lose nothing: the head refuses its commit.
+        An older attempt that still uploads loses nothing: the head would refuse its commit.
         """
         assert self._head is not None
         kept = {entry.manifest.rpartition("/")[0] for entry in self._head.state.entries}
@@ -251,7 +249,7 @@ class Checkpointer:
 
         Raises:
             UserError: DATA_ERROR: there are checkpoints, and none is whole.
-            StorageUnavailable: the store does not answer: whether they are whole is not known.
+            StorageUnavailable: the store does not answer, so that it is unknown whether they are whole.
         """
         for place, entry in enumerate(self._entries):
             try:
@@ -272,7 +270,7 @@ class Checkpointer:
         return None
 
     def restore_step(self, step: int, state: State) -> None:
-        """Load what `state` asks for of the checkpoint of one step, in place.
+        """Load the parts that `state` names from the checkpoint of one step, in place.
 
         Raises:
             UserError: DATA_ERROR: it is not there, or not whole.
@@ -319,7 +317,7 @@ def _to_state_dicts(state: State) -> State:
 
 
 def _start(work: Callable[[], T], name: str) -> Future[T]:
-    """Run in a thread that does not keep a process alive which is to end."""
+    """Run in a daemon thread, which keeps no process from ending."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -334,7 +332,7 @@ def _start(work: Callable[[], T], name: str) -> Future[T]:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """DCP tells every rank of every rank's failure; of these, the lowest rank's."""
+    """Raise the failure of the lowest rank: DCP raises those of all ranks, on every rank."""
     try:
         yield
     except CheckpointException as failed:

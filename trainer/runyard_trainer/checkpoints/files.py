@@ -1,4 +1,4 @@
-"""The files of a checkpoint: how they reach the store, and how only whole ones come back.
+"""Upload the files of a checkpoint, and read back only what is known to be whole.
 
 A checkpoint is a folder `checkpoints/step-<8 digits>-e<epoch>/` of torch DCP files and a manifest with the size and
 sha256 of each. head.json holds the sha256 of the manifest, so whatever is read back is known to be what was written.
@@ -41,54 +41,63 @@ CHECKPOINTS_NAME = "checkpoints"
 MANIFEST_NAME = "manifest.json"
 DCP_METADATA_NAME = ".metadata"
 
+SHARDED, TRAIN_STATE, MONITOR = "sharded", "train", "monitor"
+"""The parts of what a run saves, by name: what is sharded over the ranks, the loop's state, the metrics."""
+WEIGHTS, OPTIMIZER = "weights", "optimizer"
+"""The parts of what is sharded, by name."""
+MODEL_WEIGHTS_PREFIX = f"{SHARDED}.{WEIGHTS}.model."
+"""What the names of the model's weights begin with in a checkpoint: `model` is the model in its objective's module.
+Other runs find the weights of this one by it: never change it.
+"""
+
 _READS = 2
-"""Of a file before it counts as damaged: it may have been damaged on its way, and the next commit would delete it."""
+"""Reads of a file before it counts as damaged: it may be damaged on its way only, and the next commit deletes it."""
 
 
 class Corrupt(Exception):  # noqa: N818 - what is found of a checkpoint, not an error of this program
-    """A checkpoint is not whole: a file is missing, or is not what the manifest says."""
+    """A finding that a checkpoint is not whole: a file is missing, or is not what the manifest says."""
 
 
 class FileEntry(Report):
-    """A file of a checkpoint."""
+    """A file of a checkpoint, as its manifest lists it."""
 
     name: str
-    """Its key, relative to the checkpoint's folder."""
+    """Key of the file, relative to the checkpoint's folder."""
     bytes: int
-    """Its size."""
+    """Size of the file."""
     sha256: str
-    """Of its content."""
+    """sha256 of the file's content."""
 
 
 class Manifest(Report):
-    """What makes a checkpoint complete; written after all its files."""
+    """The list of a checkpoint's files; written after all of them, it makes the checkpoint complete."""
 
     step: int
     """Optimizer steps it holds."""
     epoch: int
-    """Of the head's claim under which it was written."""
+    """Epoch of the claim of the head under which it was written."""
     world_size: int
     """Ranks that wrote it; any number can read it."""
     tokens: int
     """Tokens trained on so far."""
     files: tuple[FileEntry, ...]
-    """All others in the folder."""
+    """All other files of the folder."""
 
 
 def folder_name(step: int, epoch: int) -> str:
-    """Of a checkpoint, below `checkpoints/`."""
+    """Return the name of a checkpoint's folder below `checkpoints/`."""
     return f"step-{step:08d}-e{epoch}"
 
 
 def upload_file(path: Path, folder: Location) -> FileEntry:
-    """Put a staged file into a checkpoint's folder."""
+    """Upload a staged file to a checkpoint's folder."""
     entry = describe_file(path)
     (folder / entry.name).upload_file(path)
     return entry
 
 
 def describe_file(path: Path) -> FileEntry:
-    """Size and sha256 of a file here."""
+    """Return name, size and sha256 of a local file."""
     with path.open("rb") as file:
         return FileEntry(
             name=path.name, bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest()
@@ -96,10 +105,10 @@ def describe_file(path: Path) -> FileEntry:
 
 
 def read_manifest(output: Location, entry: CheckpointEntry) -> Manifest:
-    """The manifest that the head points to.
+    """Read the manifest that the head names.
 
     Raises:
-        Corrupt: it is missing, or is another.
+        Corrupt: it is missing, or its sha256 is another.
     """
     location = output / entry.manifest
     try:
@@ -115,7 +124,7 @@ def read_manifest(output: Location, entry: CheckpointEntry) -> Manifest:
 
 
 class CheckpointFolder:
-    """A checkpoint on the store, with a copy on the node's disk of what the ranks of this node need of it."""
+    """A checkpoint on the store, with copies on the node's disk of the files that its ranks need."""
 
     def __init__(self, remote: Location, manifest: Manifest, local: Path) -> None:
         self._remote = remote
@@ -124,7 +133,7 @@ class CheckpointFolder:
         local.mkdir(parents=True, exist_ok=True)
 
     def fetch(self, name: str) -> Path:
-        """The path of a file's verified copy; downloaded once, whichever ranks of this node ask.
+        """Return the path of a file's verified copy; download it once for all ranks of this node.
 
         Raises:
             Corrupt: the file is missing, or is not what the manifest says.
@@ -138,7 +147,7 @@ class CheckpointFolder:
         return path
 
     def remove_local(self) -> None:
-        """Delete the copy."""
+        """Delete the copies."""
         shutil.rmtree(self.local, ignore_errors=True)
 
     def _download(self, name: str, path: Path) -> None:
@@ -166,19 +175,19 @@ class StagingWriter(FileSystemWriter):
     """Writes a rank's part by DCP, and says in words when the disk is full."""
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> torch.futures.Future[list[WriteResult]]:
-        """The values. Raises UserError where the disk is full."""
+        """Write the values. Raise UserError where the disk is full."""
         with explain_full_disk("stage a checkpoint", self.path):
             return super().write_data(plan, planner)
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """The index, on rank 0. Raises as `write_data`."""
+        """Write the index, on rank 0. Raise UserError where the disk is full."""
         with explain_full_disk("stage a checkpoint", self.path):
             super().finish(metadata, results)
 
 
 class VerifiedReader(FileSystemReader):
-    """Reads a checkpoint by DCP. Each rank fetches the files that its part of the plan needs while planning: when one
-    of them is corrupt every rank learns it (the plan is made together) before anything is read into the model.
+    """A DCP reader of verified files. Each rank fetches the files of its part of the plan while planning, which all
+    ranks do together: where one is corrupt, all raise before anything is read into the model.
     """
 
     def __init__(self, folder: CheckpointFolder) -> None:
@@ -186,29 +195,29 @@ class VerifiedReader(FileSystemReader):
         self._folder = folder
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        """The index of the checkpoint, unpickled with nothing but DCP's own classes."""
+        """Read the index of the checkpoint, unpickled with nothing but DCP's own classes."""
         with self._folder.fetch(DCP_METADATA_NAME).open("rb") as file:
             return _MetadataUnpickler(file).load_metadata()
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """Fetch what this rank is about to read."""
+        """Fetch the files that this rank is about to read."""
         for name in sorted({self.storage_data[item.storage_index].relative_path for item in plan.items}):
             self._folder.fetch(name)
         return super().prepare_local_plan(plan)
 
 
 class PlainLoadPlanner(DefaultLoadPlanner):
-    """Loads values that are not tensors without running pickled code: numbers, strings, lists and dicts."""
+    """A DCP planner that loads numbers, strings, lists and dicts without running pickled code."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Put one value into the state, once it is known to load without any code of its own."""
+        """Load one value into the state, after a check that it loads without code of its own."""
         torch.load(value, weights_only=True)
         value.seek(0)
         super().load_bytes(read_item, value)
 
 
 class _MetadataUnpickler(pickle.Unpickler):
-    """Builds what a DCP index is made of and nothing else, whichever Python has written it."""
+    """An unpickler of DCP's index that builds its classes and nothing else, whichever Python has written it."""
 
     def find_class(self, module: str, name: str) -> Any:
         if found := _INDEX_GLOBALS.get((module, name)):
@@ -224,7 +233,7 @@ class _MetadataUnpickler(pickle.Unpickler):
 
 
 def _get_memory_format(kind: object, name: str) -> _MEM_FORMAT_ENCODING:
-    """What `getattr` is to an index: the first Pythons 3.11, Debian 12's among them, pickle a member of an Enum so."""
+    """Stand in for `getattr`, by which early Pythons 3.11, such as Debian 12's, pickle a member of an Enum."""
     if kind is not _MEM_FORMAT_ENCODING:
         raise pickle.UnpicklingError(f"the checkpoint's index asks for {name} of {kind}, which has no place in one")
     return _MEM_FORMAT_ENCODING[name]

@@ -1,12 +1,12 @@
-"""head.json: the one truth about how far a run is, and the fence between its attempts.
+"""Read and swap head.json, which alone says how far a run is, and fences its attempts from each other.
 
-    claim    an attempt takes the head with epoch + 1; from then on no older attempt can write it
+    claim    an attempt writes the head with epoch + 1; from then on no older attempt can write it
     commit   a checkpoint whose files and manifest lie on the store becomes the newest, in one swap
-    finish   the result is set, by the same swap, once the export is uploaded
+    finish   the result is set in one swap, once the export is uploaded
 
-Every swap is a write with If-Match on the etag last seen. Where it is refused, the head was written by a newer
-attempt and this one must stop (`Interrupted`), unless what lies there is what was just sent: then the answer was lost
-and the request repeated.
+Every swap is a write with If-Match on the etag last seen. Where it is refused, a newer attempt has written the head and
+this one must stop (`Interrupted`), unless the head is what was just sent: then the answer was lost and the request was
+repeated.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ import logging
 
 from pydantic import ValidationError
 
+from runyard_trainer.context import RunContext, World
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
+from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Report, Result
+from runyard_trainer.ranks.distributed import run_on_rank_0
 from runyard_trainer.storage.base import Blob, Location, NotFound, PreconditionFailed
 
 HEAD_NAME = "head.json"
@@ -26,31 +29,31 @@ _log = logging.getLogger(__name__)
 
 
 class CheckpointEntry(Report):
-    """A committed checkpoint."""
+    """A committed checkpoint, as head.json names it."""
 
     step: int
     """Optimizer steps it holds."""
     manifest: str
     """Key of its manifest, relative to the output."""
     sha256: str
-    """Of the manifest."""
+    """sha256 of the manifest."""
     time: str
     """When it was committed, RFC 3339 UTC."""
 
 
 class HeadState(Report):
-    """What head.json holds."""
+    """The content of head.json."""
 
     epoch: int
-    """Raised by each claim."""
+    """Number of the claim: each one raises it."""
     attempt: int
     """The attempt that claimed it."""
     uid: str
-    """The run it belongs to."""
+    """UID of the run it belongs to."""
     checkpoint: CheckpointEntry | None = None
-    """The newest."""
+    """The newest checkpoint."""
     previous: tuple[CheckpointEntry, ...] = ()
-    """Older ones that are kept, newest first."""
+    """Older checkpoints that are kept, newest first."""
     result: Result | None = None
     """Set once the run is finished."""
 
@@ -61,7 +64,7 @@ class HeadState(Report):
 
 
 class Head:
-    """A claimed head.json. Rank 0 holds it; the other ranks have none."""
+    """A claimed head.json. Rank 0 has it; the other ranks have none."""
 
     def __init__(self, location: Location, state: HeadState, blob: Blob, *, is_fenced: bool) -> None:
         self._location = location
@@ -82,14 +85,14 @@ class Head:
         """Take the head for this attempt.
 
         Args:
-            output: the run's output; head.json lies below it.
-            uid: of the run.
-            attempt: its number; an equal or lower one is succeeded, a higher one is yielded to.
+            output: where `output.uri` lies; head.json lies below it.
+            uid: UID of the run.
+            attempt: number of the attempt; it succeeds an equal or lower one, and yields to a higher one.
             take_over: continue from what another run has left there. Its result is dropped, its checkpoints are kept.
             fencing: "conditional-writes", or "none" for a store without them.
 
         Raises:
-            Interrupted: a newer attempt has it.
+            Interrupted: a newer attempt has the head.
             UserError: OUTPUT_TAKEN: another run has it; DATA_ERROR: it cannot be read.
         """
         location = output / HEAD_NAME
@@ -107,7 +110,7 @@ class Head:
 
     @property
     def epoch(self) -> int:
-        """Of this claim: larger than that of every earlier one."""
+        """Number of this claim: larger than that of every earlier one."""
         return self.state.epoch
 
     @property
@@ -117,7 +120,7 @@ class Head:
 
     @property
     def result(self) -> Result | None:
-        """Set where the run is finished already: there is nothing to do."""
+        """The result of a run that is finished already; None where it is not."""
         return self.state.result
 
     def commit(self, entry: CheckpointEntry, previous: tuple[CheckpointEntry, ...] = ()) -> None:
@@ -129,7 +132,7 @@ class Head:
         self._swap(self.state.model_copy(update={"checkpoint": entry, "previous": previous}))
 
     def finish(self, result: Result) -> None:
-        """Say that the run is finished and what it has left; raises as `commit`."""
+        """Set the result, which makes the run finished; raise as `commit` does."""
         self._swap(self.state.model_copy(update={"result": result}))
 
     def _swap(self, state: HeadState) -> None:
@@ -142,7 +145,7 @@ class Head:
         self.state = state
 
     def _expect(self, data: bytes) -> Blob:
-        """What lies there now, if it is `data`."""
+        """Return what the head is now, if it is `data`; raise Interrupted otherwise."""
         found = _read(self._location)
         if found is not None and found.data == data:
             return found
@@ -167,7 +170,7 @@ def _put(location: Location, state: HeadState, found: Blob | None, *, is_fenced:
 
 
 def _succeed(found: Blob | None, uid: str, attempt: int, location: Location, *, take_over: bool) -> HeadState:
-    """The head as this attempt claims it."""
+    """Build the head that this attempt claims."""
     if found is None:
         return HeadState(epoch=1, attempt=attempt, uid=uid)
     state = _decode(found, location)
@@ -202,3 +205,27 @@ def _decode(blob: Blob, location: Location) -> HeadState:
 
 def _describe(state: HeadState) -> str:
     return f"attempt {state.attempt} of run {state.uid} has it, with epoch {state.epoch}"
+
+
+def claim_head(output: Location, recipe: Recipe, context: RunContext) -> tuple[Head | None, Result | None]:
+    """Claim the head on rank 0; return it there (None on other ranks), and the result of a run that is finished."""
+    claimed: list[Head] = []
+
+    def claim() -> Result | None:
+        take_over, fencing = recipe.output.take_over, recipe.storage.fencing
+        head = Head.claim(output, context.run_uid, context.attempt, take_over=take_over, fencing=fencing)
+        claimed.append(head)
+        return head.result
+
+    result = run_on_rank_0(claim, context.world)
+    return (claimed[0] if claimed else None), result
+
+
+def finish_head(head: Head | None, result: Result, world: World) -> None:
+    """Write on rank 0 that the run is finished; no rank returns before that is written."""
+
+    def finish() -> None:
+        assert head is not None, "rank 0 has claimed it"
+        head.finish(result)
+
+    run_on_rank_0(finish, world)

@@ -1,4 +1,4 @@
-"""Freeze what a run is asked, tasks and prompts for a judge, beside the prepared data."""
+"""Freeze a run's tasks and its judge's prompts, laid out in tokens, beside the prepared data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Digests = tuple[str | None, str | None]
 
 
 def freeze_questions(prepared: Dataset, recipe: Recipe, config: PretrainedConfig, scratch_dir: Path) -> Digests:
-    """Leave tasks, and prompts for a judge, beside the prepared data; the sha256 of each, None where there is none."""
+    """Store tasks and judge's prompts beside the prepared data; return the sha256 of each, None where there is none."""
     if not recipe.evaluation.tasks and recipe.evaluation.judge is None:
         return None, None
     folder = scratch_dir / "tokenizer"
@@ -37,7 +37,7 @@ def freeze_questions(prepared: Dataset, recipe: Recipe, config: PretrainedConfig
     tasks = prompts = None
     if recipe.evaluation.tasks:
         built = build_tasks(recipe, tokenizer, max_tokens)
-        tell_tasks(built)
+        log_tasks(built)
         tasks = freeze(location, "tasks", built)
     if recipe.evaluation.judge is not None:
         chosen = build_prompts(recipe, tokenizer, max_tokens)
@@ -50,15 +50,15 @@ def freeze_questions(prepared: Dataset, recipe: Recipe, config: PretrainedConfig
 
 
 def freeze(location: Location, name: str, value: Report) -> str:
-    """Put it under the sha256 of what it is."""
+    """Store a value as JSON under a name with its sha256; return that."""
     data = value.to_json().encode()
     digest = hashlib.sha256(data).hexdigest()
     (location / f"{name}-{digest}.json").put(data)
     return digest
 
 
-def tell_tasks(tasks: FrozenTasks) -> None:
-    """What will be asked, and what is left out."""
+def log_tasks(tasks: FrozenTasks) -> None:
+    """Log how many questions each task has, and what was left out."""
     for task in tasks.tasks:
         log.info(
             "task %s: %d questions, %d more do not fit the model; %d shots dropped for room",

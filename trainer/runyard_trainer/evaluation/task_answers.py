@@ -1,7 +1,10 @@
-"""Ask a model its tasks: how likely each choice is, or what it writes; and what it writes to prompts for a judge.
+"""Have a model do its tasks and answer the judge's prompts.
 
-Requests are dealt to the ranks, which take the same number of forward passes, and padded at their start, so that all
-end together and logits are kept of the answers alone.
+    multiple choice ─(measure_likelihoods)─> ln p of each choice ─┐
+    other tasks ─(write_answers)─> texts ─────────────────────────┴─> metrics      prompts ─(write_answers)─> texts
+
+The ranks share the requests and take the same number of forward passes. Requests are padded at their start, so that
+all end together and logits are kept of the answers alone.
 """
 
 from __future__ import annotations
@@ -10,34 +13,31 @@ import hashlib
 from collections.abc import Sequence
 
 import torch
-from tokenizers import Tokenizer
 
 from runyard_trainer.context import World
 from runyard_trainer.data.dataset.dataset import Dataset
 from runyard_trainer.data.dataset.manifest import check_sha256
 from runyard_trainer.data.order import rank_starts
-from runyard_trainer.evaluation.answers import pad_left, until_stop
+from runyard_trainer.evaluation.answers import PROMPTS_AT_ONCE, open_tokenizer, pad_left, write_answers
 from runyard_trainer.evaluation.judge.prompts import FrozenPrompts
 from runyard_trainer.evaluation.tasks.items import FrozenTask, FrozenTasks
 from runyard_trainer.evaluation.tasks.scores import score_choices, score_texts
 from runyard_trainer.objectives.base import ObjectiveModule
 from runyard_trainer.ranks.distributed import gather_in_order, run_on_rank_0
 
-_ASKED_AT_ONCE = 8
-
 
 def read_tasks(dataset: Dataset, sha256: str | None) -> FrozenTasks:
-    """What prepare has frozen; nothing where the recipe has no tasks."""
+    """Read the tasks that prepare has frozen; none where the recipe has none."""
     return FrozenTasks() if sha256 is None else FrozenTasks.model_validate_json(_read(dataset, "tasks", sha256))
 
 
 def read_prompts(dataset: Dataset, sha256: str | None) -> FrozenPrompts:
-    """Likewise, for a judge; none where the recipe has none."""
+    """Read the judge's prompts that prepare has frozen; none where the recipe has no judge."""
     return FrozenPrompts() if sha256 is None else FrozenPrompts.model_validate_json(_read(dataset, "prompts", sha256))
 
 
-def _read(dataset: Dataset, what: str, sha256: str) -> bytes:
-    location = dataset.location / f"{what}-{sha256}.json"
+def _read(dataset: Dataset, name: str, sha256: str) -> bytes:
+    location = dataset.location / f"{name}-{sha256}.json"
     data = location.get().data
     check_sha256(location, hashlib.sha256(data).hexdigest(), sha256)
     return data
@@ -47,7 +47,7 @@ def _read(dataset: Dataset, what: str, sha256: str) -> bytes:
 def measure_tasks(
     module: ObjectiveModule, tasks: FrozenTasks, dataset: Dataset, world: World, device: torch.device
 ) -> dict[str, dict[str, float]]:
-    """The metrics of each task; all ranks call this together and get the same."""
+    """Return the metrics of each task, by its name; all ranks call this together and get the same."""
     was_training = module.training
     module.eval()
     try:
@@ -60,7 +60,7 @@ def measure_tasks(
 def answer_prompts(
     module: ObjectiveModule, prompts: FrozenPrompts, dataset: Dataset, world: World, device: torch.device
 ) -> list[str]:
-    """What the model writes for a judge to read; all ranks call this together and get the same."""
+    """Return the model's answer to each of the judge's prompts; all ranks call this together and get the same."""
     was_training = module.training
     module.eval()
     try:
@@ -68,11 +68,7 @@ def answer_prompts(
         written = write_answers(module, asked, prompts.max_new_tokens, dataset, world, device)
     finally:
         module.train(was_training)
-    return run_on_rank_0(lambda: _open_tokenizer(dataset).decode_batch(written), world)
-
-
-def _open_tokenizer(dataset: Dataset) -> Tokenizer:
-    return Tokenizer.from_buffer((dataset.location / "tokenizer" / "tokenizer.json").get().data)
+    return run_on_rank_0(lambda: open_tokenizer(dataset).decode_batch(written), world)
 
 
 def _measure_task(
@@ -87,7 +83,7 @@ def _measure_task(
     )
 
     def score() -> dict[str, float]:
-        return score_texts(task, _open_tokenizer(dataset).decode_batch(written))
+        return score_texts(task, open_tokenizer(dataset).decode_batch(written))
 
     return run_on_rank_0(score, world)
 
@@ -99,42 +95,15 @@ def measure_likelihoods(
     world: World,
     device: torch.device,
 ) -> list[float]:
-    """The sum of ln p over the tokens of each continuation of a prompt, in nats."""
-    told: dict[int, float] = {}
-    for start in rank_starts(len(requests), world, _ASKED_AT_ONCE):
-        asked = list(requests[start : start + _ASKED_AT_ONCE])
-        filled = [*asked, *[([pad_token_id], [pad_token_id])] * (_ASKED_AT_ONCE - len(asked))]
+    """Return for each (prompt, continuation) the sum of ln p over the tokens of the continuation, in nats."""
+    likelihoods: dict[int, float] = {}
+    for start in rank_starts(len(requests), world, PROMPTS_AT_ONCE):
+        asked = list(requests[start : start + PROMPTS_AT_ONCE])
+        filled = [*asked, *[([pad_token_id], [pad_token_id])] * (PROMPTS_AT_ONCE - len(asked))]
         input_ids, mask = (tensor.to(device) for tensor in pad_left([p + c for p, c in filled], pad_token_id))
         num_kept = max(len(continuation) for _, continuation in filled) + 1
         logits = module.predict_next(input_ids, mask, num_kept)[:, :-1]
         targets = input_ids[:, 1 - num_kept :]
         log_p = logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0].double().cpu()
-        told |= {start + i: float(log_p[i, -len(ids) :].sum()) for i, (_, ids) in enumerate(asked)}
-    return gather_in_order(told, world)
-
-
-def write_answers(
-    module: ObjectiveModule,
-    prompts: Sequence[list[int]],
-    max_new_tokens: int,
-    dataset: Dataset,
-    world: World,
-    device: torch.device,
-) -> list[list[int]]:
-    """What the model writes to each prompt, greedily."""
-    info = dataset.info
-    stop_token_ids = info.stop_token_ids or [info.eos_token_id]
-    written: dict[int, list[int]] = {}
-    for start in rank_starts(len(prompts), world, _ASKED_AT_ONCE):
-        asked = list(prompts[start : start + _ASKED_AT_ONCE])
-        fillers = [[info.eos_token_id]] * (_ASKED_AT_ONCE - len(asked))
-        input_ids, mask = pad_left([*asked, *fillers], info.eos_token_id)
-        tokens = module.write(
-            input_ids.to(device),
-            mask.to(device),
-            stop_token_ids=stop_token_ids,
-            pad_token_id=info.eos_token_id,
-            max_new_tokens=max_new_tokens,
-        )
-        written |= {start + i: until_stop(tokens[i].tolist(), stop_token_ids) for i in range(len(asked))}
-    return gather_in_order(written, world)
+        likelihoods |= {start + i: float(log_p[i, -len(ids) :].sum()) for i, (_, ids) in enumerate(asked)}
+    return gather_in_order(likelihoods, world)

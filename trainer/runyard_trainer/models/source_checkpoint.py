@@ -1,4 +1,4 @@
-"""The weights of a checkpoint that another run has kept, for a run that starts from it.
+"""Load the weights of a checkpoint that another run has kept, for a run that starts from it.
 
 <output>/model      `model.uri`: configuration and tokenizer
 <output>/head.json  which checkpoints there are ─> the one of `model.step` ─> its files, checked by sha256
@@ -14,19 +14,23 @@ from pydantic import ValidationError
 from torch.distributed.checkpoint.state_dict_loader import load
 from transformers import PreTrainedModel
 
-from runyard_trainer.checkpoints.files import CheckpointFolder, Corrupt, PlainLoadPlanner, VerifiedReader, read_manifest
+from runyard_trainer.checkpoints.files import (
+    MODEL_WEIGHTS_PREFIX,
+    CheckpointFolder,
+    Corrupt,
+    PlainLoadPlanner,
+    VerifiedReader,
+    read_manifest,
+)
 from runyard_trainer.checkpoints.head import HEAD_NAME, CheckpointEntry, HeadState
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.storage.base import Location, NotFound
 from runyard_trainer.storage.open import open_store
 
-WEIGHTS_PREFIX = "sharded.weights.model."
-"""Of the model's weights among all that a checkpoint holds."""
-
 
 def load_checkpoint_weights(model: PreTrainedModel, recipe: Recipe, scratch_dir: Path) -> None:
-    """Replace the weights of a whole model; one process by itself calls this.
+    """Replace the weights of a whole model by those of the checkpoint of `model.step`; only one process calls this.
 
     Raises:
         UserError: DATA_ERROR where the checkpoint is missing, damaged or of another model.
@@ -36,12 +40,12 @@ def load_checkpoint_weights(model: PreTrainedModel, recipe: Recipe, scratch_dir:
         manifest = read_manifest(output, entry)
         folder = CheckpointFolder((output / entry.manifest).parent, manifest, scratch_dir / "checkpoint")
         reader = VerifiedReader(folder)
-        state = {f"{WEIGHTS_PREFIX}{name}": weight for name, weight in _own_weights(model).items()}
+        state = {f"{MODEL_WEIGHTS_PREFIX}{name}": weight for name, weight in _own_weights(model).items()}
         missing = sorted(state.keys() - reader.read_metadata().state_dict_metadata.keys())
         if missing:
             raise UserError(
                 f"model.step: the checkpoint of step {entry.step} at {output} lacks "
-                f"{missing[0].removeprefix(WEIGHTS_PREFIX)}: it is of another model, or of an adapter alone",
+                f"{missing[0].removeprefix(MODEL_WEIGHTS_PREFIX)}: it is of another model, or of an adapter alone",
                 ExitCode.DATA_ERROR,
             )
         load(state, storage_reader=reader, planner=PlainLoadPlanner(), no_dist=True)
@@ -53,12 +57,12 @@ def load_checkpoint_weights(model: PreTrainedModel, recipe: Recipe, scratch_dir:
 
 
 def _own_weights(model: PreTrainedModel) -> Mapping[str, torch.Tensor]:
-    """Those that training saves: parameters, tied ones once."""
+    """Return the weights that training saves: parameters, tied ones once."""
     return {name: parameter.data for name, parameter in model.named_parameters()}
 
 
 def find_checkpoint(recipe: Recipe) -> tuple[Location, CheckpointEntry]:
-    """The output that the folder at `model.uri` lies in, and its checkpoint of `model.step`.
+    """Find the output that the folder at `model.uri` lies in, and its checkpoint of `model.step`.
 
     Raises:
         UserError: DATA_ERROR where there is none.

@@ -1,5 +1,7 @@
-"""Telling a run to a tracking server, beside what it leaves on storage.
+"""Report a run to a tracking server, beside what the run leaves on storage.
 
-mlflow    the few calls of MLflow's REST API, and what its server knows of the run already
-tracker   what is told and when, in a thread of its own
+    loop ─(NewsSource)─> News: all up to a commit ─(tracker, in a thread)─> mlflow: calls of its REST API
+    metrics.csv, candidates ─(scalars)─> values by name and step ─> mlflow, TensorBoard's event file
+
+Nothing here knows of torch, evaluation or export.
 """

@@ -1,8 +1,8 @@
-"""The few calls of MLflow's REST API that tell a run.
+"""Report a run by MLflow's REST API.
 
-A run of ours is one of MLflow's over all attempts, found by a tag with our UID. What the server knows of it already is
-read when the run is opened, so that nothing is told twice: a metric goes on after its newest step, and parameters,
-which MLflow never changes, are given once.
+A run is one run of MLflow over all its attempts, found by a tag with its UID. What the server has of it is read when
+the run is opened, so that nothing is sent twice: metrics after their newest step, and parameters, which MLflow never
+changes, once.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _T = TypeVar("_T")
 
 @dataclass
 class MlflowRun:
-    """An open run, and what the server knows of it."""
+    """An open run, and what the server has of it."""
 
     id: str
     experiment_id: str
     steps: dict[str, int]
     """The newest step of each metric."""
     params: set[str]
-    """Those that are set."""
+    """Names of the parameters that are set."""
     tags: dict[str, str]
 
 
@@ -56,13 +56,13 @@ class MlflowClient:
     service: Service
     mlflow: Mlflow
     is_patient: bool
-    """Whether what only reads is tried again where that may help."""
+    """Whether requests that only read are repeated where that may help."""
 
     async def find_experiment(self) -> str | None:
-        """The id of the recipe's experiment; None where there is none of that name.
+        """Find the id of the recipe's experiment; None where there is none of that name.
 
         Raises:
-            ServiceError: here and below, the server cannot be asked or refuses.
+            ServiceError: the server cannot be reached or refuses; every method raises it.
         """
         try:
             found = await self._get("experiments/get-by-name", {"experiment_name": self.mlflow.experiment})
@@ -76,7 +76,7 @@ class MlflowClient:
         return str(experiment["experiment_id"])
 
     async def open_run(self, uid: str, name: str) -> MlflowRun:
-        """The run with this UID, made where there is none."""
+        """Open the run with this UID; create it where there is none."""
         experiment_id = await self.find_experiment() or await self._make_experiment()
         searched = {
             "experiment_ids": [experiment_id],
@@ -117,19 +117,19 @@ class MlflowClient:
             run.tags.update(changed)
 
     async def log(self, run: MlflowRun, scalars: Iterable[Scalar]) -> None:
-        """Tell those that are newer than what the server has, in order of step."""
+        """Send the values that are newer than what the server has, in order of step."""
         new = sorted((each for each in scalars if each.step > run.steps.get(each.tag, -1)), key=lambda each: each.step)
         for some in _cut(new, _METRICS_A_CALL):
             await self._post("runs/log-batch", {"run_id": run.id, "metrics": [_to_metric(each) for each in some]})
             run.steps.update({each.tag: each.step for each in some})
 
     async def set_status(self, run: MlflowRun, status: Status) -> None:
-        """Say how the run is."""
+        """Set the status of the run, and its end where it has ended."""
         ended = {"end_time": _now_ms()} if status in ("FINISHED", "FAILED") else {}
         await self._post("runs/update", {"run_id": run.id, "status": status, **ended})
 
     def page_of(self, run: MlflowRun) -> str:
-        """Where a person looks at it."""
+        """Return the URL of the run's page."""
         return f"{self.mlflow.uri.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.id}"
 
     async def _get(self, path: str, query: Mapping[str, str]) -> Any:
@@ -141,7 +141,7 @@ class MlflowClient:
         return self._read("runs/search", await ask("POST", self._url("runs/search"), body))
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
-        # once: where the answer was lost it may have been acted upon, so what the run has is read before it is repeated
+        # once: the server may have acted although its answer was lost, so read what the run has before repeating
         return self._read(path, await self.service.ask("POST", self._url(path), body))
 
     def _url(self, path: str) -> str:
@@ -161,7 +161,7 @@ class MlflowClient:
 async def open_mlflow(
     mlflow: Mlflow, credentials: Mapping[str, str], *, is_patient: bool = False
 ) -> AsyncIterator[MlflowClient]:
-    """To tell with."""
+    """Open a client that authenticates with these credentials, and keep them out of error messages."""
     authorization = build_authorization(credentials)
     headers = {"Authorization": authorization} if authorization is not None else {}
     secrets = [credentials[name] for name in (_TOKEN, _PASSWORD) if name in credentials]
@@ -172,7 +172,7 @@ async def open_mlflow(
 
 
 def build_authorization(credentials: Mapping[str, str]) -> str | None:
-    """The header's value: a token goes before a name and a password, and None is neither."""
+    """Build the Authorization header: from a token, else from name and password; None without either."""
     if _TOKEN in credentials:
         return f"Bearer {credentials[_TOKEN]}"
     if _NAME in credentials and _PASSWORD in credentials:
@@ -181,10 +181,10 @@ def build_authorization(credentials: Mapping[str, str]) -> str | None:
 
 
 def check_mlflow(mlflow: Mlflow, credentials: Mapping[str, str]) -> None:
-    """Look for the experiment.
+    """Check that the server answers, and knows us: look for the experiment.
 
     Raises:
-        UserError: the server cannot be asked, or does not know us.
+        UserError: the server does not answer, or refuses.
     """
     if mlflow.secret_name is not None and build_authorization(credentials) is None:
         raise UserError(
@@ -195,10 +195,10 @@ def check_mlflow(mlflow: Mlflow, credentials: Mapping[str, str]) -> None:
 
 
 def schedule_run(mlflow: Mlflow, credentials: Mapping[str, str], uid: str, name: str) -> None:
-    """Have the run there before it is trained, which shows that we may write.
+    """Create the run on the server before it is trained: a check that we may write.
 
     Raises:
-        UserError: we may not.
+        UserError: the server does not answer, or refuses.
     """
 
     async def schedule(client: MlflowClient) -> None:
@@ -225,7 +225,7 @@ def _ask(mlflow: Mlflow, credentials: Mapping[str, str], ask: Callable[[MlflowCl
 
 
 def read_error_code(error: ServiceError) -> str | None:
-    """What MLflow calls the error."""
+    """Read MLflow's name of the error; None where the answer has none."""
     try:
         code = json.loads(error.body)["error_code"]
     except (ValueError, LookupError, TypeError):

@@ -1,4 +1,4 @@
-"""metrics.csv and what was measured on the way as named values by step, as dashboards show them."""
+"""Read metrics.csv and the measured losses as named values by step, for dashboards."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _TAGS = {
     "grad_norm": "train/grad_norm",
     "tokens_per_second": "train/tokens_per_second",
 }
-"""By column of metrics.csv."""
+"""Name of a value, by column of metrics.csv."""
 
 
 class Scalar(NamedTuple):
-    """One value."""
+    """A value of a name at a step, and the time of that step."""
 
     tag: str
     value: float
@@ -34,12 +34,12 @@ class Scalar(NamedTuple):
 
 
 def read_scalars(metrics_csv: str, before: Losses | None, measured: Iterable[Candidate]) -> Iterator[Scalar]:
-    """All there are: those of the steps, and then those that were measured.
+    """Yield the values of all steps, then those of all measurements.
 
     Args:
-        metrics_csv: of the whole run.
-        before: what was measured of the model as it came.
-        measured: what was measured since, in order of step.
+        metrics_csv: rows of the whole run.
+        before: losses of the model before the first step.
+        measured: the models measured since, in order of step.
     """
     rows = list(csv.DictReader(io.StringIO(metrics_csv)))
     times = {int(row["step"]): parse_time(row["time"]).timestamp() for row in rows}
@@ -64,7 +64,7 @@ def _read_losses(points: list[tuple[int, Losses]], times: dict[int, float], bega
 
 
 def build_events(metrics_csv: str, before: Losses | None, measured: Iterable[Candidate]) -> bytes:
-    """The content of the event file, of what `read_scalars` finds."""
+    """Build the content of TensorBoard's event file from what `read_scalars` yields."""
     with TemporaryDirectory(prefix="runyard-events-") as folder:
         with SummaryWriter(folder) as writer:
             for scalar in read_scalars(metrics_csv, before, measured):

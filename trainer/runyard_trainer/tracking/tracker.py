@@ -1,8 +1,8 @@
-"""What is told of a run and when, in a thread of its own: training never waits for the server, or fails by it.
+"""Send news of a run to `tracking.mlflow` in a thread: training never waits for the server, or fails by it.
 
-Only what is committed is told, so that a step which the next attempt does again is told once. News hold everything up
-to a commit; what of it the server has already, it is asked when the run is opened. After a failure the run is opened
-anew with the next news, which hold what was not told.
+Only committed steps are sent, so that a step which the next attempt repeats is sent once. News hold everything up to a
+commit; what the server has of it already is read when the run is opened. After a failure the run is opened again with
+the next news, which hold what was not sent.
 """
 
 from __future__ import annotations
@@ -27,45 +27,71 @@ from runyard_trainer.training.best_model import Candidate
 
 if TYPE_CHECKING:
     from runyard_trainer.tracking.mlflow import MlflowRun, Status
+    from runyard_trainer.training.monitor import Monitor
+    from runyard_trainer.training.state import TrainState
 
 _PATIENCE_S = 300.0
-"""How long it may take to tell all news."""
+"""How long sending all news may take."""
 _FINISH_PATIENCE_S = 60.0
-"""How long a finished run waits for what it tells last: nobody tells it later."""
+"""How long a finished run waits for its last news to be sent: no attempt sends them later."""
 _STOP_PATIENCE_S = 5.0
-"""Likewise an attempt that ends otherwise, whose launcher gives it no more than ten, and one whose server has failed
-it already."""
+"""How long an unfinished attempt waits, which its launcher ends after ten seconds; or one whose server fails."""
 _LAST_TRIES = 3
 _RETRY_PAUSE_S = 2.0
 _MAX_PARAM_CHARACTERS = 500
-"""What servers of any age take."""
+"""Length of a parameter's value that servers of any version accept."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class News:
-    """All that there is to tell."""
+    """All that a tracking server gets of a run, up to a step."""
 
     up_to_step: int
-    """Later ones are not committed; -1: nothing is."""
+    """The newest committed step; -1: none is committed."""
     metrics_csv: str
     before: Losses | None
     measured: tuple[Candidate, ...]
     params: Mapping[str, str]
-    """What stays as it is from the first attempt to the last."""
+    """Values that are the same in every attempt."""
     tags: Mapping[str, str]
-    """What may change."""
+    """Values that may change from attempt to attempt."""
+
+
+@dataclass(frozen=True)
+class NewsSource:
+    """What news are read from, in the thread that trains."""
+
+    recipe: Recipe
+    monitor: Monitor
+    state: TrainState
+    prepared: Mapping[str, str]
+    """What was resolved when the data were prepared: parameters, the same in every attempt."""
+    settings: Mapping[str, str]
+    """All that was resolved, `prepared` included: what an attempt has added is a tag, and may change."""
+
+    def read(self, up_to_step: int) -> News:
+        """Return all that there is up to a step."""
+        return News(
+            up_to_step=up_to_step,
+            metrics_csv=self.monitor.metrics_csv(),
+            before=self.state.losses_before,
+            measured=tuple(self.state.candidates),
+            params=build_params(self.recipe, self.prepared),
+            tags={f"runyard.{name}": value for name, value in self.settings.items() if name not in self.prepared},
+        )
 
 
 class Tracker:
-    """Tells `tracking.mlflow` of a run, on rank 0 of one that names it; elsewhere does nothing."""
+    """A thread that sends news to `tracking.mlflow`, on rank 0 of a run that names it; elsewhere it is idle."""
 
     def __init__(self, recipe: Recipe, context: RunContext) -> None:
         self._mlflow = recipe.tracking.mlflow if context.world.rank == 0 else None
         self._context = context
         self.url: str | None = None
         """The run's page, once the server has answered."""
+        self._source: NewsSource | None = None
         self._news: News | None = None
         self._last_status: Status | None = None
         self._changed = threading.Event()
@@ -74,21 +100,28 @@ class Tracker:
         self._is_failing = False
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
-    def is_news(self, up_to_step: int, num_measured: int) -> bool:
-        """Whether anybody is told, and was not told of this step or so many measurements."""
-        told = self._news
-        is_new = told is None or told.up_to_step < up_to_step or len(told.measured) < num_measured
-        return self._mlflow is not None and is_new
+    def follow(self, source: NewsSource) -> None:
+        """Take news from `source` from now on."""
+        self._source = source
 
-    def tell(self, news: News) -> None:
-        """Have it told soon, instead of what was not told yet."""
+    def update(self, up_to_step: int) -> None:
+        """Send news up to a committed step (-1: none is), where the step or a measurement is new."""
+        if self._mlflow is None or self._source is None:
+            return
+        last = self._news
+        num_measured = len(self._source.state.measured)
+        if last is None or last.up_to_step < up_to_step or len(last.measured) < num_measured:
+            self.send(self._source.read(up_to_step))
+
+    def send(self, news: News) -> None:
+        """Have the thread send these news, in place of those that it has not sent yet."""
         self._news = news
         self._changed.set()
 
     def wait_for_page(self) -> str | None:
-        """The run's page; None where nothing is told, or the server has failed or does not answer for a while.
+        """Return the run's page; None where nothing is tracked, or the server fails or does not answer for a while.
 
-        Only a run of a few seconds waits: it may have trained before a server has answered for the first time.
+        Only a run of a few seconds waits here: it may be done before the server has answered for the first time.
         """
         if self._mlflow is not None:
             self._has_tried.wait(_FINISH_PATIENCE_S)
@@ -116,16 +149,16 @@ class Tracker:
         while status is None:
             self._changed.wait()
             self._changed.clear()
-            status = self._last_status  # before the news are read: what is told last is all
+            status = self._last_status  # before the news are read: the last ones hold everything
             tries = _LAST_TRIES if status is not None and not self._is_failing else 1
-            while tries > 0 and not self._try_to_tell(status):
+            while tries > 0 and not self._try_to_send(status):
                 tries -= 1
                 if tries > 0:
                     time.sleep(_RETRY_PAUSE_S)
 
-    def _try_to_tell(self, last_status: Status | None) -> bool:
+    def _try_to_send(self, last_status: Status | None) -> bool:
         try:
-            asyncio.run(self._tell(self._news, last_status))
+            asyncio.run(self._report(self._news, last_status))
         except Exception as error:  # noqa: BLE001 - the run goes on, whatever a foreign server makes of this
             self._note_failure(error)
             return False
@@ -134,7 +167,7 @@ class Tracker:
         self._is_failing = False
         return True
 
-    async def _tell(self, news: News | None, last_status: Status | None) -> None:
+    async def _report(self, news: News | None, last_status: Status | None) -> None:
         from runyard_trainer.tracking.mlflow import open_mlflow  # deferred: few runs are tracked
 
         assert self._mlflow is not None
@@ -151,7 +184,7 @@ class Tracker:
                 await client.describe(run, news.params, news.tags)
                 scalars = read_scalars(news.metrics_csv, news.before, news.measured)
                 await client.log(run, (each for each in scalars if each.step <= news.up_to_step))
-            # each time: an attempt that this one has fenced out may have said last how it ended itself
+            # each time: an attempt that this one has fenced out may have set its own end last
             await client.set_status(run, last_status or "RUNNING")
             self._run = run
 
@@ -167,7 +200,7 @@ class Tracker:
 
 
 def build_params(recipe: Recipe, resolved: Mapping[str, str]) -> dict[str, str]:
-    """The recipe's fields by their paths, lists as JSON, and what was resolved when the data were prepared."""
+    """Return the recipe's fields by path, lists as JSON, and what was resolved when the data were prepared."""
     asked = recipe.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"storage", "tracking"})
     flat = _flatten(asked, "")
     return {

@@ -1,7 +1,8 @@
-"""The parts of the loop: everything between a batch and a changed weight, and what watches it.
+"""The parts of the loop: from the prepared data to changed weights, and what watches it.
 
-    order ─(batches)─> micro-batches ─(step: forward, backward, clip)─> gradient ─(optimizer)─> weights
-    step ─> monitor: metrics.csv, progress; watchdog: does it hang?     losses ─(best_model)─> which is exported
+    prepared data ─(training_data)─> order ─(batches)─> micro-batches ─(step: forward, backward, clip)─> gradient
+      ─(optimizer)─> weights ─(state)─> checkpoints                losses ─(best_model)─> which model is exported
+    loop ─(observed_run)─> monitor: metrics.csv, /progress; watchdog: stacks of what hangs
 
-Nothing here knows of preparation, evaluation or export.
+Nothing here knows of preparation, evaluation, tracking or export.
 """

@@ -17,33 +17,33 @@ _STEPS_AHEAD = 2
 
 @dataclass(frozen=True)
 class StepBatches:
-    """One rank's part of a step. Every rank has as many micro-batches; some may train on nothing."""
+    """One rank's part of a step. All ranks have the same number of micro-batches; some may hold fillers only."""
 
     micro_batches: list[MicroBatch]
 
     @property
     def counts(self) -> list[int]:
-        """Of this rank's part: what the terms of the loss, summed over all ranks, are divided by, summed likewise."""
+        """This rank's part of what each term of the loss is divided by: tokens, texts or pairs."""
         return [sum(counts) for counts in zip(*(batch.counts for batch in self.micro_batches), strict=True)]
 
     @property
     def tokens(self) -> int:
-        """Of this rank's part."""
+        """Tokens of this rank's part."""
         return sum(batch.tokens for batch in self.micro_batches)
 
 
 class Batches:
-    """The steps of a run, in any order; asked for one after the other, they are ready before they are needed."""
+    """The micro-batches of every step, read ahead by a thread where steps are asked for one after the other."""
 
     def __init__(
         self, streams: Mapping[str, Samples], objective: Objective, order: Order, world: World, micro_batch: int
     ) -> None:
-        """What to read, as `order` says it.
+        """Take what to read; reading begins with the first step that is asked for.
 
         Args:
             streams: the samples of `train` and `replay`.
-            objective: how they become tensors.
-            order: which sample is where.
+            objective: turns samples into tensors.
+            order: which sample is at which place of a step.
             world: which rank this is.
             micro_batch: samples in a micro-batch.
         """
@@ -56,7 +56,7 @@ class Batches:
         self._ahead: dict[int, Future[StepBatches]] = {}
 
     def step(self, step: int) -> StepBatches:
-        """This rank's micro-batches of a step (from 0). What went wrong while reading ahead is raised here."""
+        """Return this rank's micro-batches of a step (from 0); raise what went wrong while they were read ahead."""
         for soon in range(step, step + 1 + _STEPS_AHEAD):
             if soon not in self._ahead:
                 self._ahead[soon] = self._reader.submit(self._read, soon)

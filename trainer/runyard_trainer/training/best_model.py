@@ -1,8 +1,8 @@
-"""Which of the models that a run has measured is exported, and when going on is of no more use. Pure.
+"""Choose which of the models that a run has measured is exported, and when to stop early. Pure.
 
     every `evaluation.everySteps` and after the last step: measure ─> a candidate
-      best        the candidate with the best value of the objective's measure, the earliest of equals, among those that
-                  keep to `evaluation.maxGeneralLossIncrease`; where none does, the one that forgot least
+      best        among candidates that keep to `evaluation.maxGeneralLossIncrease`, the one with the best value of the
+                  objective's measure, the earliest of equals; where none keeps to it, the one that forgot least
       early stop  none of the last `patience` candidates was better by `minDelta` than the best before them
 
 Candidates travel in the checkpoints, so a resumed run chooses as an undisturbed one.
@@ -24,7 +24,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Candidate:
-    """The model after a step, as it was measured."""
+    """A measured model: its step and its losses."""
 
     step: int
     losses: Losses
@@ -32,24 +32,24 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Criterion:
-    """What makes a candidate better than another, and what it must keep to."""
+    """How candidates are compared, and the limit they must keep to."""
 
     metric: str | None
-    """One of the objective's metrics, of which more is better; None: the domain loss, of which less is."""
+    """One of the objective's metrics, higher is better; None: the domain loss, lower is better."""
     general_loss_before: float | None = None
-    """Of the model as it came."""
+    """General loss of the model before the first step."""
     max_general_loss_increase: float | None = None
-    """Nats per token that it may have risen."""
+    """Nats per token by which the general loss may rise."""
 
     def value_of(self, candidate: Candidate) -> float:
-        """More is better; minus infinity where nothing was measured."""
+        """Return what the candidate is compared by, higher is better; minus infinity where it was not measured."""
         losses = candidate.losses
         if self.metric is not None:
             return (losses.metrics or {}).get(self.metric, float("-inf"))
         return float("-inf") if losses.domain_loss is None else -losses.domain_loss
 
     def excess_of(self, candidate: Candidate) -> float:
-        """Nats per token by which the general loss has risen more than it may; 0 where it has not."""
+        """Return by how many nats per token the general loss has risen more than it may; 0 where it has not."""
         limit, before, after = self.max_general_loss_increase, self.general_loss_before, candidate.losses.general_loss
         if limit is None or before is None or after is None:
             return 0.0
@@ -57,13 +57,13 @@ class Criterion:
 
 
 def build_criterion(recipe: Recipe, best_by: str | None, before: Mapping[str, Any] | None) -> Criterion:
-    """Of a run: the objective's metric, and the `Losses` of the model as it came."""
+    """Build the criterion of a run from its objective's metric and the `Losses` before the first step."""
     general_loss = (before or {}).get("general_loss")
     return Criterion(best_by, general_loss, recipe.evaluation.max_general_loss_increase)
 
 
 def choose_best(candidates: Sequence[Candidate], criterion: Criterion) -> Candidate:
-    """The one to export, of at least one; the last where nothing tells them apart."""
+    """Return the candidate to export, of at least one; the last one where none of them has a value."""
     keeping = [candidate for candidate in candidates if criterion.excess_of(candidate) <= _ROUNDING]
     if not keeping:
         return min(candidates, key=criterion.excess_of)
@@ -72,12 +72,12 @@ def choose_best(candidates: Sequence[Candidate], criterion: Criterion) -> Candid
 
 
 def find_best_step(candidates: Sequence[Candidate], criterion: Criterion) -> int | None:
-    """Of what was measured so far; None where nothing was."""
+    """Return the step of the best candidate so far; None where there is none."""
     return choose_best(candidates, criterion).step if candidates else None
 
 
-def is_hopeless(candidates: Sequence[Candidate], criterion: Criterion, stopping: EarlyStopping | None) -> bool:
-    """Whether the last candidates say that going on is of no more use."""
+def should_stop_early(candidates: Sequence[Candidate], criterion: Criterion, stopping: EarlyStopping | None) -> bool:
+    """Return whether none of the last `patience` candidates was better than the best one before them."""
     if stopping is None or len(candidates) <= stopping.patience:
         return False
     earlier, last = candidates[: -stopping.patience], candidates[-stopping.patience :]
@@ -86,10 +86,10 @@ def is_hopeless(candidates: Sequence[Candidate], criterion: Criterion, stopping:
 
 
 def check_forgetting(best: Candidate, criterion: Criterion, recipe: Recipe) -> str | None:
-    """What to say where even the best has forgotten more than it may.
+    """Return a warning where even the best candidate has forgotten more than it may.
 
     Raises:
-        UserError: FORGETTING: where the recipe has it fail.
+        UserError: FORGETTING: instead of a warning, where the recipe says `onViolation: Fail`.
     """
     excess = criterion.excess_of(best)
     if excess <= _ROUNDING:

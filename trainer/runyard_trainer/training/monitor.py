@@ -1,7 +1,8 @@
-"""What can be seen of a run while it trains, and how it is told to stop.
+"""Show the progress of a run while it trains, and take signals to stop it.
 
-Rank 0 serves /progress (JSON, `outcome.Progress`) and /metrics (Prometheus), read-only, on the pod's own address. The
-rows of metrics.csv are collected here and travel in the checkpoint, so that after a resume each step is there once.
+Rank 0 serves /progress (JSON, `contract.reports.Progress`) and /metrics (Prometheus), read-only, on the pod's own
+address. The rows of metrics.csv are collected here and saved in checkpoints, so that after a resume each step is there
+once.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from runyard_trainer.contract.reports import PROGRESS_PORT, CommittedCheckpoint,
 from runyard_trainer.contract.times import format_duration, format_milliseconds
 
 METRICS_COLUMNS = ("step", "tokens", "loss", "learning_rate", "grad_norm", "tokens_per_second", "time")
-"""Of metrics.csv."""
+"""Columns of metrics.csv."""
 
 SPEED_WINDOW_STEPS = 50
 LOG_INTERVAL_S = 10.0
@@ -33,11 +34,11 @@ _log = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """Whether this process was told to stop: SIGTERM and SIGINT set it, and do nothing else.
+    """A flag that SIGTERM and SIGINT set; they do nothing else.
 
     Ranks get the signal at different moments, and one that left the loop alone would leave the others waiting. So
-    `requested` goes as a number into the reduction that every step makes anyway (the sum of loss and tokens); where the
-    sum is above zero, all ranks see it at the same step's end, save together, and end with `Interrupted`.
+    `requested` is summed over the ranks together with each step's loss. Where the sum is above zero, all ranks see it
+    at the end of the same step, save together, and end with `Interrupted`.
     """
 
     def __init__(self) -> None:
@@ -50,7 +51,7 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """Whether this rank was told to stop."""
+        """Whether this rank has got a signal to stop."""
         return self._event.is_set()
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
@@ -58,13 +59,13 @@ class StopRequest:
 
 
 class Monitor:
-    """Progress and metrics of a run. All ranks have one; rank 0's is served and logs.
+    """The progress and metrics of a run. Every rank has one; only rank 0's is served and logs.
 
     Args:
         attempt: the attempt's number.
-        total_steps: of the whole run.
-        is_rank_0: whether this one logs lines.
-        now: the time in seconds since the epoch.
+        total_steps: steps of the whole run.
+        is_rank_0: whether this one logs.
+        now: returns the time in seconds since the epoch.
     """
 
     def __init__(
@@ -86,12 +87,12 @@ class Monitor:
 
     @property
     def progress(self) -> Progress:
-        """The newest."""
+        """The newest progress."""
         with self._lock:
             return self._progress
 
     def set_stage(self, stage: Stage) -> None:
-        """Say what the run is doing now."""
+        """Set what the run is doing from now on."""
         self._recent.clear()
         self._step_began = self._now()
         self._update(stage=stage)
@@ -99,11 +100,11 @@ class Monitor:
             _log.info("stage: %s", stage)
 
     def set_resolved(self, resolved: dict[str, str]) -> None:
-        """Say what each automatic value was resolved to."""
+        """Set what each automatic value was resolved to."""
         self._update(resolved=resolved)
 
     def set_checkpoint(self, checkpoint: CommittedCheckpoint | None) -> None:
-        """Say which commit is the newest."""
+        """Set the newest committed checkpoint."""
         committed_s = self._trained_s.get(checkpoint.step) if checkpoint else None
         if checkpoint is None or committed_s is None:  # of an earlier attempt
             self._update(checkpoint=checkpoint)
@@ -112,11 +113,11 @@ class Monitor:
         self._trained_s = {step: seconds for step, seconds in self._trained_s.items() if step >= checkpoint.step}
 
     def set_stalled(self, since: str | None) -> None:
-        """Say since when nothing goes on; None: it does. The heartbeat stays where it is."""
+        """Set since when the run stalls; None: it goes on. This is no heartbeat."""
         with self._lock:
             self._progress = self._progress.model_copy(update={"stalled_since": since})
 
-    def step_done(self, step: int, loss: float, tokens: int, learning_rate: float, grad_norm: float) -> None:
+    def record_step(self, step: int, loss: float, tokens: int, learning_rate: float, grad_norm: float) -> None:
         """Record a step.
 
         Args:
@@ -141,14 +142,14 @@ class Monitor:
         )
         if self._is_rank_0 and (now - self._logged_at >= LOG_INTERVAL_S or step == self._progress.total_steps):
             self._logged_at = now
-            _log.info("%s", describe(self.progress))
+            _log.info("%s", format_progress(self.progress))
 
     def metrics_csv(self) -> str:
-        """The content of metrics.csv: each step once."""
+        """Return the content of metrics.csv: each step once."""
         return ",".join(METRICS_COLUMNS) + "\n" + "".join(self._rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """What resumes: the rows, as one string (see `checkpoint.State`), and where they end."""
+        """Return what resumes: the rows, as one string (see `checkpointer.State`), and the step they end with."""
         progress = self.progress
         return {"rows": "".join(self._rows), "step": progress.step, "tokens": progress.tokens}
 
@@ -177,11 +178,11 @@ class Monitor:
             self._server = None
 
     def metrics_text(self) -> bytes:
-        """Prometheus' text format."""
+        """Return /metrics in Prometheus' text format."""
         return self._gauges.render(self.progress)
 
     def _measure(self, step: int, tokens: int, now: float) -> tuple[float | None, float | None]:
-        """Tokens per second over the last steps, and seconds until the last step at that pace."""
+        """Return tokens per second over the last steps, and the seconds until the last step at that pace."""
         self._recent.append((now, tokens))
         then, tokens_then = self._recent[0]
         steps, elapsed_s = len(self._recent) - 1, now - then
@@ -196,7 +197,7 @@ class Monitor:
 
 
 class _Gauges:
-    """The Prometheus side of Progress."""
+    """Progress as Prometheus gauges."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -220,8 +221,8 @@ class _Gauges:
         return Gauge(f"runyard_trainer_{name}", text, registry=self._registry)
 
 
-def describe(progress: Progress) -> str:
-    """One line for people."""
+def format_progress(progress: Progress) -> str:
+    """Format progress as one line of the log."""
     parts = [f"step {progress.step}/{progress.total_steps}"]
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
@@ -243,7 +244,7 @@ def _handler_of(monitor: Monitor) -> type[BaseHTTPRequestHandler]:
                 self.send_error(404)
 
         def log_message(self, *_: Any) -> None:
-            """Polls are no news."""
+            """Log nothing: the operator polls every few seconds."""
 
         def _answer(self, content_type: str, body: bytes) -> None:
             self.send_response(200)

@@ -1,12 +1,12 @@
-"""Text to replay that the model writes itself, before it is trained: for when the text that it knows is not at hand.
+"""Have the model write the text that is replayed, before it is trained, where text that it knows is not at hand.
 
     seed, number of a group ─(token by token)─> GROUP_SEQUENCES sequences ─> <output>/replay/<recipe>/<n>-<sha256>.bin
-    the groups that are there, whoever wrote them ─> the samples of the stream `replay`
+    all groups, of this attempt or an earlier one ─> the samples of the stream `replay`
 
-Each sequence begins behind an end-of-document token and goes on to its full length at temperature 1, over the ends of
-documents: what the model gives weight to is what it should not forget. A group is a function of the weights, the seed
-and its number, whatever the world's size, and is stored when it is written: an attempt goes on where the last one
-stopped. It costs a forward pass a token, and takes places of steps as other replay does.
+Each sequence begins after an end-of-document token and is sampled to its full length at temperature 1, across the ends
+of documents: text that the model finds likely is what it should not forget. A group is a function of the weights, the
+seed and its number, whatever the world's size. It is stored when it is written, so that the next attempt writes only
+what is missing. Each token costs a forward pass. Replayed sequences take places of steps, as other replay does.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from runyard_trainer.ranks.distributed import run_on_rank_0, sum_over_ranks
 from runyard_trainer.storage.base import Location
 
 GROUP_SEQUENCES = 16
-"""Written at once: other shapes would round otherwise, and sample other tokens."""
+"""Sequences written at once. Never change it: other shapes round differently and sample other tokens."""
 
 _BEFORE_TRAINING = -2
-"""In place of a step, for the seeds; evaluation has -1."""
+"""Stands for the step in seeds; evaluation has -1."""
 _SHA256_ENDING = len(".bin") + 64
 _DTYPE = np.dtype("<u4")
 
@@ -45,11 +45,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WrittenText:
-    """The sequences, as they lie on storage."""
+    """The written sequences, as `Samples` read from storage."""
 
     location: Location
     names: list[str]
-    """Of the groups' files."""
+    """Names of the groups' files, in order of their numbers."""
     num_sequences: int
     length: int
     eos_token_id: int
@@ -68,7 +68,7 @@ class WrittenText:
 
     @property
     def filler(self) -> Sample:
-        """All padding."""
+        """A sample of padding only."""
         nothing = np.empty(0, dtype=np.int64)
         return to_sample(pack(nothing, nothing, self.length, self.eos_token_id))
 
@@ -82,11 +82,11 @@ def write_replay(
     context: RunContext,
     device: torch.device,
 ) -> WrittenText:
-    """Have the model write what is missing of `num_sequences`; all ranks call this together, before they restore.
+    """Have the model write the sequences that are missing; all ranks call this together, before they restore.
 
     Args:
-        module: a causal language model with the weights that it came with.
-        recipe: whose run this is; its sequence length and seed.
+        module: a causal language model with the weights of the source model.
+        recipe: gives the sequence length and the seed.
         output: where `output.uri` lies.
         num_sequences: how many the run will replay.
         eos_token_id: the end-of-document token.
@@ -118,7 +118,7 @@ def write_replay(
 def write_group(
     module: ObjectiveModule, number: int, recipe: Recipe, eos_token_id: int, device: torch.device
 ) -> NDArray[np.int64]:
-    """Token ids [GROUP_SEQUENCES, sequence length]; all ranks call this together, each for a group."""
+    """Write one group: token ids [GROUP_SEQUENCES, sequence length]; all ranks call this together."""
     generator = torch.Generator(device).manual_seed(seed_of(recipe.training.seed, _BEFORE_TRAINING, number))
     begin = torch.full((GROUP_SEQUENCES, 1), eos_token_id, device=device)
     tokens: NDArray[np.int64] = module.sample(begin, recipe.training.sequence_length, generator).cpu().numpy()
@@ -126,6 +126,6 @@ def write_group(
 
 
 def list_groups(location: Location) -> dict[int, str]:
-    """The files that are there, by the numbers of their groups."""
+    """List the stored files by the numbers of their groups."""
     names = sorted(info.key.rpartition("/")[2] for info in location.list())
     return {int(name[:6]): name for name in names if name.endswith(".bin")}

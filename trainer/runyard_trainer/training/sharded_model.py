@@ -1,13 +1,13 @@
-"""From the recipe to the sharded model.
+"""Load the model of a recipe and shard it over all ranks.
 
     rank 0: the full model on CPU  ── random weights from the seed, or a folder of safetensors
       │  its configuration and traits, to every rank
       v
     all ranks: the same model without weights ── fully_shard ── each weight scattered from rank 0, one at a time;
-               persistent buffers (`buffers`) are every rank's whole
+               every rank has persistent buffers (`buffers`) whole
 
 So a run starts from the same weights whatever its world's size, and no rank but 0 ever holds more than its shard. An
-adapter is put into the full model and into those without weights alike; what it leaves as it is, is sharded too.
+adapter is added to the full model and to those without weights alike; frozen weights are sharded too.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ log = logging.getLogger(__name__)
 
 
 class ShardedModule(ObjectiveModule, FSDPModule):
-    """What `fully_shard` makes of an objective's module; for type checkers, never instantiated."""
+    """The type of an objective's module after `fully_shard`; for type checkers, never instantiated."""
 
 
 def load_model(
     recipe: Recipe, objective: Objective, data: DatasetInfo, context: RunContext, device: torch.device
 ) -> ShardedModule:
-    """The objective around its model, sharded over all ranks, with its first weights. All ranks call it together.
+    """Load the objective's module with its first weights, sharded over all ranks. All ranks call this together.
 
     Raises:
         UserError: the configuration or the folder cannot be trained as the recipe says.
@@ -100,7 +100,7 @@ def load_model(
 def build_empty_model(
     config: PreTrainedConfig, objective: Objective, recipe: Recipe
 ) -> tuple[PreTrainedModel, PeftModel | None]:
-    """The model that is trained, on the meta device; and peft's wrapper around it, where it has an adapter."""
+    """Build the model that is trained on the meta device, and peft's wrapper around it where it has an adapter."""
     with init_empty_weights():
         model = _build_model(config, objective)
         adapted = None
@@ -111,7 +111,7 @@ def build_empty_model(
 
 
 def resolve_precision(training: Training, device: torch.device) -> Precision:
-    """What `auto` means on this device."""
+    """Resolve `auto` for this device."""
     if training.precision != "auto":
         return training.precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
@@ -144,10 +144,10 @@ def _build_full_model(
 
 
 def fit_to_tokenizer(config: PreTrainedConfig, data: DatasetInfo) -> PreTrainedConfig:
-    """The configuration with the tokenizer's vocabulary and special tokens.
+    """Set the tokenizer's vocabulary and special tokens in the configuration.
 
-    A model that goes on from a text gets no padding token: it would be the end-of-document token, and a padding token's
-    embedding is never trained.
+    A causal language model gets no padding token: it would be the end-of-document token, and the embedding of a padding
+    token is never trained.
     """
     config.vocab_size = data.vocab_size
     if data.mask_token_id is None:
@@ -163,7 +163,7 @@ def fit_to_tokenizer(config: PreTrainedConfig, data: DatasetInfo) -> PreTrainedC
 
 
 def initialize_model(config: PreTrainedConfig, objective: Objective, seed: int) -> PreTrainedModel:
-    """Random weights, fp32: a function of the seed."""
+    """Draw random fp32 weights: a function of the seed."""
     objective.configure(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -175,10 +175,10 @@ def _build_model(config: PreTrainedConfig, objective: Objective) -> PreTrainedMo
 
 
 def read_model(folder: Path, config: PreTrainedConfig, objective: Objective, recipe: Recipe) -> PreTrainedModel:
-    """Read safetensors and nothing that could run; what the objective brings itself is drawn from the seed.
+    """Read weights from safetensors and run no code of the folder; draw the objective's own weights from the seed.
 
     Raises:
-        UserError: DATA_ERROR where that is not a whole model.
+        UserError: DATA_ERROR where the folder has no whole model.
     """
     try:
         with torch.random.fork_rng(devices=[]):
@@ -219,14 +219,14 @@ def read_model(folder: Path, config: PreTrainedConfig, objective: Objective, rec
 
 
 def _is_new(name: str, objective: Objective) -> bool:
-    """Whether a weight belongs to a part that the objective brings, at the top of the model or of its body."""
+    """Return whether a weight is one of the objective's own, at the top of the model or of its body."""
     return any(part in objective.new_weights for part in name.split(".")[:2])
 
 
 def _map_names(config: PreTrainedConfig, objective: Objective) -> dict[str, str] | None:
-    """How the weights of a model's body are called in this class, where its family calls them otherwise.
+    """Map the names of a model's body to those of the objective's class, where its family has another prefix.
 
-    Llama and its kin have `model.`, but `transformer.` in their classes for question answering.
+    Llama's body is `model.`, but `transformer.` in its class for question answering.
     """
     model_class = objective.auto_class._model_mapping[type(config)]
     family = next(base for base in model_class.__mro__[1:] if issubclass(base, PreTrainedModel))
@@ -235,7 +235,7 @@ def _map_names(config: PreTrainedConfig, objective: Objective) -> dict[str, str]
 
 
 def renew_head(model: PreTrainedModel, folder: Path, missing: set[str], objective: Objective) -> None:
-    """Draw the head's last weights anew where those of the folder tell other classes apart."""
+    """Draw the head's last weights anew where those of the folder are for other classes."""
     known = classes_of(AutoConfig.from_pretrained(folder, local_files_only=True))
     wanted = classes_of(model.config)
     heads = [
@@ -286,9 +286,9 @@ def shard_model(
 
 
 def split_layers(model: PreTrainedModel) -> Iterator[nn.Module]:
-    """The blocks that the architecture says belong on one device, but for those that share a weight with another part.
+    """Yield the blocks that the architecture keeps on one device, without those that share a weight with another part.
 
-    Embeddings are among them in some architectures; where they are the output's too, they stay with the whole.
+    Some architectures list embeddings among them; tied to the output layer, these are sharded with the whole model.
     """
     names = set(model._no_split_modules or ())
     owners = Counter(weight for module in model.modules() for weight in module.parameters(recurse=False))
@@ -298,7 +298,7 @@ def split_layers(model: PreTrainedModel) -> Iterator[nn.Module]:
 
 
 def scatter_weights(model: PreTrainedModel, weights: dict[str, torch.Tensor] | None, device: torch.device) -> None:
-    """Give a sharded model its memory and the weights that rank 0 has, one at a time; other ranks pass None."""
+    """Allocate a sharded model and fill it with rank 0's weights, one at a time; other ranks pass None."""
 
     def allocate(tensor: torch.Tensor) -> torch.Tensor:
         return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
@@ -314,7 +314,7 @@ def scatter_weights(model: PreTrainedModel, weights: dict[str, torch.Tensor] | N
 
 
 def _checkpoint_activations(model: PreTrainedModel) -> None:
-    """Recompute each layer in the backward pass. transformers renames the method from one release to the next."""
+    """Recompute each layer in the backward pass. Releases of transformers have different names for the method."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
 

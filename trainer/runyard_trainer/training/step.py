@@ -1,4 +1,4 @@
-"""One optimizer step: forward and backward of this rank's micro-batches, clip, AdamW.
+"""Take one optimizer step: forward and backward of this rank's micro-batches, clip, AdamW.
 
 Each term of a step's loss is a sum over all ranks and micro-batches, divided by a count that is known before the first
 backward pass, so gradients come out in their final scale.
@@ -24,7 +24,7 @@ from runyard_trainer.training.sharded_model import ShardedModule
 
 @dataclass(frozen=True)
 class Learner:
-    """What a rank trains, and where."""
+    """What a rank trains: module, objective, optimizer, on its device."""
 
     module: ShardedModule
     objective: Objective
@@ -38,20 +38,20 @@ class Learner:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step was like, the same on every rank."""
+    """The result of a step, the same on every rank."""
 
     loss: float
-    """The sum of its terms, each a mean: nats per token, or per text."""
+    """The sum of its terms, each a mean: in nats per token, or per text."""
     tokens: int
-    """That went through the model; of language, those predicted."""
+    """Tokens that went through the model; of a language objective, tokens that were predicted."""
     grad_norm: float
     """Before clipping."""
     is_stop_requested: bool
-    """By a signal to any rank."""
+    """Whether any rank has got a signal to stop."""
 
     @property
     def is_finite(self) -> bool:
-        """Whether its gradient was used."""
+        """Whether loss and gradient are finite: only then the weights were changed."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
@@ -59,10 +59,10 @@ def take_step(learner: Learner, batches: StepBatches, step: int, is_stop_request
     """Train on this rank's part of a step; where loss or gradient is not finite, change nothing.
 
     Args:
-        learner: with the learning rate of this step set.
-        batches: as many micro-batches as on every other rank.
-        step: from 0.
-        is_stop_requested: on this rank; it reaches all by the sum of the loss.
+        learner: with the learning rate of this step set in its optimizer.
+        batches: this rank's micro-batches, the same number on every rank.
+        step: number of the step, from 0.
+        is_stop_requested: whether this rank was told to stop; it is summed over the ranks with the loss.
     """
     *counts, num_tokens = sum_over_ranks([*batches.counts, batches.tokens], learner.world)
     divisors = [max(count, 1.0) for count in counts]
@@ -78,10 +78,10 @@ def take_step(learner: Learner, batches: StepBatches, step: int, is_stop_request
 
 
 def accumulate_gradients(learner: Learner, batches: StepBatches, divisors: list[float], step: int) -> list[float]:
-    """Forward and backward of this rank's micro-batches; returns each term of their losses, summed.
+    """Run forward and backward of this rank's micro-batches; return each term of the loss, summed over them.
 
-    Ranks add up their gradients in the last one only. FSDP divides that sum by the number of ranks: undone here. What
-    dropout drops follows from the first sample's place: with micro-batches of one, from each sample's.
+    Ranks add up their gradients in the last micro-batch only. FSDP divides that sum by the number of ranks, which the
+    scales undo. Dropout is seeded by the place of a micro-batch's first sample.
     """
     module, device, world = learner.module, learner.device, learner.world
     scales = torch.tensor([world.size / divisor for divisor in divisors], device=device)

@@ -1,11 +1,11 @@
-"""What notices that training stands still, says where every thread is, and ends the attempt.
+"""Notice that training stalls, dump the stacks of all threads, and end the attempt.
 
-    the loop says what it is at (`watching`) ─> nothing new for `stall_s` ─> this thread dumps the stacks of all threads
+    the loop names what it does (`watching`) ─> no beat for `stall_s` ─> this thread dumps the stacks of all threads
       ─> <output>/stacks/attempt-<n>/rank-<r>.txt ─> Notify: /progress says since when
-                                                     Restart: a moment for the others' dumps, then exit code STALLED
+                                                     Restart: wait for the others' dumps, then exit code STALLED
 
-A rank that hangs makes all others hang in their next collective, so that all notice, each by itself: no rank needs
-another to be found out. Only what has no bound of its own is watched: a save that waits for a slow store is not.
+A rank that hangs makes all others hang in their next collective, so that each notices by itself, without asking another
+rank. Only what has no timeout of its own is watched: a save that waits for a slow store is not.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from runyard_trainer.contract.times import format_past_time
 from runyard_trainer.storage.base import Location, StorageUnavailable
 
 UPLOAD_TIMEOUT_S = 30.0
-"""The store may be what everything waits for."""
+"""Bound of the upload of the stacks: the store may be what everything waits for."""
 
 PEERS_GRACE_S = 10.0
-"""How long at most a rank that is done with its own dump waits for the others': its end would cut them short."""
+"""How long a rank waits for the others' dumps after its own: the others end soon after it does."""
 
 _PEERS_POLL_S = 0.5
 
@@ -38,12 +38,12 @@ _log = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Calls `on_stall(what, since)` from a thread of its own, once for each time that nothing goes on for `stall_s`.
+    """A thread that calls `on_stall(what, since)` once for each time that no beat comes for `stall_s`.
 
     Args:
-        stall_s: 0: never.
-        on_stall: gets what was being done, and since when, RFC 3339 UTC.
-        on_recovery: is called by the loop when it goes on after that.
+        stall_s: seconds; 0: never.
+        on_stall: takes what was being done, and since when, RFC 3339 UTC.
+        on_recovery: called in the loop's thread when it goes on after a stall.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Watchdog:
 
     @contextmanager
     def watching(self, what: str) -> Iterator[None]:
-        """`what` is being done in here."""
+        """Watch the body, which does `what`."""
         self._what = what
         self.beat()
         try:
@@ -71,13 +71,13 @@ class Watchdog:
             self._note_recovery()
 
     def beat(self) -> None:
-        """What is watched goes on; without meaning where nothing is."""
+        """Note that what is watched goes on; do nothing where nothing is watched."""
         if self._what is not None and self._stall_s:
             self._deadline = time.monotonic() + self._stall_s
         self._note_recovery()
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._closed.set()
 
     def _note_recovery(self) -> None:
@@ -95,7 +95,7 @@ class Watchdog:
 
 
 def stacks_location(output: Location, attempt: int) -> Location:
-    """The folder of an attempt's dumps, a file for each rank."""
+    """Return the folder of an attempt's dumps, a file for each rank."""
     return output / "stacks" / f"attempt-{attempt}"
 
 
@@ -105,20 +105,29 @@ def handle_stall(
     output: Location,
     context: RunContext,
     *,
-    tell: Callable[[str], None],
+    set_stalled: Callable[[str], None],
     end_process: Callable[[PodReport], None],
 ) -> None:
-    """Leave this rank's stacks on the store, `tell` since when it stands, and on Restart end the process."""
+    """Store this rank's stacks, report since when it stalls, and on Restart end the process.
+
+    Args:
+        what: what was being done.
+        since: when it began to stall, RFC 3339 UTC.
+        output: where `output.uri` lies.
+        context: which rank this is, and whether it restarts.
+        set_stalled: takes `since`.
+        end_process: ends this process with a report.
+    """
     stacks = dump_stacks()
     folder = stacks_location(output, context.attempt)
     is_stored = _store(folder / f"rank-{context.world.rank}.txt", stacks)
     where = f"the stacks of every rank are below {folder.uri}/" if is_stored else "the stacks could not be stored"
     message = (
         f"{what} has not gone on for {context.stall_s:g} s (recovery.stallTimeoutSeconds). This rank is at "
-        f"{find_place()}; {where}"
+        f"{locate_main_thread()}; {where}"
     )
     _log.error("%s%s", message, "" if is_stored else f"\n{stacks}")
-    tell(since)
+    set_stalled(since)
     if context.restarts_on_stall:
         _wait_for_peers(folder, context.world.size)
         code = ExitCode.STALLED
@@ -137,15 +146,15 @@ def _wait_for_peers(folder: Location, num_ranks: int) -> None:
         pause.wait(_PEERS_POLL_S)
 
 
-def find_place() -> str:
-    """Where the main thread is: file, line and function of its innermost frame."""
+def locate_main_thread() -> str:
+    """Return file, line and function of the main thread's innermost frame."""
     frame = sys._current_frames()[threading.main_thread().ident or 0]
     folders = frame.f_code.co_filename.rsplit("/", 3)[-3:]
     return f"{'/'.join(folders)}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
 def dump_stacks() -> str:
-    """Where each Python thread of this process is."""
+    """Return the stack of each Python thread of this process."""
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file)  # needs a real file: it writes to the descriptor
         file.seek(0)

@@ -18,6 +18,7 @@ from runyard_trainer.checkpoints.checkpointer import select_retained
 from runyard_trainer.checkpoints.head import CheckpointEntry
 from runyard_trainer.contract.exits import ExitCode, Interrupted, UserError
 from runyard_trainer.contract.services import Storage
+from runyard_trainer.contract.training import Checkpoint
 from runyard_trainer.storage.base import Location, StorageUnavailable
 from runyard_trainer.storage.open import open_store
 
@@ -40,7 +41,7 @@ RETENTION: dict[str, tuple[list[int], int, int | None, list[int]]] = {
 @pytest.mark.parametrize("name", RETENTION)
 def test_what_is_kept(name: str) -> None:
     steps, keep_last, keep_every_steps, want = RETENTION[name]
-    kept = select_retained(tuple(map(entry, steps)), keep_last, keep_every_steps)
+    kept = select_retained(tuple(map(entry, steps)), Checkpoint(keep_last=keep_last, keep_every_steps=keep_every_steps))
     assert [each.step for each in kept] == want
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from runyard_trainer.data.dataset.example_shards import Examples
 from runyard_trainer.evaluation.answers import (
-    MAX_QUESTIONS,
-    Question,
-    choose_questions,
+    MAX_RECORDS,
+    HeldOutRecord,
+    cut_at_stop,
     pad_left,
     score_answers,
-    until_stop,
+    select_records,
 )
 
 
@@ -23,19 +23,19 @@ def build_examples(*rows: tuple[list[int], list[int]]) -> Examples:
 
 def test_a_record_is_asked_for_its_last_answer() -> None:
     examples = build_examples((list(range(10)), [2, 4, 6, 9]))
-    assert choose_questions(examples, 8) == [Question([0, 1, 2, 3, 4, 5], [6, 7, 8])]
+    assert select_records(examples, 8) == [HeldOutRecord([0, 1, 2, 3, 4, 5], [6, 7, 8])]
 
 
 def test_a_record_whose_prompt_leaves_no_room_is_not_asked() -> None:
     examples = build_examples((list(range(10)), [7, 9]), (list(range(10)), [6, 9]))
-    assert [len(question.prompt_ids) for question in choose_questions(examples, 6)] == [6]
-    assert choose_questions(build_examples(), 6) == []
+    assert [len(record.prompt_ids) for record in select_records(examples, 6)] == [6]
+    assert select_records(build_examples(), 6) == []
 
 
 def test_of_many_records_some_are_asked_from_first_to_last() -> None:
-    examples = build_examples(*(([number, number], [1, 2]) for number in range(10 * MAX_QUESTIONS)))
-    asked = [question.prompt_ids[0] for question in choose_questions(examples, 8)]
-    assert asked == list(range(0, 10 * MAX_QUESTIONS, 10))
+    examples = build_examples(*(([number, number], [1, 2]) for number in range(10 * MAX_RECORDS)))
+    asked = [record.prompt_ids[0] for record in select_records(examples, 8)]
+    assert asked == list(range(0, 10 * MAX_RECORDS, 10))
 
 
 def test_prompts_end_together() -> None:
@@ -45,8 +45,8 @@ def test_prompts_end_together() -> None:
 
 
 def test_an_answer_goes_to_the_first_token_that_ends_it() -> None:
-    assert until_stop([5, 6, 1, 7, 2], [1, 2]) == [5, 6]
-    assert until_stop([5, 6], [1, 2]) == [5, 6]
+    assert cut_at_stop([5, 6, 1, 7, 2], [1, 2]) == [5, 6]
+    assert cut_at_stop([5, 6], [1, 2]) == [5, 6]
 
 
 def test_scores_are_counted_by_hand() -> None:

@@ -14,8 +14,16 @@ from runyard_trainer.contract.services import Storage
 from runyard_trainer.data.dataset.dataset import Dataset, DatasetInfo
 from runyard_trainer.data.dataset.token_shards import IGNORED, ShardWriter
 from runyard_trainer.data.records.text import PackedText
-from runyard_trainer.evaluation.evaluate import Measured, bits_per_byte, evaluate_model, measure
+from runyard_trainer.evaluation.evaluate import (
+    HeldOutStream,
+    Measured,
+    bits_per_byte,
+    evaluate_model,
+    measure_stream,
+    open_held_out,
+)
 from runyard_trainer.objectives.base import Objective, ObjectiveModule, Traits
+from runyard_trainer.objectives.build import build_objective
 from runyard_trainer.objectives.causal_lm import collate, probe
 from runyard_trainer.storage.open import open_store
 from torch import Tensor
@@ -70,7 +78,8 @@ def test_each_window_counts_once_and_filler_not_at_all(dataset: Dataset, micro_b
     module = KnownLoss().eval()
     samples = PackedText(dataset.stream("validation"), 4, 0, keep_tail=True)
     objective = Objective(auto_class=None, module=lambda *_: module, probe=probe, collate=collate)
-    measured = measure(module, objective, samples, World(), micro_batch, CPU)
+    stream = HeldOutStream(objective, samples, dataset.stream("validation").info)
+    measured = measure_stream(module, stream, World(), micro_batch, CPU)
     assert measured == Measured(sum(PREDICTED) / len(PREDICTED))
     assert set(module.shapes) == {(micro_batch, 4)}
 
@@ -81,7 +90,8 @@ def test_bits_per_byte_spread_the_loss_of_all_tokens_over_the_bytes_of_the_text(
 
 def test_a_stream_that_was_not_prepared_has_no_loss_and_the_module_keeps_its_mode(dataset: Dataset) -> None:
     module = KnownLoss().train()
-    losses = evaluate_model(module, dataset, RECIPE, World(), 2, CPU)
+    held_out = open_held_out(dataset, build_objective(RECIPE, dataset.info), RECIPE)
+    losses = evaluate_model(module, held_out, World(), 2, CPU)
     predicted = [2, 3, 4, 0, 0, 8, 9, 10, 11, 0]  # in windows of 8: |1 2 3 4 0 5 0 6|7 8 9 10 11 0 . .|
     loss = sum(predicted) / len(predicted)
     assert losses == Losses(domain_loss=loss, domain_bits_per_byte=bits_per_byte(loss, 14, TEXT_BYTES))

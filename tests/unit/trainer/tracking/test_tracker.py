@@ -17,9 +17,10 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Losses
 from runyard_trainer.contract.services import Mlflow
 from runyard_trainer.tracking.mlflow import build_authorization, check_mlflow, schedule_run
-from runyard_trainer.tracking.tracker import News, Tracker, build_params
+from runyard_trainer.tracking.tracker import News, NewsSource, Tracker, build_params
 from runyard_trainer.training.best_model import Candidate
 from runyard_trainer.training.monitor import Monitor
+from runyard_trainer.training.state import TrainState
 
 from tests.mlflow_server import CREDENTIALS, PASSWORD, SmallServer, running_small_server
 from tests.waiting import wait_until
@@ -56,7 +57,7 @@ def news_of(steps: int, up_to_step: int) -> News:
     """Of a run that has taken so many steps, the loss of which is a function of the step."""
     monitor = Monitor(1, steps, is_rank_0=False, now=lambda: 1_700_000_000.0)
     for step in range(1, steps + 1):
-        monitor.step_done(step, 1 / step if step != 2 else float("nan"), 10 * step, 0.1, 1.0)
+        monitor.record_step(step, 1 / step if step != 2 else float("nan"), 10 * step, 0.1, 1.0)
     measured = tuple(Candidate(step, Losses(domain_loss=1 / step)) for step in range(5, steps + 1, 5))
     before = Losses(domain_loss=9.0, metrics={"accuracy": 0.5})
     return News(up_to_step, monitor.metrics_csv(), before, measured, {"a.b": "1"}, {"runyard.world": f"{steps} x cpu"})
@@ -68,12 +69,12 @@ def steps_of(server: SmallServer, key: str) -> list[int]:
 
 def test_only_what_is_committed_is_told_and_the_next_attempt_goes_on_in_the_same_run(server: SmallServer) -> None:
     with suppress(Interrupted), build_tracker(server.uri) as tracker:
-        tracker.tell(news_of(steps=7, up_to_step=5))
+        tracker.send(news_of(steps=7, up_to_step=5))
         raise Interrupted("stopped")
     assert steps_of(server, "train/loss") == [1, 2, 3, 4, 5]
     assert server.run_of(UID)["info"]["status"] == "SCHEDULED"
     with build_tracker(server.uri) as tracker:
-        tracker.tell(news_of(steps=12, up_to_step=12))
+        tracker.send(news_of(steps=12, up_to_step=12))
     assert steps_of(server, "train/loss") == list(range(1, 13))
     assert [value for _, value in server.read_history(UID, "train/loss")][:3] == [1.0, "NaN", 1 / 3]
     assert server.read_history(UID, "held_out/domainLoss") == [(0, 9.0), (5, 0.2), (10, 0.1)]
@@ -86,29 +87,54 @@ def test_only_what_is_committed_is_told_and_the_next_attempt_goes_on_in_the_same
     assert tracker.url == f"{server.uri}/#/experiments/0/runs/{run['info']['run_id']}"
 
 
-def test_what_is_measured_after_the_last_commit_is_news(server: SmallServer) -> None:
-    with build_tracker(server.uri) as tracker:
-        assert tracker.is_news(-1, 0)
-        tracker.tell(news_of(steps=5, up_to_step=5))
-        assert not tracker.is_news(5, 1)
-        assert tracker.is_news(5, 2)
-        assert tracker.is_news(6, 1)
+def test_a_commit_and_what_is_measured_after_the_last_one_are_news(server: SmallServer) -> None:
+    monitor, state = Monitor(1, 3, is_rank_0=False), TrainState()
+    prepared = {"batchSequences": "4"}
+    source = NewsSource(build_recipe(server.uri), monitor, state, prepared, {**prepared, "world": "1 x cpu"})
+    with suppress(Interrupted), build_tracker(server.uri) as tracker:
+        tracker.update(-1)  # nothing is followed yet
+        tracker.follow(source)
+        for step in range(1, 4):
+            monitor.record_step(step, 1 / step, 10 * step, 0.1, 1.0)
+        state.step = 3
+        tracker.update(2)
+        wait_until(lambda: server.state.runs and steps_of(server, "train/loss") == [1, 2], 30)
+        monitor.record_step(4, 0.25, 40, 0.1, 1.0)
+        tracker.update(2)  # no news: nothing was committed or measured since
+        state.note_losses(Losses(domain_loss=0.5))
+        tracker.update(3)
+        raise Interrupted("stopped")
+    assert steps_of(server, "train/loss") == [1, 2, 3]
+    assert server.read_history(UID, "held_out/domainLoss") == [(3, 0.5)]
+    data = server.run_of(UID)["data"]
+    assert {"key": "resolved.batchSequences", "value": "4"} in data["params"]
+    assert {"key": "runyard.world", "value": "1 x cpu"} in data["tags"]
+    assert "runyard.batchSequences" not in [tag["key"] for tag in data["tags"]]
+
+
+def test_where_nothing_is_tracked_no_news_are_read() -> None:
+    recipe = build_recipe("http://nobody:1")
+    context = RunContext.from_environment({"RANK": "1", "WORLD_SIZE": "2"}, recipe)
+    with Tracker(recipe, context) as tracker:
+        tracker.follow(NewsSource(recipe, Monitor(1, 1, is_rank_0=False), TrainState(), {}, {}))
+        tracker.update(1)
+        assert tracker.wait_for_page() is None
 
 
 def test_more_than_a_call_takes_is_told_in_several(server: SmallServer) -> None:
     with build_tracker(server.uri) as tracker:
-        tracker.tell(news_of(steps=1500, up_to_step=1500))
+        tracker.send(news_of(steps=1500, up_to_step=1500))
     assert steps_of(server, "train/grad_norm") == list(range(1, 1501))
 
 
 def test_what_a_lost_answer_was_about_is_not_told_again(server: SmallServer, caplog: pytest.LogCaptureFixture) -> None:
     with build_tracker(server.uri) as tracker:
-        tracker.tell(news_of(steps=3, up_to_step=3))
+        tracker.send(news_of(steps=3, up_to_step=3))
         wait_until(lambda: server.state.runs and server.state.runs[0]["data"]["metrics"], 30)
         server.state.lost_answers = 1
-        tracker.tell(news_of(steps=6, up_to_step=6))
+        tracker.send(news_of(steps=6, up_to_step=6))
         wait_until(lambda: server.state.lost_answers == 0, 30)
-        tracker.tell(news_of(steps=9, up_to_step=9))
+        tracker.send(news_of(steps=9, up_to_step=9))
     assert steps_of(server, "train/loss") == list(range(1, 10))
     assert "answered 503" in caplog.text
 
@@ -117,9 +143,9 @@ def test_a_server_that_is_gone_costs_one_line(caplog: pytest.LogCaptureFixture) 
     with socket.socket() as taken:  # bound and not listening: it refuses
         taken.bind(("127.0.0.1", 0))
         with build_tracker(f"http://127.0.0.1:{taken.getsockname()[1]}") as tracker:
-            tracker.tell(news_of(steps=3, up_to_step=3))
+            tracker.send(news_of(steps=3, up_to_step=3))
             wait_until(lambda: caplog.records, 30)
-            tracker.tell(news_of(steps=6, up_to_step=6))
+            tracker.send(news_of(steps=6, up_to_step=6))
     (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert "tracking.mlflow" in line.message
     assert "cannot be reached" in line.message
@@ -129,7 +155,7 @@ def test_a_server_that_is_gone_costs_one_line(caplog: pytest.LogCaptureFixture) 
 def test_a_run_that_trains_before_the_server_answers_has_its_page(server: SmallServer) -> None:
     with build_tracker(server.uri) as tracker, ThreadPoolExecutor() as pool:
         with server.state.lock:
-            tracker.tell(news_of(steps=3, up_to_step=3))
+            tracker.send(news_of(steps=3, up_to_step=3))
             waiting = pool.submit(tracker.wait_for_page)
             assert not waiting.done()
         page = waiting.result(30)

@@ -13,7 +13,7 @@ from runyard_trainer.training.best_model import (
     check_forgetting,
     choose_best,
     find_best_step,
-    is_hopeless,
+    should_stop_early,
 )
 
 BY_LOSS = Criterion(metric=None)
@@ -76,8 +76,8 @@ def test_a_run_is_hopeless_when_the_last_measurements_are_no_better(
     losses: list[float], patience: int, min_delta: float, want: bool
 ) -> None:
     candidates = measured(*((loss, 0.0) for loss in losses))
-    assert is_hopeless(candidates, BY_LOSS, EarlyStopping(patience=patience, min_delta=min_delta)) is want
-    assert not is_hopeless(candidates, BY_LOSS, None)
+    assert should_stop_early(candidates, BY_LOSS, EarlyStopping(patience=patience, min_delta=min_delta)) is want
+    assert not should_stop_early(candidates, BY_LOSS, None)
 
 
 def build_recipe(on_violation: str) -> Recipe:

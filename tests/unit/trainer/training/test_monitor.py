@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from runyard_trainer.contract.reports import CommittedCheckpoint, Progress
-from runyard_trainer.training.monitor import METRICS_COLUMNS, Monitor, StopRequest, describe
+from runyard_trainer.training.monitor import METRICS_COLUMNS, Monitor, StopRequest, format_progress
 
 CHECKPOINT = CommittedCheckpoint(uri="s3://b/checkpoints/step-00000002-e1", step=2, time="2026-01-01T00:00:00Z")
 
@@ -35,7 +35,7 @@ def clock() -> Clock:
 def make_steps(monitor: Monitor, clock: Clock, steps: range, step_s: float = 2.0) -> None:
     for step in steps:
         clock.now_s += step_s
-        monitor.step_done(step, loss=5.0 - step, tokens=100 * step, learning_rate=0.1, grad_norm=1.5)
+        monitor.record_step(step, loss=5.0 - step, tokens=100 * step, learning_rate=0.1, grad_norm=1.5)
 
 
 def test_progress_tells_speed_and_time_left_from_the_last_steps(clock: Clock) -> None:
@@ -107,7 +107,7 @@ def test_metrics_hold_each_step_once_after_a_resume(clock: Clock) -> None:
 
 def test_numbers_in_metrics_come_back_exactly(clock: Clock) -> None:
     monitor = Monitor(attempt=1, total_steps=1, now=clock)
-    monitor.step_done(1, loss=0.1 + 0.2, tokens=7, learning_rate=1e-5 / 3, grad_norm=float("nan"))
+    monitor.record_step(1, loss=0.1 + 0.2, tokens=7, learning_rate=1e-5 / 3, grad_norm=float("nan"))
     [row] = csv.DictReader(io.StringIO(monitor.metrics_csv()))
     assert (float(row["loss"]), float(row["learning_rate"]), row["grad_norm"]) == (0.1 + 0.2, 1e-5 / 3, "nan")
 
@@ -138,7 +138,7 @@ def test_progress_is_served_as_json(served: tuple[Monitor, str], clock: Clock) -
 
 def test_a_loss_that_is_no_number_leaves_progress_readable(served: tuple[Monitor, str]) -> None:
     monitor, url = served
-    monitor.step_done(1, loss=float("nan"), tokens=1, learning_rate=0.1, grad_norm=float("inf"))
+    monitor.record_step(1, loss=float("nan"), tokens=1, learning_rate=0.1, grad_norm=float("inf"))
     assert Progress.model_validate_json(fetch(f"{url}/progress")).loss is None
 
 
@@ -174,8 +174,8 @@ def test_a_signal_only_sets_the_stop_request(number: signal.Signals) -> None:
 def test_a_line_for_people_tells_step_loss_speed_and_time_left(clock: Clock) -> None:
     monitor = Monitor(attempt=1, total_steps=10, now=clock)
     make_steps(monitor, clock, range(1, 4))
-    assert describe(monitor.progress) == "step 3/10, loss 2.0000, 50 tokens/s, 14s left"
+    assert format_progress(monitor.progress) == "step 3/10, loss 2.0000, 50 tokens/s, 14s left"
 
 
 def test_what_is_unknown_is_left_out_of_the_line() -> None:
-    assert describe(Progress(stage="starting", attempt=1, total_steps=5, last_heartbeat_time="")) == "step 0/5"
+    assert format_progress(Progress(stage="starting", attempt=1, total_steps=5, last_heartbeat_time="")) == "step 0/5"

@@ -1,4 +1,4 @@
-"""Ask the judge about all pairs, beside what rank 0 does meanwhile; and never keep it for long, or from its end."""
+"""Ask the judge about all pairs in a thread, for PATIENCE_S, while rank 0 exports; no error of it fails the run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runyard_trainer.contract.services import Judge
-from runyard_trainer.evaluation.judge.verdicts import Comparison, Judged, build_messages, parse_verdict, settle, sum_up
+from runyard_trainer.evaluation.judge.verdicts import (
+    Comparison,
+    Judged,
+    build_messages,
+    combine_verdicts,
+    parse_verdict,
+    sum_up,
+)
 
 if TYPE_CHECKING:
     from runyard_trainer.services.chat_completions import JudgeClient
 
 PATIENCE_S = 600.0
-"""How long the judge is asked at most, from the first question on."""
+"""How long the judge is asked, from the first question on."""
 
 CONCURRENCY = 8
 """Questions at once."""
@@ -27,8 +34,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Pair:
-    """What is compared."""
+class AnswerPair:
+    """A prompt, and its answers before training and after."""
 
     prompt: str
     before: str
@@ -36,16 +43,18 @@ class Pair:
 
 
 class Judging:
-    """Comparisons that are being made, in a thread of their own."""
+    """A thread that has the judge compare pairs."""
 
-    def __init__(self, judge: Judge, api_key: str | None, pairs: Sequence[Pair], missing: str | None = None) -> None:
-        """Begin.
+    def __init__(
+        self, judge: Judge, api_key: str | None, pairs: Sequence[AnswerPair], missing: str | None = None
+    ) -> None:
+        """Begin to ask the judge.
 
         Args:
-            judge: who is asked.
-            api_key: what its server asks for.
-            pairs: what is compared.
-            missing: why nothing can be compared; then nobody is asked.
+            judge: the judge's endpoint and model.
+            api_key: the key of its endpoint.
+            pairs: the answers to compare.
+            missing: why nothing can be compared; the judge is not asked then.
         """
         self._judge = judge
         self._api_key = api_key
@@ -56,7 +65,7 @@ class Judging:
             self._thread.start()
 
     def finish(self) -> Judged:
-        """Wait for what is not judged yet, at most as long as PATIENCE_S allows. Raises nothing."""
+        """Wait for the last comparison, as long as PATIENCE_S allows, and return all. Raises nothing."""
         if self._thread.ident is not None:
             self._thread.join(PATIENCE_S + 30)  # a name that does not resolve can hold the thread past its end
         comparisons = list(self._comparisons)
@@ -96,11 +105,11 @@ class Judging:
 
 
 async def compare(client: JudgeClient, pair: Comparison) -> Comparison:
-    """With its outcome; equal answers are a tie that nobody need be asked about."""
+    """Return the comparison with its outcome; equal answers are a tie, without asking."""
     if pair.before.strip() == pair.after.strip():
         return pair.model_copy(update={"outcome": "tie"})
     before_first = await client.ask(build_messages(pair.prompt, pair.before, pair.after)) or ""
     after_first = await client.ask(build_messages(pair.prompt, pair.after, pair.before)) or ""
-    outcome = settle(parse_verdict(before_first), parse_verdict(after_first))
+    outcome = combine_verdicts(parse_verdict(before_first), parse_verdict(after_first))
     replies = [reply[-_MAX_REPLY_CHARACTERS:] for reply in (before_first, after_first)]
     return pair.model_copy(update={"outcome": outcome, "replies": replies})

@@ -1,4 +1,4 @@
-"""What both models answer: read, checked, laid out as the model reads it, and frozen beside the prepared data."""
+"""Read and check the prompts that are answered for a judge, and lay them out in tokens as the model reads them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from runyard_trainer.data.sources.rows import BadRecord, Row, check_text
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer
 
 MAX_PROMPTS = 128
-"""That are judged: their answers are written, and compared, while GPUs are held."""
+"""Prompts that are judged at most: their answers are written and compared while GPUs are held."""
 
 MAX_ANSWER_TOKENS = 256
 
@@ -35,7 +35,7 @@ _FIELD = "evaluation.judge.prompts.uri"
 
 
 class FrozenPrompt(Report):
-    """One prompt."""
+    """A prompt, as text and as tokens."""
 
     text: str
     """As the judge reads it."""
@@ -48,25 +48,25 @@ class FrozenPrompts(Report):
 
     prompts: list[FrozenPrompt] = Field(default_factory=list)
     max_new_tokens: int = 0
-    """That an answer may have."""
+    """Tokens that an answer may have."""
     records: int = 0
-    """In the files."""
+    """Records in the files."""
     too_long: int = 0
-    """Of those that were chosen: they leave no room for an answer, and are not asked."""
+    """Chosen prompts that leave no room for an answer, and are left out."""
 
     def map_ids(self, map_: Callable[[list[int]], list[int]]) -> FrozenPrompts:
-        """With other token ids."""
+        """Return the prompts with their token ids mapped."""
         changed = [prompt.model_copy(update={"prompt_ids": map_(prompt.prompt_ids)}) for prompt in self.prompts]
         return self.model_copy(update={"prompts": changed})
 
 
 def build_prompts(recipe: Recipe, tokenizer: DocumentTokenizer, max_tokens: int) -> FrozenPrompts:
-    """At most MAX_PROMPTS, spread evenly over the records, each begun as the objective's records begin.
+    """Build at most MAX_PROMPTS prompts, spread evenly over the records, each opened as the objective's records are.
 
     Args:
-        recipe: with where the prompts are, and how to reach storage.
+        recipe: says where the prompts are, and how to reach storage.
         tokenizer: the model's.
-        max_tokens: that the model can read and write together.
+        max_tokens: tokens that the model can read and write together.
 
     Raises:
         UserError: DATA_ERROR, for what is wrong with the files.
@@ -83,7 +83,7 @@ def build_prompts(recipe: Recipe, tokenizer: DocumentTokenizer, max_tokens: int)
         chosen, with_opening=not OBJECTIVES[recipe.objective].continues_text
     )
     prompts = [
-        FrozenPrompt(text=show_prompt(record.turns), prompt_ids=ids)
+        FrozenPrompt(text=format_prompt(record.turns), prompt_ids=ids)
         for record, ids in zip(chosen, all_ids, strict=True)
         if 0 < tokenizer.base_length(ids) <= max_tokens - max_new_tokens
     ]
@@ -102,7 +102,7 @@ def build_prompts(recipe: Recipe, tokenizer: DocumentTokenizer, max_tokens: int)
 
 
 def parse_prompt(row: Row) -> Dialogue:
-    """`prompt`, or `messages` (, `system`); raises BadRecord."""
+    """Parse a record of `prompt`, or of `messages` and maybe `system`; raise BadRecord for any other."""
     found = [name for name in ("prompt", "messages") if name in row.fields]
     if len(found) != 1:
         raise BadRecord(f"expected one of the fields 'prompt' and 'messages', found {' and '.join(found) or 'neither'}")
@@ -127,8 +127,8 @@ def _parse_message(item: dict[str, Any], where: str) -> Turn:
     return turn
 
 
-def show_prompt(turns: Sequence[Turn]) -> str:
-    """A single turn as it is, a conversation with its speakers."""
+def format_prompt(turns: Sequence[Turn]) -> str:
+    """Format a prompt for the judge: a single turn as it is, a conversation with its speakers."""
     if len(turns) == 1:
         return turns[0].content
     return "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)

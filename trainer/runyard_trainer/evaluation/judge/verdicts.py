@@ -1,7 +1,7 @@
-"""What a judge is asked, and what its replies amount to. Pure.
+"""Build the judge's questions, and turn its replies into wins, ties and losses. Pure.
 
 The question and its markers follow MT-Bench's pairwise judge (Zheng et al. 2023, arXiv 2306.05685), and so does the
-rule for the order: an answer wins only where it is called better in both places. The interval is Wilson's (1927).
+rule for the order: an answer wins only where it is called better in both orders. The interval is Wilson's (1927).
 """
 
 from __future__ import annotations
@@ -26,41 +26,41 @@ INSTRUCTIONS = (
 )
 
 _Z = 1.959963984540054
-"""Of a 95 % interval, two-sided."""
+"""Quantile of the normal distribution for a two-sided interval of 95 %."""
 
 _BEFORE_FIRST: dict[str, Outcome] = {"A": "loss", "B": "win", "C": "tie"}
 _AFTER_FIRST: dict[str, Outcome] = {"A": "win", "B": "loss", "C": "tie"}
 
 
 class Comparison(Report):
-    """Two answers to one prompt."""
+    """Two answers to one prompt, with the judge's replies and the outcome."""
 
     prompt: str
     before: str
-    """What the model as it came has written."""
+    """The answer of the model before its first step."""
     after: str
-    """What the exported model has written."""
+    """The answer of the exported model."""
     replies: list[str] = Field(default_factory=list)
-    """The judge's: with `before` as answer A, and with `after` as answer A. None are asked for about equal answers."""
+    """The judge's replies with `before` as answer A, then with `after` as answer A; empty for equal answers."""
     outcome: Outcome | None = None
-    """For `after`; None where a reply had no verdict, or was not given."""
+    """The outcome for `after`; None where a reply is missing or has no verdict."""
 
 
 class Judged(Report):
-    """All comparisons of a run."""
+    """All comparisons of a run, and their counts."""
 
     judgement: Judgement
     comparisons: list[Comparison] = Field(default_factory=list)
 
     @property
     def samples(self) -> list[Comparison]:
-        """A win, a tie and a loss, the first of each."""
+        """The first win, the first tie and the first loss."""
         firsts = {each.outcome: each for each in reversed(self.comparisons) if each.outcome is not None}
         return [firsts[outcome] for outcome in ("win", "tie", "loss") if outcome in firsts]
 
 
 def build_messages(prompt: str, answer_a: str, answer_b: str) -> list[dict[str, Any]]:
-    """What the judge is sent."""
+    """Build the chat messages that ask for a verdict."""
     text = (
         f"[Prompt]\n{prompt}\n\n[The start of answer A]\n{answer_a}\n[The end of answer A]\n\n"
         f"[The start of answer B]\n{answer_b}\n[The end of answer B]"
@@ -69,13 +69,13 @@ def build_messages(prompt: str, answer_a: str, answer_b: str) -> list[dict[str, 
 
 
 def parse_verdict(reply: str) -> str | None:
-    """A, B or C; the last one, as reasons come first."""
+    """Return the last verdict in a reply, A, B or C: reasons come before it; None where there is none."""
     found = re.findall(r"\[\[([ABC])\]\]", reply)
     return found[-1] if found else None
 
 
-def settle(before_first: str | None, after_first: str | None) -> Outcome | None:
-    """From the verdicts in both orders: where they differ, neither answer is the better one."""
+def combine_verdicts(before_first: str | None, after_first: str | None) -> Outcome | None:
+    """Combine the verdicts in both orders: where they differ, neither answer is better."""
     if before_first is None or after_first is None:
         return None
     one, other = _BEFORE_FIRST[before_first], _AFTER_FIRST[after_first]
@@ -83,7 +83,7 @@ def settle(before_first: str | None, after_first: str | None) -> Outcome | None:
 
 
 def sum_up(comparisons: Sequence[Comparison], message: str | None = None) -> Judgement:
-    """Count; `message` says why comparisons have no outcome, where that is known."""
+    """Count the outcomes; `message` says why comparisons have none, where that is known."""
     outcomes = [comparison.outcome for comparison in comparisons]
     wins, ties, losses = (outcomes.count(outcome) for outcome in ("win", "tie", "loss"))
     judged, unjudged = wins + ties + losses, outcomes.count(None)
@@ -99,10 +99,10 @@ def sum_up(comparisons: Sequence[Comparison], message: str | None = None) -> Jud
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """Of a share that was seen in `count` trials, at 95 %.
+    """Return the 95 % interval of a share that was seen in `count` trials.
 
-    It is made for wins and losses. Ties that count half spread less than these with the same mean, so that with them
-    the interval is wider than it need be, never narrower.
+    The formula is for wins and losses. Ties count half and spread less, so that with ties the interval is wider than
+    need be, never narrower.
     """
     factor = _Z * _Z / count
     middle = (share + factor / 2) / (1 + factor)

@@ -1,4 +1,7 @@
-"""In-context tasks: what is asked of a language model before it is trained and after, and what its answers amount to.
+"""In-context tasks for a language model: questions with shots, frozen when the run is prepared, and their metrics.
 
-Without torch; the model is asked in `task_answers`.
+    records ─(kinds, presets)─> Question ─(build: shots, tokens)─> Item ─> FrozenTasks
+    answers ─(scores)─> accuracy, F1
+
+Nothing here knows of torch: the model answers in `task_answers`.
 """

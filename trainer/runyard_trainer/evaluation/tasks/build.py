@@ -1,9 +1,9 @@
-"""Make questions with shots of the records of a recipe's tasks, and freeze them.
+"""Build the questions of a recipe's tasks, with shots, from their records.
 
     test, shots ─(parse)─> questions ─(draw shots by hash)─> prompts ─(drop what does not fit)─> items
 
-Which shots stand before a question is a function of the seed, the task's name, the question's place and the shot's
-place. Shots are separated by an empty line, and a space stands before an answer.
+The shots of a question are a function of the seed, the task's name, and the places of question and shot. Shots are
+separated by an empty line; a space stands before an answer.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from runyard_trainer.evaluation.tasks.kinds import KINDS, Question, TaskKind
 from runyard_trainer.evaluation.tasks.presets import PRESETS
 
 _SPARE_TOKENS = 8
-"""That a model may write besides as many as the longest answer has."""
+"""Tokens that a model may write beyond those of the longest answer."""
 
 
 def build_tasks(recipe: Recipe, tokenizer: DocumentTokenizer, max_tokens: int) -> FrozenTasks:
-    """All tasks of a recipe.
+    """Build all tasks of a recipe.
 
     Args:
-        recipe: with the tasks, the seed and how to reach storage.
+        recipe: has the tasks, the seed and how to reach storage.
         tokenizer: the model's.
-        max_tokens: that the model can read and write together.
+        max_tokens: tokens that the model can read and write together.
 
     Raises:
         UserError: DATA_ERROR, for what is wrong with the files.
@@ -94,7 +94,7 @@ def _read_questions(uri: str, field: str, kind: TaskKind, recipe: Recipe) -> lis
 
 
 def draw_shots(question: Question, shots: Sequence[Question], count: int, seed: str) -> list[Question]:
-    """Those with the least hashes, of other prompts than the question's, and of its group."""
+    """Draw the shots with the least hashes among those of the question's group with another prompt."""
     others = {
         place: shot
         for place, shot in enumerate(shots)
@@ -105,7 +105,7 @@ def draw_shots(question: Question, shots: Sequence[Question], count: int, seed: 
 
 
 def build_item(question: Question, shots: Sequence[Question], tokenizer: DocumentTokenizer) -> Item:
-    """Tokens of choices are what they add to the prompt's, as lm-evaluation-harness takes them."""
+    """Build an item. The tokens of a choice are those it adds to the prompt's, as in lm-evaluation-harness."""
     prompt = "\n\n".join([*(f"{shot.prompt} {shot.answer}" for shot in shots), question.prompt])
     texts = [prompt, *(f"{prompt} {choice}" for choice in question.choices)]
     prompt_ids, *whole = [list(encoding.ids) for encoding in tokenizer.encode_without_special(texts)]

@@ -1,4 +1,4 @@
-"""What is asked of a model, as it is frozen beside the prepared data: the same before training and after."""
+"""The tasks of a run, as they are frozen beside the prepared data: the same before training and after."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from runyard_trainer.contract.tasks import TaskType
 
 
 class Item(Report):
-    """One question, with its shots."""
+    """A question with its shots, as text and as tokens."""
 
     prompt: str
-    """All that the model reads."""
+    """All text that the model reads."""
     prompt_ids: list[int]
     choices: list[str] = Field(default_factory=list)
-    """Of multiple choice; else empty."""
+    """The choices of a multiple-choice question; else empty."""
     choice_ids: list[list[int]] = Field(default_factory=list)
-    """Their tokens behind the prompt, the space before them included."""
+    """Tokens of each choice after the prompt, with the space before it."""
     target: Any
     """The number of the right choice, the label, or the tags."""
     tokens: list[str] = Field(default_factory=list)
-    """The words whose entities are asked for."""
+    """The words whose entities are asked for; else empty."""
     group: str = ""
-    """Which question of several about a record this is: they are scored apart, and averaged."""
+    """Name of the question among several about a record: scores are computed for each name, and averaged."""
 
     def map_ids(self, map_: Callable[[list[int]], list[int]]) -> Item:
-        """With other token ids."""
+        """Return the item with its token ids mapped."""
         return self.model_copy(
             update={"prompt_ids": map_(self.prompt_ids), "choice_ids": [map_(ids) for ids in self.choice_ids]}
         )
 
 
 class FrozenTask(Report):
-    """One task."""
+    """A task, with all its questions."""
 
     name: str
     type: TaskType
     metric: str
-    """The one that is quoted."""
+    """The metric that stands for the task in summaries."""
     labels: list[str] = Field(default_factory=list)
-    """Of classification; else empty."""
+    """The labels of a classification; else empty."""
     max_new_tokens: int = 0
-    """That the model may write."""
+    """Tokens that the model may write; 0 for multiple choice."""
     items: list[Item]
     dropped_shots: int = 0
-    """That did not fit the model, over all questions."""
+    """Shots that did not fit the model, over all questions."""
     too_long: int = 0
-    """Questions that do not fit even alone, and are not asked."""
+    """Questions that do not fit even without shots, and are left out."""
 
 
 class FrozenTasks(Report):
@@ -59,7 +59,7 @@ class FrozenTasks(Report):
     tasks: list[FrozenTask] = Field(default_factory=list)
 
     def map_ids(self, map_: Callable[[list[int]], list[int]]) -> FrozenTasks:
-        """With other token ids."""
+        """Return the tasks with their token ids mapped."""
         changed = [
             task.model_copy(update={"items": [item.map_ids(map_) for item in task.items]}) for task in self.tasks
         ]

@@ -1,4 +1,4 @@
-"""How records of each type of task are read, and how they are put as questions."""
+"""Parse the records of each type of task into questions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from runyard_trainer.data.sources.rows import BadRecord, Row, check_text, check_
 
 @dataclass(frozen=True)
 class Question:
-    """Before shots are put before it."""
+    """A question as its record has it, without shots."""
 
     prompt: str
     answer: str
-    """As a shot shows it."""
+    """The answer that a shot shows."""
     target: Any
     choices: list[str] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
@@ -26,18 +26,18 @@ class Question:
 
 @dataclass(frozen=True)
 class TaskKind:
-    """A type of task, or a preset."""
+    """How a type of task, or a preset, is parsed and scored."""
 
     type: TaskType
     parse: Callable[[Row], list[Question]]
-    """What is asked of a record; raises BadRecord."""
+    """Returns the questions about a record; raises BadRecord."""
     metric: str
     labels: tuple[str, ...] = ()
-    """Of classification; empty: those that the records have."""
+    """Labels of a classification; empty: those that the records have."""
 
 
 def read_field(row: Row, name: str) -> Any:
-    """A field by its published name; raises BadRecord where it is missing."""
+    """Read a field by its published name; raise BadRecord where it is missing."""
     if name not in row.fields:
         found = ", ".join(sorted(row.fields)[:8]) or "nothing"
         raise BadRecord(f"no field {name!r}, found {found}")
@@ -45,7 +45,7 @@ def read_field(row: Row, name: str) -> Any:
 
 
 def read_text(row: Row, name: str) -> str:
-    """A field's text; raises BadRecord where it is none, or empty."""
+    """Read a field's text; raise BadRecord where it is no text, or empty."""
     text = check_text(read_field(row, name), name).strip()
     if not text:
         raise BadRecord(f"field {name!r} is empty")
@@ -53,7 +53,7 @@ def read_text(row: Row, name: str) -> str:
 
 
 def parse_choices(row: Row) -> list[Question]:
-    """Multiple choice."""
+    """Parse a multiple-choice record: `prompt`, `choices`, and `answer` as the number of a choice."""
     choices = check_texts(read_field(row, "choices"), "choices")
     if len(choices) < 2 or not all(map(str.strip, choices)):
         raise BadRecord("field 'choices' needs two texts at least, and none of them empty")
@@ -66,20 +66,20 @@ def parse_choices(row: Row) -> list[Question]:
 
 
 def parse_labelled(row: Row) -> list[Question]:
-    """Classification."""
+    """Parse a classification record: `prompt` and `label`."""
     label = read_text(row, "label")
     return [Question(_read_prompt(row), label, label)]
 
 
 def _read_prompt(row: Row) -> str:
-    """With nothing beside it that a model should be told; raises BadRecord."""
+    """Read the prompt; raise BadRecord where the record has more for a model to read, which would be lost."""
     prompt = read_text(row, "prompt")
     refuse_unread_of_row(row, TEXTS, ["prompt", "choices", "answer", "label"], Said([prompt]), done="read")
     return prompt
 
 
 def parse_entities(row: Row, types: Mapping[str, str] | None = None) -> list[Question]:
-    """Entities; `types` says which are asked for, all where it is None."""
+    """Parse an entity record: `tokens` and BIO `tags`; `types` are the entities asked for, None: all."""
     tokens = check_texts(read_field(row, "tokens"), "tokens")
     tags = check_texts(read_field(row, "tags"), "tags")
     if not tokens:
@@ -91,11 +91,11 @@ def parse_entities(row: Row, types: Mapping[str, str] | None = None) -> list[Que
             raise BadRecord(f"tags[{place}] is {tag!r}, neither O nor B- or I- and a type")
     kept = [tag if tag == "O" or types is None or tag[2:] in types else "O" for tag in tags]
     sentence = " ".join(tokens)
-    return [Question(f"{sentence}\nExtract named entity:", name_entities(tokens, kept), kept, tokens=tokens)]
+    return [Question(f"{sentence}\nExtract named entity:", format_entities(tokens, kept), kept, tokens=tokens)]
 
 
-def name_entities(tokens: list[str], tags: list[str]) -> str:
-    """`Acme Corp (ORG), Paris (LOC)`, or `None`."""
+def format_entities(tokens: list[str], tags: list[str]) -> str:
+    """Format the entities as an answer: `Acme Corp (ORG), Paris (LOC)`, or `None`."""
     named: list[tuple[list[str], str]] = []
     before = "O"
     for token, tag in zip(tokens, tags, strict=True):

@@ -1,4 +1,4 @@
-"""Financial tasks that papers quote, as docs/evaluation-tasks.md tells them."""
+"""Financial tasks that papers report, as docs/evaluation-tasks.md describes them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ HEADLINE_QUESTIONS = {
     "FutureNews": "Does the news headline talk about a general event (apart from prices) in the future?",
     "Asset Comparision": "Does the news headline compare gold with any other asset?",
 }
-"""By column, spelled as published."""
+"""Question by column name, spelled as published."""
 
 
 def parse_phrasebank(row: Row) -> list[Question]:
-    """`sentence`, and `label` as a word or as its number."""
+    """Parse a record of `sentence`, and `label` as a word or as its number."""
     label = read_field(row, "label")
     known = dict(enumerate(SENTIMENTS)) | {name: name for name in SENTIMENTS}
     if isinstance(label, bool | list | dict) or label not in known:
@@ -35,19 +35,19 @@ def parse_phrasebank(row: Row) -> list[Question]:
 
 
 def parse_fiqa(row: Row) -> list[Question]:
-    """`sentence`, `target`, and `sentiment_score` from -1 to 1."""
-    label = tell_sentiment(_read_number(row, "sentiment_score", -1.0, 1.0))
+    """Parse a record of `sentence`, `target`, and `sentiment_score` from -1 to 1."""
+    label = classify_sentiment(_read_number(row, "sentiment_score", -1.0, 1.0))
     sentence, target = read_text(row, "sentence"), read_text(row, "target")
     return [Question(f"{sentence}\nQuestion: what is the sentiment on {target}?\nAnswer:", label, label)]
 
 
-def tell_sentiment(score: float) -> str:
-    """Neutral is what lies less than 0.1 from 0."""
+def classify_sentiment(score: float) -> str:
+    """Return the sentiment of a score: neutral where it is less than 0.1 from 0."""
     return "neutral" if abs(score) < _NEUTRAL_SCORE else "positive" if score > 0 else "negative"
 
 
 def parse_headline(row: Row) -> list[Question]:
-    """`News`, and nine columns of 0 or 1."""
+    """Parse a record of `News`, and nine columns of 0 or 1: a question each."""
     news = read_text(row, "News")
     answers = {name: ("No", "Yes")[int(_read_number(row, name, 0, 1, is_whole=True))] for name in HEADLINE_QUESTIONS}
     return [
@@ -57,7 +57,7 @@ def parse_headline(row: Row) -> list[Question]:
 
 
 def _read_number(row: Row, name: str, least: float, most: float, is_whole: bool = False) -> float:
-    """Of JSON, or as CSV has it; raises BadRecord."""
+    """Read a number from JSON or from the text of a CSV cell; raise BadRecord where it is none in range."""
     value = read_field(row, name)
     try:
         number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None

@@ -1,4 +1,4 @@
-"""What answers to a task amount to. Pure."""
+"""Compute the metrics of a task from a model's answers. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from statistics import fmean
 from runyard_trainer.evaluation.tasks.items import FrozenTask, Item
 
 MISSING = "missing"
-"""What is told where no answer is found; no label is called so in the scores."""
+"""Metric: the share of answers in which no label, or no list of entities, is found."""
 
 
 def score_choices(items: Sequence[Item], likelihoods: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Accuracy of the likeliest choice: by the log-likelihood itself, per character, and per UTF-8 byte."""
+    """Return the accuracy of the likeliest choice: by log-likelihood, per character, and per UTF-8 byte."""
     lengths: dict[str, Callable[[str], int]] = {
         "accuracy": lambda _: 1,
         "accuracyPerCharacter": len,
@@ -34,12 +34,12 @@ def _first_of_most(values: Sequence[float]) -> int:
 
 
 def first_line(text: str) -> str:
-    """Of what was written: what follows is another question."""
+    """Return the first line of an answer: text after it begins another question."""
     return text.strip().partition("\n")[0].strip()
 
 
 def find_label(text: str, labels: Sequence[str]) -> str | None:
-    """The label that stands first in the answer, as a word, whatever its case; of two there, the longer."""
+    """Find the label that stands first in the answer, as a word in any case; the longer of two at one place."""
     places = [
         (found.start(), -len(label), label)
         for label in labels
@@ -49,9 +49,10 @@ def find_label(text: str, labels: Sequence[str]) -> str | None:
 
 
 def find_entities(text: str, tokens: Sequence[str]) -> list[str] | None:
-    """BIO tags of the words, from an answer such as `Acme Corp (ORG), Paris (LOC)`; None where it says nothing.
+    """Return BIO tags of the words for an answer such as `Acme Corp (ORG), Paris (LOC)`; None where it is neither
+    such a list nor `None`.
 
-    Each entity is found at its first place that no earlier one has; one that is not in the text is passed over.
+    Each entity takes its first place in the text that no earlier one has taken; one that is not there is skipped.
     """
     answer = first_line(text)
     named = re.findall(r"([^(),][^()]*?)\s*\(([^()]+)\)", answer)
@@ -69,15 +70,17 @@ def find_entities(text: str, tokens: Sequence[str]) -> list[str] | None:
 
 
 def score_texts(task: FrozenTask, texts: Sequence[str]) -> dict[str, float]:
-    """Of a task whose answers are written."""
+    """Return the metrics of a task whose answers are written texts."""
     return (_score_entities if task.type == "entities" else _score_labels)(task, texts)
 
 
 def _score_labels(task: FrozenTask, texts: Sequence[str]) -> dict[str, float]:
     from sklearn.metrics import f1_score  # deferred: slow to load, and only rank 0 scores
 
-    told = [find_label(text, task.labels) for text in texts]
-    pairs = [(item.group, item.target, label or f"\0{MISSING}") for item, label in zip(task.items, told, strict=True)]
+    predicted = [find_label(text, task.labels) for text in texts]
+    pairs = [
+        (item.group, item.target, label or f"\0{MISSING}") for item, label in zip(task.items, predicted, strict=True)
+    ]
     groups = [
         [(want, label) for name, want, label in pairs if name == group] for group in sorted({p[0] for p in pairs})
     ]
@@ -85,19 +88,19 @@ def _score_labels(task: FrozenTask, texts: Sequence[str]) -> dict[str, float]:
     return {
         "accuracy": fmean(want == label for _, want, label in pairs),
         "weightedF1": float(fmean(f1)),
-        MISSING: fmean(label is None for label in told),
+        MISSING: fmean(label is None for label in predicted),
     }
 
 
 def _score_entities(task: FrozenTask, texts: Sequence[str]) -> dict[str, float]:
     from seqeval.metrics import f1_score, precision_score, recall_score
 
-    told = [find_entities(text, item.tokens) for text, item in zip(texts, task.items, strict=True)]
+    predicted = [find_entities(text, item.tokens) for text, item in zip(texts, task.items, strict=True)]
     want = [item.target for item in task.items]
-    found = [tags or ["O"] * len(item.tokens) for tags, item in zip(told, task.items, strict=True)]
+    found = [tags or ["O"] * len(item.tokens) for tags, item in zip(predicted, task.items, strict=True)]
     return {
         "entityF1": float(f1_score(want, found, zero_division=0)),
         "entityPrecision": float(precision_score(want, found, zero_division=0)),
         "entityRecall": float(recall_score(want, found, zero_division=0)),
-        MISSING: fmean(tags is None for tags in told),
+        MISSING: fmean(tags is None for tags in predicted),
     }

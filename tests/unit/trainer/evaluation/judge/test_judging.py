@@ -14,9 +14,9 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.contract.reports import Judgement
 from runyard_trainer.contract.services import Judge
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, train_tokenizer
-from runyard_trainer.evaluation.judge.judging import Judging, Pair
+from runyard_trainer.evaluation.judge.judging import AnswerPair, Judging
 from runyard_trainer.evaluation.judge.prompts import build_prompts
-from runyard_trainer.evaluation.judge.verdicts import parse_verdict, settle, wilson_interval
+from runyard_trainer.evaluation.judge.verdicts import combine_verdicts, parse_verdict, wilson_interval
 from runyard_trainer.services.chat_completions import check_judge
 from runyard_trainer.services.http import read_retry_after
 from scipy.stats import binomtest
@@ -25,10 +25,10 @@ from tests.judge_server import JudgeServer, running_judge
 
 KEY = "sk-of-the-test"
 PAIRS = [
-    Pair("grew", "no", "yes, and more"),
-    Pair("shrank", "it was long", "short"),
-    Pair("stayed", "same", " same"),
-    Pair("as long", "abc", "def"),
+    AnswerPair("grew", "no", "yes, and more"),
+    AnswerPair("shrank", "it was long", "short"),
+    AnswerPair("stayed", "same", " same"),
+    AnswerPair("as long", "abc", "def"),
 ]
 
 
@@ -45,11 +45,11 @@ def judge_of(server: JudgeServer, model: str) -> Judge:
 
 
 def test_an_answer_wins_only_where_it_is_better_in_both_orders() -> None:
-    outcomes = {(one, other): settle(one, other) for one in "ABC" for other in "ABC"}
+    outcomes = {(one, other): combine_verdicts(one, other) for one in "ABC" for other in "ABC"}
     assert [pair for pair, outcome in outcomes.items() if outcome == "win"] == [("B", "A")]
     assert [pair for pair, outcome in outcomes.items() if outcome == "loss"] == [("A", "B")]
     assert set(outcomes.values()) == {"win", "loss", "tie"}
-    assert settle("A", None) is settle(None, "A") is None
+    assert combine_verdicts("A", None) is combine_verdicts(None, "A") is None
 
 
 @pytest.mark.parametrize(

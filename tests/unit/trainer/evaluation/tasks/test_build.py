@@ -12,7 +12,7 @@ from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, train_tokenizer
 from runyard_trainer.evaluation.tasks.build import build_tasks, draw_shots
 from runyard_trainer.evaluation.tasks.items import FrozenTask, FrozenTasks, Item
-from runyard_trainer.evaluation.tasks.kinds import Question, name_entities
+from runyard_trainer.evaluation.tasks.kinds import Question, format_entities
 from runyard_trainer.evaluation.tasks.scores import find_entities, find_label, score_texts
 
 CHOICE = {"prompt": "the cat", "choices": ["a", "b"], "answer": 0}
@@ -191,9 +191,9 @@ def test_entities_are_found_where_they_stand(text: str, want: list[str] | None) 
 
 def test_what_a_shot_shows_is_found_again() -> None:
     tokens, tags = ["Acme", "Corp", "in", "Paris"], ["B-ORG", "I-ORG", "O", "B-LOC"]
-    assert name_entities(tokens, tags) == "Acme Corp (ORG), Paris (LOC)"
-    assert find_entities(name_entities(tokens, tags), tokens) == tags
-    assert name_entities(["in"], ["O"]) == "None"
+    assert format_entities(tokens, tags) == "Acme Corp (ORG), Paris (LOC)"
+    assert find_entities(format_entities(tokens, tags), tokens) == tags
+    assert format_entities(["in"], ["O"]) == "None"
 
 
 def test_scores_count_what_is_missing_as_wrong() -> None:
