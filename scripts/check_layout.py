@@ -24,14 +24,6 @@ MAX_FLOW_LINES = 10
 MAX_FILE_LINES, MAX_MEDIAN_FILE_LINES = 400, 150
 MAX_FUNCTION_LINES, MAX_P95_FUNCTION_LINES, MAX_MEDIAN_FUNCTION_LINES = 110, 25, 7
 
-STILL_IMPORTS_A_TEST = """
-tests/cluster/test_kueue.py tests/cluster/test_quota.py tests/ranks/test_adapters.py tests/ranks/test_best_model.py
-tests/ranks/test_lm_eval.py tests/ranks/test_parity.py tests/ranks/test_preference.py tests/ranks/test_source_weights.py
-tests/ranks/test_vocabulary.py tests/unit/trainer/data/filters/test_selection_real_text.py
-tests/unit/trainer/data/records/test_unread.py tests/unit/trainer/test_prepare_select.py
-"""
-"""Test files that import from another one, and are being mended: to be empty."""
-
 
 def check_layout(root: Path) -> list[str]:
     """Return every broken rule as `path: what is wrong: what to do`."""
@@ -44,7 +36,7 @@ def check_layout(root: Path) -> list[str]:
         for folder in sorted({path.parent for path in package.rglob("*.py")}):
             problems += check_folder(folder)
     problems += check_test_names(root)
-    problems += check_test_imports(root, set(STILL_IMPORTS_A_TEST.split()))
+    problems += check_test_imports(root)
     return [problem.removeprefix(f"{root}/") for problem in problems]
 
 
@@ -124,13 +116,11 @@ def check_test_names(root: Path) -> Iterator[str]:
                 yield f"{test}: names no module of {folder.relative_to(root)}: call it test_<module>[_<what>].py"
 
 
-def check_test_imports(root: Path, still: set[str]) -> Iterator[str]:
-    """Yield test files that import from one; and those of `still` that no longer do."""
-    found = {str(test.relative_to(root)) for test in (root / "tests").rglob("*.py") if imports_a_test(test)}
-    for test in sorted(found - still):
-        yield f"{root}/{test}: imports from a test file: move what both use into a module that is no test"
-    for test in sorted(still - found):
-        yield f"{root}/scripts/check_layout.py: STILL_IMPORTS_A_TEST names {test}, which is mended: remove it there"
+def check_test_imports(root: Path) -> Iterator[str]:
+    """Yield files of tests that import from a test file."""
+    for test in sorted((root / "tests").rglob("*.py")):
+        if imports_a_test(test):
+            yield f"{test}: imports from a test file: move what both use into a module that is no test"
 
 
 def imports_a_test(path: Path) -> bool:

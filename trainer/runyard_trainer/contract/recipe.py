@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from runyard_trainer.contract.base import CrossRule, Model
 from runyard_trainer.contract.data import Data
+from runyard_trainer.contract.evaluation import Evaluation
 from runyard_trainer.contract.models import Method, ModelSource
 from runyard_trainer.contract.objectives import (
     LANGUAGE_OBJECTIVES,
@@ -19,7 +20,7 @@ from runyard_trainer.contract.objectives import (
 )
 from runyard_trainer.contract.rules import RECIPE_RULES
 from runyard_trainer.contract.services import Output, Storage, Tracking
-from runyard_trainer.contract.training import Checkpoint, Evaluation, Training
+from runyard_trainer.contract.training import Checkpoint, Training
 
 RECIPE_PATH = "/etc/runyard/recipe.json"
 """Where a pod finds its recipe."""

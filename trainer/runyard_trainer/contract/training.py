@@ -7,9 +7,6 @@ from typing import Literal
 from pydantic import Field
 
 from runyard_trainer.contract.base import CrossRule, Fraction, Model, at_most_one, exactly_one
-from runyard_trainer.contract.data import DataSource, no_records
-from runyard_trainer.contract.services import Judge
-from runyard_trainer.contract.tasks import Task
 
 
 class Schedule(Model):
@@ -98,49 +95,6 @@ class Training(Model):
     """End early when the held-out data says so. Absent: all steps are made."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Of initial weights, data order and dropout."""
-
-
-def _have_own_names(tasks: list[Task]) -> bool:
-    return len({task.name for task in tasks}) == len(tasks)
-
-
-class Evaluation(Model):
-    """Measured on the same held-out data before the first step and after the last."""
-
-    cross_rules = (
-        no_records("evaluation", "general"),
-        CrossRule(
-            path="",
-            holds=lambda evaluation: (
-                evaluation.max_general_loss_increase is None or bool(evaluation.before and evaluation.general)
-            ),
-            cel="!has(self.maxGeneralLossIncrease) || (self.before && has(self.general) && size(self.general) > 0)",
-            message="evaluation.maxGeneralLossIncrease compares the loss on evaluation.general with that before "
-            "training: give evaluation.general, and leave evaluation.before true",
-        ),
-        CrossRule(
-            path="tasks",
-            holds=lambda evaluation: _have_own_names(evaluation.tasks),
-            cel="!has(self.tasks) || self.tasks.all(task, self.tasks.exists_one(other, other.name == task.name))",
-            message="evaluation.tasks[].name: two tasks have the same: name each differently",
-        ),
-    )
-
-    before: bool = True
-    """Measure the model before it is trained, too."""
-    every_steps: int | None = Field(default=None, ge=1)
-    """Measure besides every so many steps, and export the best model that was measured. Absent: export the last."""
-    general: list[DataSource] = Field(default=[], max_length=64)
-    """Held-out text of the general kind: what the model forgets shows here."""
-    max_general_loss_increase: float | None = Field(default=None, ge=0)
-    """Nats per token that the loss on `general` may rise: a model that forgot more is exported only where all did."""
-    on_violation: Literal["Warn", "Fail"] = "Warn"
-    """Where all forgot more: `Warn` exports the one that forgot least and says so, `Fail` ends the run as failed."""
-    tasks: list[Task] = Field(default=[], max_length=16)
-    """Asked of the model that is exported, and with `before` of the model as it came. For causal-lm, sft and
-    preference."""
-    judge: Judge | None = None
-    """Compares answers of the exported model with those of the model as it came. Absent: nothing is sent anywhere."""
 
 
 class Checkpoint(Model):

@@ -12,9 +12,9 @@ import hashlib
 from collections.abc import Sequence
 
 from runyard_trainer.contract.data import DataSource
+from runyard_trainer.contract.evaluation import Task
 from runyard_trainer.contract.exits import ExitCode, UserError
 from runyard_trainer.contract.recipe import Recipe
-from runyard_trainer.contract.tasks import Task
 from runyard_trainer.data.sources.listing import list_source
 from runyard_trainer.data.sources.reading import read_records
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
+from runyard_trainer.contract.evaluation import TaskType
 from runyard_trainer.contract.reports import Report
-from runyard_trainer.contract.tasks import TaskType
 
 
 class Item(Report):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runyard_trainer.contract.tasks import TaskType
+from runyard_trainer.contract.evaluation import TaskType
 from runyard_trainer.data.records.unread import TEXTS, Said, refuse_unread_of_row
 from runyard_trainer.data.sources.rows import BadRecord, Row, check_text, check_texts, name_of_type
 
