@@ -224,7 +224,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "perplexity alone": ({"method": "perplexity"}, {}, "perplexity picks noise: .*60 noise.* choose novelty-diversity"),
     "an unknown method": ({"method": "best"}, {}, "data.select.method"),
     "no method": ({}, {}, "data.select.method"),
-    "similarity to nothing": ({"method": "similarity"}, {}, "similarity needs data.select.target"),
+    "similarity to nothing": ({"method": "similarity"}, {}, "similarity or combined needs data.select.target"),
     "all three of two": ({"method": "combined", "reference": SOURCE}, {}, "combined needs data.select.target"),
     "novelty to a model that nothing is known of": (
         {"method": "novelty-diversity"},
@@ -256,22 +256,22 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "more than everything": (
         {"method": "novelty-diversity", "reference": SOURCE, "fraction": 0.95},
         {},
-        "fraction 0.95 and noiseClip 0.1 are more than all",
+        r"data.select.fraction and noiseClip \(0.1 where absent\) are more than all",
     ),
     "labelled text": (
         {"method": "similarity", "target": SOURCE},
         {"objective": "classification"},
-        "among texts without labels, and those of objective classification have some",
+        "among texts without labels, and those of this objective have some",
     ),
     "conversations that the model knows": (
         {"method": "novelty-diversity", "reference": [{"uri": "s3://c/x", "format": "alpaca"}]},
         {},
-        r"data.select.reference\[0\].format is alpaca, but it is read as text",
+        "data.select.reference is read as text, which has no records",
     ),
     "conversations to compare with": (
         {"method": "similarity", "target": [{"uri": "s3://c/x", "format": "messages"}]},
         {},
-        r"data.select.target\[0\].format is messages, but it is read as text",
+        "data.select.target is read as text, which has no records",
     ),
 }
 
