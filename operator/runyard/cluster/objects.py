@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import ValidationError
-from runyard_trainer.contract.fields import describe_errors
+from runyard_trainer.contract.base import describe_errors
 
 from runyard.api.trainingrun import TrainingRunSpec, TrainingRunStatus
 from runyard.decide.values import Manifest, Run

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from runyard_trainer.contract.base import describe_errors
 from runyard_trainer.contract.exits import UserError
-from runyard_trainer.contract.fields import describe_errors
 from runyard_trainer.contract.recipe import Recipe
 
 

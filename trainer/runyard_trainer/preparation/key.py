@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from runyard_trainer.contract.fields import dump_tokens_by_value
+from runyard_trainer.contract.base import dump_tokens_by_value
 from runyard_trainer.contract.objectives import MASKED_OBJECTIVES
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.records.kinds import kind_of

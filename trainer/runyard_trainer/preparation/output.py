@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 
 from runyard_trainer.context import RunContext
-from runyard_trainer.contract.base import UriUse
+from runyard_trainer.contract.base import UriUse, iterate_values
 from runyard_trainer.contract.exits import ExitCode, UserError
-from runyard_trainer.contract.fields import iterate_values
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.storage.base import Location, NotFound, PreconditionFailed
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic.alias_generators import to_camel
-from runyard_trainer.contract.base import CrossRule, Model
-from runyard_trainer.contract.fields import iterate_models
+from runyard_trainer.contract.base import CrossRule, Model, iterate_models
 
 from runyard.api.trainingrun import MAX_NAME_LENGTH, Compute, TrainingRunSpec
 

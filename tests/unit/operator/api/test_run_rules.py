@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from runyard.api.crd.rules import build_cross_rules
 from runyard.api.gpubudget import GPUBudgetSpec, LabelSelectorRequirement
 from runyard.api.trainingrun import TrainingRunSpec
-from runyard_trainer.contract.fields import iterate_models
+from runyard_trainer.contract.base import iterate_models
 
 from tests.broken_rules import BROKEN, SMALLEST, Spec
 

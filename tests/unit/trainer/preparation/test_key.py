@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runyard_trainer.contract.base import Tokens
+from runyard_trainer.contract.base import Tokens, iterate_leaves
 from runyard_trainer.contract.data import DataSource
-from runyard_trainer.contract.fields import iterate_leaves
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.sources.listing import SourceFile
 from runyard_trainer.preparation.dataset_writer import Files

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from runyard_trainer.contract.base import URI_PATTERN, UriUse
-from runyard_trainer.contract.data import Data
-from runyard_trainer.contract.fields import (
+from runyard_trainer.contract.base import (
+    URI_PATTERN,
+    UriUse,
     describe_errors,
     dump_tokens_by_value,
     format_path,
@@ -16,6 +16,7 @@ from runyard_trainer.contract.fields import (
     iterate_models,
     iterate_values,
 )
+from runyard_trainer.contract.data import Data
 from runyard_trainer.contract.recipe import Recipe
 
 KEPT_APART_OTHERWISE = {
