@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from pathlib import Path
 
 import pytest
+from runyard_trainer.context import RunContext
+from runyard_trainer.contract.recipe import Recipe
+from runyard_trainer.contract.services import Storage
+from runyard_trainer.storage.open import open_store
 from runyard_trainer.training.monitor import Monitor
-from runyard_trainer.training.observed_run import ObservedRun
-from runyard_trainer.training.watchdog import Watchdog
+from runyard_trainer.training.observed_run import ObservedRun, observe_run
+from runyard_trainer.training.watchdog import Watchdog, stacks_location
 
 from tests.waiting import wait_until
 
@@ -53,3 +59,23 @@ def test_a_stage_is_bound_by_the_watchdog_only_where_it_says_what_it_does() -> N
             assert stalls == ["the evaluation after 3 steps"]
     finally:
         run.watchdog.close()
+
+
+def test_a_run_that_stalls_leaves_its_stacks_and_progress_says_since_when_until_it_goes_on(tmp_path: Path) -> None:
+    output = open_store(f"file://{tmp_path}/out", Storage())
+    recipe = Recipe.model_validate(
+        {
+            "model": {"uri": "file:///model"},
+            "data": {"train": [{"uri": "file:///text/"}]},
+            "training": {"steps": 3},
+            "output": {"uri": output.uri},
+        }
+    )
+    context = RunContext.from_environment({"TMPDIR": str(tmp_path), "RUNYARD_ON_STALL": "Notify"}, recipe)
+    context = dataclasses.replace(context, stall_s=0.2)
+    with observe_run(3, output, context, end_process=pytest.fail) as run:
+        with run.watchdog.watching("step 1"):
+            wait_until(lambda: run.monitor.progress.stalled_since, 60)
+        assert run.monitor.progress.stalled_since is None
+    stacks = (stacks_location(output, context.attempt) / "rank-0.txt").get().data
+    assert b"test_observed_run.py" in stacks
