@@ -66,6 +66,11 @@ class Case:
         return place.recipe(model={"uri": f"{place.base}/model"}, data=data, evaluation=evaluation)
 
 
+def write_apart(stream: str) -> str:
+    """Write a text of more than a sequence that shares no words with any other stream."""
+    return " ".join(f"{stream}{i}" for i in range(40))
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     more = draw(texts)
@@ -74,7 +79,7 @@ def cases(draw: st.DrawFn) -> Case:
         rows.insert(place, INVALID)
     streams = {"train": rows}
     for stream in draw(st.sets(st.sampled_from(["replay", "validation", "general"]))):
-        streams[stream] = [{"text": text} for text in ["something else to read here", *draw(texts)]]
+        streams[stream] = [{"text": text} for text in [write_apart(stream), *draw(texts)]]
     data: dict[str, Any] = {"invalidRows": "Drop", "deduplicate": draw(st.sampled_from(["none", "exact", "near"]))}
     data |= draw(st.sampled_from([{}, {"decontaminate": {"ngram": NGRAM}}]))
     data |= {"validation": {"fraction": draw(st.sampled_from([0, 0.2]))}}

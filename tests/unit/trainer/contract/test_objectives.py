@@ -32,12 +32,12 @@ PACKAGES = [Path(str(package.__file__)).parents[1] for package in (contract, api
 TABLE = "runyard_trainer/contract/objectives.py"
 ALLOWED = {
     "runyard_trainer/contract/recipe.py": "the default of the field, and messages of the API",
-    "runyard/api/crd/rules.py": "the same messages in CEL",
+    "runyard_trainer/contract/rules.py": "rules across fields, and their messages",
     "runyard_trainer/data/records/text.py": "a message advises the objective that learns answers",
     "runyard_trainer/data/records/unread.py": "messages advise the objective that learns from pairs",
 }
 OTHER_MEANINGS = {
-    "runyard_trainer/contract/tasks.py": "classification is a type of task, too",
+    "runyard_trainer/contract/evaluation.py": "classification is a type of task, too",
     "runyard_trainer/evaluation/tasks/build.py": "the same",
     "runyard_trainer/evaluation/tasks/kinds.py": "the same",
     "runyard_trainer/evaluation/tasks/presets.py": "the same",

@@ -10,8 +10,8 @@ from runyard_trainer.contract.base import Tokens, iterate_leaves
 from runyard_trainer.contract.data import DataSource
 from runyard_trainer.contract.recipe import Recipe
 from runyard_trainer.data.sources.listing import SourceFile
-from runyard_trainer.preparation.dataset_writer import Files
 from runyard_trainer.preparation.key import compute_key
+from runyard_trainer.preparation.record_streams import Files
 from runyard_trainer.storage.base import Location
 from runyard_trainer.storage.folder import FolderStore
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from runyard_trainer.contract.data import Columns
 from runyard_trainer.contract.services import Storage
-from runyard_trainer.data.records.chat import ChatEncoder
+from runyard_trainer.data.records.chat.encoder import ChatEncoder
 from runyard_trainer.data.records.sft import DialogueEncoder, parse_dialogue
 from runyard_trainer.data.sources.rows import Row
 from runyard_trainer.data.tokenizers.tokenizer import DocumentTokenizer, load_tokenizer
